@@ -1,0 +1,103 @@
+//! Annotations that change what we do; everybody else's pass through untouched.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, Result, rich};
+
+/// Keys below this prefix are ours; an unknown one is a mistake and is refused.
+pub const PREFIX: &str = "org.pouch.";
+
+/// The keys of ours that mean something.
+pub const KNOWN: &[&str] = &[rich::MODE, rich::SIGNALS];
+
+/// Checks that every key below [`PREFIX`] is known.
+///
+/// # Errors
+/// [`Error::Invalid`] that names the key and the nearest known one.
+pub fn check(annotations: &BTreeMap<String, String>) -> Result<()> {
+    check_against(KNOWN, annotations)
+}
+
+fn check_against(known: &[&str], annotations: &BTreeMap<String, String>) -> Result<()> {
+    for key in annotations.keys().filter(|k| k.starts_with(PREFIX)) {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        let hint = match nearest(known, key) {
+            Some(nearest) => format!("the nearest known one is {nearest}"),
+            None => format!("no annotation below {PREFIX} is defined"),
+        };
+        return Err(Error::invalid(
+            format!("annotations.{key}"),
+            format!("unknown: {hint}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The known word that is most like this one.
+pub(crate) fn nearest<'a>(known: &[&'a str], word: &str) -> Option<&'a str> {
+    known
+        .iter()
+        .copied()
+        .min_by_key(|candidate| edit_distance(candidate, word))
+}
+
+/// Levenshtein's distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME: &[&str] = &["org.pouch.rich.mode", "org.pouch.rich.user"];
+
+    fn check_key(key: &str, expected: Option<&str>) {
+        let annotations = BTreeMap::from([(key.to_owned(), "value".to_owned())]);
+        let message = check_against(SOME, &annotations)
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(message.as_deref(), expected);
+    }
+
+    #[test]
+    fn an_unknown_key_of_ours_is_refused_with_the_nearest_known_one() {
+        check_key("org.pouch.rich.user", None);
+        check_key("org.pouches.rich.user", None);
+        check_key("com.example", None);
+        check_key(
+            "org.pouch.rich.moed",
+            Some(
+                "annotations.org.pouch.rich.moed: unknown: the nearest known one is \
+                 org.pouch.rich.mode",
+            ),
+        );
+    }
+
+    #[test]
+    fn edits_are_counted_in_characters() {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("kitten", "sitting", 3),
+            ("ü", "u", 1),
+            ("abc", "abc", 0),
+        ] {
+            assert_eq!(edit_distance(a, b), expected, "{a} {b}");
+            assert_eq!(edit_distance(b, a), expected, "{b} {a}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! From a whole config.json to a [`Plan`]: each part by its own file, and what concerns several.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use launch::plan::{
+    InitPlan, Labels, PidOne, PlannedMount, Root, RootEntry, Scheduling, SeccompFilter, Toggle,
+};
+use mounts::flags::{PRIVATE, REC, SHARED, SLAVE, UNBINDABLE};
+use oci_spec::runtime::{Hooks, Linux};
+
+use crate::load::Bundle;
+use crate::mount::Surroundings;
+use crate::namespaces::{IdMaps, Namespaces, time_offsets};
+use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
+use crate::process::{ProcessContext, label, process_plan, toggle};
+use crate::rich::Rich;
+use crate::{
+    Error, Result, annotations, capabilities, device, filter, hook, mount, resources, scheduling,
+    sysctl,
+};
+
+/// sethostname(2), setdomainname(2).
+const NAME_BYTES_MAX: usize = 64;
+
+impl Bundle {
+    /// Checks the whole config.json and says what will be done. Nothing is changed.
+    ///
+    /// # Errors
+    /// The first field that breaks a rule of the specification ([`Error::Invalid`]) or that asks
+    /// for what is not done here ([`Error::Unsupported`]).
+    pub fn plan(&self, context: &PlanContext) -> Result<Plan> {
+        check_version(self.spec.version())?;
+        let own_annotations = self.annotations();
+        annotations::check(&own_annotations)?;
+        let linux = self.linux()?;
+        let mut warnings = self.warnings.clone();
+        refuse_unsupported(linux)?;
+        let namespaces = Namespaces::of(linux)?;
+        let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
+        let mut notes = Vec::new();
+        let rich = Rich::of(&own_annotations, self.env())?;
+        let mut init = self.init(context, linux, &namespaces, (&mut warnings, &mut notes))?;
+        if let Some(rich) = rich {
+            init.pid_one = rich.pid_one(&namespaces, linux.seccomp().as_ref())?;
+        }
+        maps.check(&init.process)?;
+        let resources = resources::initial(linux.resources().as_ref(), &init.devices)?;
+        warnings.extend(
+            resources
+                .ignored()
+                .iter()
+                .map(|field| format!("{field} is ignored")),
+        );
+        let hooks = self.hooks();
+        Ok(Plan {
+            id: context.id.clone(),
+            bundle: self.dir.clone(),
+            time_offsets: time_offsets(linux, &namespaces)?,
+            namespaces: namespaces.0,
+            uid_maps: maps.uids,
+            gid_maps: maps.gids,
+            cgroups_path: self.cgroups_path(),
+            resources,
+            hooks_prestart: prestart(&hooks)?,
+            hooks_create_runtime: hook::hooks("createRuntime", hooks.create_runtime())?,
+            hooks_poststart: hook::hooks("poststart", hooks.poststart())?,
+            hooks_poststop: hook::hooks("poststop", hooks.poststop())?,
+            init,
+            annotations: own_annotations,
+            warnings,
+            notes,
+        })
+    }
+
+    /// The filter of the container, for one of its execs; none when config.json has none.
+    ///
+    /// # Errors
+    /// As [`Bundle::plan`], for `linux.seccomp`.
+    pub fn seccomp_filter(&self, host: &HostFacts) -> Result<Option<Planned<SeccompFilter>>> {
+        match self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.seccomp().as_ref())
+        {
+            Some(spec) => filter::filter(spec, host).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn linux(&self) -> Result<&Linux> {
+        match self.spec.linux() {
+            Some(linux) => Ok(linux),
+            None => Err(Error::invalid("linux", "is missing")),
+        }
+    }
+
+    fn env(&self) -> &[String] {
+        let process = self.spec.process().as_ref();
+        process
+            .and_then(|process| process.env().as_deref())
+            .unwrap_or_default()
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.spec.hooks().clone().unwrap_or_default()
+    }
+
+    fn init(
+        &self,
+        context: &PlanContext,
+        linux: &Linux,
+        namespaces: &Namespaces,
+        (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
+    ) -> Result<InitPlan> {
+        let seccomp = self.seccomp_filter(&context.host)?;
+        let hooks = self.hooks();
+        let sysctl: BTreeMap<_, _> = linux.sysctl().iter().flatten().collect();
+        let scheduling = scheduling::of_container(linux, warnings)?;
+        let process = self.process(context, take(seccomp, notes), scheduling)?;
+        warnings.extend(process.warnings);
+        notes.extend(process.notes);
+        Ok(InitPlan {
+            root: self.root(linux, context.root_entry)?,
+            mounts: self.mounts(context, namespaces, warnings)?,
+            devices: device::nodes(linux.devices().as_deref().unwrap_or_default())?,
+            masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
+            readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
+            sysctl: sysctl::checked(&sysctl, namespaces)?,
+            hostname: uts_name("hostname", self.spec.hostname(), namespaces)?,
+            domainname: uts_name("domainname", self.spec.domainname(), namespaces)?,
+            cgroup_namespace: toggle(Some(namespaces.makes(NamespaceKind::Cgroup))),
+            mount_label: mount_label(linux, &context.host, warnings)?,
+            create_container_hooks: hook::hooks("createContainer", hooks.create_container())?,
+            start_container_hooks: hook::hooks("startContainer", hooks.start_container())?,
+            state_creating: String::new(),
+            state_created: String::new(),
+            pid_one: PidOne::Program,
+            process: process.value,
+        })
+    }
+
+    fn process(
+        &self,
+        context: &PlanContext,
+        seccomp: Option<SeccompFilter>,
+        scheduling: Scheduling,
+    ) -> Result<Planned<launch::plan::Process>> {
+        let Some(process) = self.spec.process() else {
+            return Err(Error::invalid("process", "is missing"));
+        };
+        let context = ProcessContext {
+            host: context.host,
+            preserve_fds: context.preserve_fds,
+            new_keyring: context.new_keyring,
+            seccomp,
+            capabilities: capabilities::NONE,
+            labels: Labels::default(),
+            scheduling,
+        };
+        let mut planned = process_plan(process, &context)?;
+        // execCPUAffinity is for those that join (config.md, Process).
+        planned.value.scheduling.cpus_initial.clear();
+        planned.value.scheduling.cpus.clear();
+        Ok(planned)
+    }
+
+    fn root(&self, linux: &Linux, entry: RootEntry) -> Result<Root> {
+        let Some(spec) = self.spec.root() else {
+            return Err(Error::invalid("root", "is missing"));
+        };
+        let refuse = |why: &str| {
+            let path = self.dir.join(spec.path());
+            Err(Error::invalid(
+                "root.path",
+                format!("{} {why}", path.display()),
+            ))
+        };
+        if spec.path().as_os_str().is_empty() {
+            return Err(Error::invalid("root.path", "must not be empty"));
+        }
+        let path = match std::fs::canonicalize(self.dir.join(spec.path())) {
+            Ok(path) => path,
+            Err(e) => return refuse(&format!("cannot be used: {e}")),
+        };
+        if !path.is_dir() {
+            return refuse("is not a directory");
+        }
+        if path == Path::new("/") {
+            return refuse("is the root of the host");
+        }
+        let Some(path) = path.to_str().map(str::to_owned) else {
+            return refuse("is not UTF-8");
+        };
+        let propagation = propagation(linux.rootfs_propagation().as_deref(), entry)?;
+        Ok(Root {
+            path,
+            readonly: toggle(spec.readonly()),
+            propagation,
+            entry,
+        })
+    }
+
+    fn mounts(
+        &self,
+        context: &PlanContext,
+        namespaces: &Namespaces,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<PlannedMount>> {
+        let around = Surroundings {
+            bundle: &self.dir,
+            cgroup_view: &context.cgroup_view,
+            has_user_namespace: namespaces.has(NamespaceKind::User),
+        };
+        let specs = self.spec.mounts().iter().flatten().enumerate();
+        specs
+            .map(|(index, spec)| mount::planned(index, spec, &around, warnings))
+            .collect()
+    }
+}
+
+fn prestart(hooks: &Hooks) -> Result<Vec<launch::plan::Hook>> {
+    hook::hooks("prestart", hooks.prestart())
+}
+
+fn take<T>(planned: Option<Planned<T>>, notes: &mut Vec<String>) -> Option<T> {
+    let planned = planned?;
+    notes.extend(planned.notes);
+    Some(planned.value)
+}
+
+/// Any version 1: minor versions only add (config.md, Specification version).
+fn check_version(version: &str) -> Result<()> {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let parts: Vec<&str> = core.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if parts.len() != 3 || !parts.iter().all(is_number) {
+        return Err(Error::invalid(
+            "ociVersion",
+            format!("{version:?} is no semantic version"),
+        ));
+    }
+    if parts[0] != "1" {
+        let why = format!("{version:?}: only 1.x is understood");
+        return Err(Error::invalid("ociVersion", why));
+    }
+    Ok(())
+}
+
+fn refuse_unsupported(linux: &Linux) -> Result<()> {
+    let refuse = |field: &str| {
+        Err(Error::unsupported(
+            format!("linux.{field}"),
+            "not implemented by this runtime",
+        ))
+    };
+    if linux.intel_rdt().is_some() {
+        return refuse("intelRdt");
+    }
+    if linux
+        .net_devices()
+        .as_ref()
+        .is_some_and(|devices| !devices.is_empty())
+    {
+        return refuse("netDevices");
+    }
+    Ok(())
+}
+
+/// The label of files, as it stands between the quotes of a mount option.
+fn mount_label(
+    linux: &Linux,
+    host: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<Option<String>> {
+    const FIELD: &str = "linux.mountLabel";
+    let Some(label) = label(FIELD, linux.mount_label().as_deref())? else {
+        return Ok(None);
+    };
+    if label.contains('"') {
+        return Err(Error::invalid(FIELD, format!("{label:?} has a quote")));
+    }
+    // Without SELinux nobody reads labels.
+    if host.selinux == Toggle::Off {
+        warnings.push(format!(
+            "{FIELD} {label:?} is ignored: SELinux is not enabled on this host"
+        ));
+        return Ok(None);
+    }
+    Ok(Some(label))
+}
+
+fn propagation(word: Option<&str>, entry: RootEntry) -> Result<u64> {
+    let word = word.unwrap_or_default();
+    let flags = match word {
+        "" => 0,
+        "private" => PRIVATE,
+        "rprivate" => PRIVATE | REC,
+        "slave" => SLAVE,
+        "rslave" => SLAVE | REC,
+        "shared" => SHARED,
+        "rshared" => SHARED | REC,
+        "unbindable" => UNBINDABLE,
+        "runbindable" => UNBINDABLE | REC,
+        _ => {
+            let why =
+                format!("{word:?} is not one of [r]private, [r]slave, [r]shared, [r]unbindable");
+            return Err(Error::invalid("linux.rootfsPropagation", why));
+        }
+    };
+    if entry == RootEntry::MoveChroot && flags & PRIVATE != 0 {
+        let why = format!("{word:?} is not safe without pivot_root");
+        return Err(Error::invalid("linux.rootfsPropagation", why));
+    }
+    Ok(flags)
+}
+
+fn paths(field: &str, list: &Option<Vec<String>>) -> Result<Vec<String>> {
+    let list = list.clone().unwrap_or_default();
+    match list.iter().position(|path| !path.starts_with('/')) {
+        Some(i) => {
+            let why = format!("{:?} is not an absolute path", list[i]);
+            Err(Error::invalid(format!("{field}[{i}]"), why))
+        }
+        None => Ok(list),
+    }
+}
+
+fn uts_name(field: &str, name: &Option<String>, namespaces: &Namespaces) -> Result<Option<String>> {
+    let Some(name) = name.clone().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    if !namespaces.has(NamespaceKind::Uts) {
+        let why = "needs a uts namespace other than the host's";
+        return Err(Error::invalid(field, why));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        let why = format!("{} bytes, the kernel takes {NAME_BYTES_MAX}", name.len());
+        return Err(Error::invalid(field, why));
+    }
+    Ok(Some(name))
+}

@@ -1,0 +1,41 @@
+//! An OCI bundle: config.json validated once into closed values, and the names of our files
+//! beside it.
+//!
+//! Pure but for reading config.json and the exit record: nothing here changes the host.
+
+mod error;
+
+mod load;
+pub mod names;
+mod tolerance;
+
+pub mod annotations;
+pub mod capabilities;
+mod device;
+mod filter;
+mod hook;
+mod mount;
+mod namespaces;
+mod process;
+mod resources;
+pub mod rich;
+mod scheduling;
+mod sysctl;
+
+mod convert;
+pub mod plan;
+
+pub mod example;
+pub mod exit;
+pub mod state;
+
+pub use error::{Error, Result};
+pub use exit::ExitRecord;
+pub use load::{Bundle, parse_process, parse_resources};
+pub use plan::{
+    HostFacts, IdMap, Namespace, NamespaceKind, Plan, PlanContext, Planned, TimeOffset,
+};
+pub use process::{ProcessContext, process_plan};
+pub use resources::resources;
+pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
+pub use state::{State, Status};

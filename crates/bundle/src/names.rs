@@ -1,0 +1,31 @@
+//! Names of files: one place, so that what one process writes another finds.
+//!
+//! A bundle is `/run/containerd/<shim>/<namespace>/<id>` (made by containerd) or any directory (the
+//! CLI); the state directory is `ROOT/<id>`, ours alone.
+
+/// The runtime specification's configuration, in the bundle.
+pub const CONFIG: &str = "config.json";
+/// The root file system that containerd names in config.json, in the bundle.
+pub const ROOTFS: &str = "rootfs";
+/// The host pid of the container's init as decimal text, in the bundle (containerd's name).
+pub const INIT_PID: &str = "init.pid";
+/// The shim's socket address, in the bundle (containerd's name).
+pub const ADDRESS: &str = "address";
+/// The pid of the shim, in the bundle (containerd's name).
+pub const SHIM_PID: &str = "shim.pid";
+/// The fifo the shim logs to, in the bundle (containerd's name).
+pub const SHIM_LOG: &str = "log";
+/// The runtime options a container was created with, in the bundle (containerd's name).
+pub const OPTIONS: &str = "options.json";
+/// How the container's init ended, in the bundle (see [`crate::ExitRecord`]).
+pub const EXIT: &str = "exit.json";
+/// The journal of host mutations, in the state directory.
+pub const JOURNAL: &str = "state.json";
+/// The listening unix socket that `start` connects to, in the state directory.
+pub const START_SOCKET: &str = "start.sock";
+/// The container's system-call filter, for execs, in the state directory.
+pub const FILTER: &str = "seccomp.json";
+/// The generated LXC configuration, in the state directory.
+pub const LXC_CONFIG: &str = "lxc.conf";
+/// What LXC said, in the state directory.
+pub const LXC_LOG: &str = "lxc.log";

@@ -1,0 +1,493 @@
+//! Rich containers: what annotations below `org.pouch.rich.` ask for, or PouchContainer's own
+//! spelling in the environment and in labels. What is not done yet is refused by its name.
+
+use std::collections::BTreeMap;
+
+use launch::plan::{PidOne, Rewrite};
+use launch::signals;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+
+use crate::annotations::nearest;
+use crate::namespaces::Namespaces;
+use crate::plan::NamespaceKind;
+use crate::{Error, Result};
+
+/// Who is pid 1.
+pub const MODE: &str = "org.pouch.rich.mode";
+/// Signals that the program gets as other ones: `TERM:QUIT,HUP:0`.
+pub const SIGNALS: &str = "org.pouch.rich.signals";
+
+/// PouchContainer's daemon told its runtime by these two variables.
+const POUCH_RICH: &str = "rich_mode";
+const POUCH_MODE: &str = "rich_mode_launch_manner";
+
+/// Values that made PouchContainer's own plug-in ask for a container like a machine. In a variable
+/// a label has this prefix, and no dots.
+const LIKE_A_MACHINE: [(Source, &str, &str); 5] = [
+    (Source::Variable, "ali_run_mode", "vm"),
+    (Source::Variable, "ali_run_mode", "common_vm"),
+    (Source::Variable, "CopyHosts", "true"),
+    (
+        Source::Label,
+        "com.alipay.acs.container.server_type",
+        "DOCKER_VM",
+    ),
+    (Source::Label, "ali.host.dns", "true"),
+];
+const LABEL_VARIABLE: &str = "label__";
+
+/// Signals that pid 1 does not get, has itself, or is spared (CONT).
+const NOT_PASSED_ON: [i32; 6] = [9, 17, 18, 19, 32, 33];
+
+/// What pid 1 does under the program's filter all the time.
+const CALLS_OF_PID_ONE: [&str; 6] = ["read", "write", "wait4", "waitid", "kill", "exit_group"];
+
+/// What pid 1 does, too, and can be without: but it must not die of the try.
+const TRIES_OF_PID_ONE: [&str; 10] = [
+    "close",
+    "pidfd_send_signal",
+    "openat",
+    "statx",
+    "fstat",
+    "lseek",
+    "brk",
+    "mmap",
+    "munmap",
+    "sigaltstack",
+];
+
+/// What a rich container asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rich {
+    /// Who is pid 1.
+    pub mode: Mode,
+    /// The field that says so, for messages.
+    pub asked_by: String,
+    /// Signals that the program gets as other ones.
+    pub rewrites: Vec<Rewrite>,
+}
+
+/// Who is pid 1 of a rich container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// runlxc-init, whose child the program is; the image needs nothing.
+    DumbInit,
+}
+
+/// The words for modes; only one means something yet.
+const MODES: [(&str, Option<Mode>); 4] = [
+    ("dumb-init", Some(Mode::DumbInit)),
+    ("systemd", None),
+    ("sbin-init", None),
+    ("auto", None),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Variable,
+    /// An annotation of that name, or the variable that was made of a label.
+    Label,
+}
+
+/// A mode, and the field that asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    field: String,
+    mode: &'static str,
+}
+
+impl Rich {
+    /// What these annotations and this environment ask for; none: an ordinary container.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a value that means nothing, or several that contradict each other;
+    /// [`Error::Unsupported`] for a mode that is not done yet.
+    pub fn of(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Self>> {
+        let Some(asked) = asked(annotations, env)? else {
+            if annotations.contains_key(SIGNALS) {
+                let why = format!("only rich containers have it: {MODE} is missing");
+                return Err(Error::invalid(annotation(SIGNALS), why));
+            }
+            return Ok(None);
+        };
+        let known = MODES.iter().find(|(word, _)| *word == asked.mode);
+        let Some(mode) = known.and_then(|(_, mode)| *mode) else {
+            let available = MODES.iter().filter(|(_, mode)| mode.is_some());
+            let available: Vec<_> = available.map(|(word, _)| *word).collect();
+            let why = format!(
+                "mode {} is not available in this version, only {}",
+                asked.mode,
+                available.join(", ")
+            );
+            return Err(Error::unsupported(asked.field, why));
+        };
+        let rewrites = annotations.get(SIGNALS).map(|text| rewrites(text));
+        Ok(Some(Self {
+            mode,
+            asked_by: asked.field,
+            rewrites: rewrites.transpose()?.unwrap_or_default(),
+        }))
+    }
+
+    /// What it means for pid 1 of a container in these namespaces and under this filter.
+    pub(crate) fn pid_one(
+        self,
+        namespaces: &Namespaces,
+        filter: Option<&LinuxSeccomp>,
+    ) -> Result<PidOne> {
+        let Mode::DumbInit = self.mode;
+        if !namespaces.makes(NamespaceKind::Pid) {
+            let why = "mode dumb-init needs a new pid namespace, and linux.namespaces has none";
+            return Err(Error::invalid(self.asked_by, why));
+        }
+        if let Some(call) = filter.and_then(forbidden_to_pid_one) {
+            let why = format!("mode dumb-init needs {call}, which linux.seccomp forbids");
+            return Err(Error::invalid(self.asked_by, why));
+        }
+        Ok(PidOne::Stub {
+            rewrites: self.rewrites,
+        })
+    }
+}
+
+/// The first system call that pid 1 needs and a profile forbids, whatever its arguments, or that it
+/// would die of.
+fn forbidden_to_pid_one(profile: &LinuxSeccomp) -> Option<&'static str> {
+    use LinuxSeccompAction as Action;
+    let allows = |action| matches!(action, Action::ScmpActAllow | Action::ScmpActLog);
+    let spares = |action| {
+        !matches!(
+            action,
+            Action::ScmpActKill
+                | Action::ScmpActKillThread
+                | Action::ScmpActKillProcess
+                | Action::ScmpActTrap
+        )
+    };
+    let forbidden = CALLS_OF_PID_ONE
+        .into_iter()
+        .find(|call| !may(profile, call, allows));
+    forbidden.or_else(|| {
+        TRIES_OF_PID_ONE
+            .into_iter()
+            .find(|call| !may(profile, call, spares))
+    })
+}
+
+/// Whether an action that is good enough may come of a system call.
+fn may(profile: &LinuxSeccomp, call: &str, is_good: impl Fn(LinuxSeccompAction) -> bool) -> bool {
+    let rules = profile.syscalls().as_deref().unwrap_or_default();
+    let mut of_call = rules
+        .iter()
+        .filter(|rule| rule.names().iter().any(|name| name == call))
+        .peekable();
+    if of_call.peek().is_none() {
+        return is_good(profile.default_action());
+    }
+    of_call.any(|rule| is_good(rule.action()))
+}
+
+fn annotation(key: &str) -> String {
+    format!("annotations.{key}")
+}
+
+fn variable(name: &str) -> String {
+    format!("process.env {name}")
+}
+
+/// The value of a variable; of equal names the last counts, as for the program.
+fn value<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
+    env.iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn asked(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Asked>> {
+    let ours = annotations.get(MODE);
+    let ours = ours.map(|word| mode_of(annotation(MODE), word));
+    let (ours, rich) = (ours.transpose()?, pouch_rich(env)?);
+    let theirs = value(env, POUCH_MODE).map(|word| mode_of(variable(POUCH_MODE), word));
+    let theirs = theirs.transpose()?;
+    let machine = like_a_machine(annotations, env);
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours.mode != theirs.mode => {
+            let why = format!("{}, but {} is {}", ours.mode, theirs.field, theirs.mode);
+            Err(Error::invalid(ours.field, why))
+        }
+        (Some(asked), _) | (None, Some(asked)) if rich == Some(false) => {
+            let why = format!("{}, but {} is false", asked.mode, variable(POUCH_RICH));
+            Err(Error::invalid(asked.field, why))
+        }
+        (Some(ours), _) => Ok(Some(ours)),
+        (None, Some(theirs)) if rich.is_none() && machine.is_none() => {
+            let why = format!("{} without {POUCH_RICH}=true", theirs.mode);
+            Err(Error::invalid(theirs.field, why))
+        }
+        (None, Some(theirs)) => Ok(Some(theirs)),
+        (None, None) if machine.is_some() => Ok(machine),
+        (None, None) => Ok((rich == Some(true)).then(|| Asked {
+            field: variable(POUCH_RICH),
+            mode: "dumb-init",
+        })),
+    }
+}
+
+fn mode_of(field: String, word: &str) -> Result<Asked> {
+    let words = MODES.map(|(word, _)| word);
+    match words.into_iter().find(|known| *known == word) {
+        Some(mode) => Ok(Asked { field, mode }),
+        None => {
+            let hint = nearest(&words, word).unwrap_or_default();
+            let why = format!("{word:?} is no mode: the nearest is {hint}");
+            Err(Error::invalid(field, why))
+        }
+    }
+}
+
+fn pouch_rich(env: &[String]) -> Result<Option<bool>> {
+    match value(env, POUCH_RICH) {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => {
+            let why = format!("{other:?} is neither true nor false");
+            Err(Error::invalid(variable(POUCH_RICH), why))
+        }
+    }
+}
+
+/// PouchContainer ran such containers with the image's systemd.
+fn like_a_machine(annotations: &BTreeMap<String, String>, env: &[String]) -> Option<Asked> {
+    let field = LIKE_A_MACHINE.iter().find_map(|(source, name, wanted)| {
+        let is_wanted = |value: Option<&str>| value == Some(*wanted);
+        if *source == Source::Variable {
+            return is_wanted(value(env, name)).then(|| variable(name));
+        }
+        if is_wanted(annotations.get(*name).map(String::as_str)) {
+            return Some(annotation(name));
+        }
+        let of_label = format!("{LABEL_VARIABLE}{}", name.replace('.', "_"));
+        is_wanted(value(env, &of_label)).then(|| variable(&of_label))
+    });
+    let mode = "systemd";
+    field.map(|field| Asked { field, mode })
+}
+
+fn rewrites(text: &str) -> Result<Vec<Rewrite>> {
+    let refuse = |why: String| Error::invalid(annotation(SIGNALS), why);
+    let mut all: Vec<Rewrite> = Vec::new();
+    for pair in text.split(',') {
+        let Some((from, to)) = pair.split_once(':') else {
+            let why = format!("{pair:?} is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0");
+            return Err(refuse(why));
+        };
+        let number = |word: &str| {
+            signals::parse(word).ok_or_else(|| refuse(format!("{word:?} is no signal")))
+        };
+        let rewrite = Rewrite {
+            from: number(from)?,
+            to: Some(number(to)?).filter(|number| *number != 0),
+        };
+        if rewrite.from == 0 || NOT_PASSED_ON.contains(&rewrite.from) {
+            return Err(refuse(format!("{from:?} is not passed on to any program")));
+        }
+        if all.iter().any(|other| other.from == rewrite.from) {
+            return Err(refuse(format!("{from:?} is rewritten twice")));
+        }
+        all.push(rewrite);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(annotations: &[(&str, &str)], env: &[&str]) -> Result<Option<Rich>> {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let annotations = annotations.iter().map(own).collect();
+        let env: Vec<_> = env.iter().map(|&entry| entry.to_owned()).collect();
+        Rich::of(&annotations, &env)
+    }
+
+    #[track_caller]
+    fn accepted(annotations: &[(&str, &str)], env: &[&str], asked_by: Option<&str>) {
+        let rich = parse(annotations, env).unwrap();
+        assert_eq!(rich.map(|rich| rich.asked_by).as_deref(), asked_by);
+    }
+
+    #[track_caller]
+    fn refused(annotations: &[(&str, &str)], env: &[&str], why: &str) {
+        let error = parse(annotations, env).unwrap_err();
+        assert_eq!(error.to_string(), why);
+    }
+
+    #[test]
+    fn a_mode_is_asked_for_by_annotation_or_in_pouchs_words() {
+        let ours = "annotations.org.pouch.rich.mode";
+        let dumb_init = &[(MODE, "dumb-init")];
+        accepted(dumb_init, &[], Some(ours));
+        accepted(dumb_init, &["rich_mode=true"], Some(ours));
+        accepted(
+            dumb_init,
+            &["rich_mode=true", "rich_mode_launch_manner=dumb-init"],
+            Some(ours),
+        );
+        // An explicit word is stronger than what is only implied.
+        accepted(dumb_init, &["ali_run_mode=vm"], Some(ours));
+        let manner = "rich_mode_launch_manner=dumb-init";
+        let theirs = Some("process.env rich_mode_launch_manner");
+        accepted(&[], &["rich_mode=true", manner], theirs);
+        accepted(&[], &["ali_run_mode=vm", manner], theirs);
+        accepted(&[], &["rich_mode=true"], Some("process.env rich_mode"));
+        accepted(
+            &[],
+            &["rich_mode=false", "rich_mode=true"],
+            Some("process.env rich_mode"),
+        );
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_an_ordinary_container() {
+        accepted(&[], &[], None);
+        accepted(&[], &["rich_mode=false"], None);
+        accepted(&[], &["ali_run_mode=alipay_container"], None);
+        accepted(
+            &[],
+            &["CopyHosts=false", "rich_modes=true", "rich_mode"],
+            None,
+        );
+        accepted(
+            &[("ali.host.dns", "false")],
+            &["label__ali_host_dns="],
+            None,
+        );
+    }
+
+    #[test]
+    fn modes_that_are_not_done_yet_are_refused_by_name() {
+        let not_yet = |field: &str, mode: &str| {
+            format!(
+                "{field} is not supported: mode {mode} is not available in this version, only \
+                 dumb-init"
+            )
+        };
+        for mode in ["systemd", "sbin-init", "auto"] {
+            let why = not_yet("annotations.org.pouch.rich.mode", mode);
+            refused(&[(MODE, mode)], &[], &why);
+            let manner = format!("rich_mode_launch_manner={mode}");
+            let why = not_yet("process.env rich_mode_launch_manner", mode);
+            refused(&[], &["rich_mode=true", &manner], &why);
+        }
+        for (entry, name) in [
+            ("ali_run_mode=vm", "ali_run_mode"),
+            ("ali_run_mode=common_vm", "ali_run_mode"),
+            ("CopyHosts=true", "CopyHosts"),
+            ("label__ali_host_dns=true", "label__ali_host_dns"),
+            (
+                "label__com_alipay_acs_container_server_type=DOCKER_VM",
+                "label__com_alipay_acs_container_server_type",
+            ),
+        ] {
+            let why = not_yet(&format!("process.env {name}"), "systemd");
+            refused(&[], &[entry], &why);
+            refused(&[], &[entry, "rich_mode=true"], &why);
+        }
+        for label in [
+            ("com.alipay.acs.container.server_type", "DOCKER_VM"),
+            ("ali.host.dns", "true"),
+        ] {
+            let why = not_yet(&format!("annotations.{}", label.0), "systemd");
+            refused(&[label], &[], &why);
+        }
+    }
+
+    #[test]
+    fn what_is_misspelt_or_contradicts_itself_is_refused() {
+        refused(
+            &[(MODE, "dumbinit")],
+            &[],
+            "annotations.org.pouch.rich.mode: \"dumbinit\" is no mode: the nearest is dumb-init",
+        );
+        refused(
+            &[],
+            &["rich_mode=true", "rich_mode_launch_manner=system"],
+            "process.env rich_mode_launch_manner: \"system\" is no mode: the nearest is systemd",
+        );
+        refused(
+            &[],
+            &["rich_mode=yes"],
+            "process.env rich_mode: \"yes\" is neither true nor false",
+        );
+        refused(
+            &[],
+            &["rich_mode_launch_manner=dumb-init"],
+            "process.env rich_mode_launch_manner: dumb-init without rich_mode=true",
+        );
+        refused(
+            &[],
+            &["rich_mode=false", "rich_mode_launch_manner=dumb-init"],
+            "process.env rich_mode_launch_manner: dumb-init, but process.env rich_mode is false",
+        );
+        refused(
+            &[(MODE, "dumb-init")],
+            &["rich_mode=false"],
+            "annotations.org.pouch.rich.mode: dumb-init, but process.env rich_mode is false",
+        );
+        refused(
+            &[(MODE, "dumb-init")],
+            &["rich_mode=true", "rich_mode_launch_manner=systemd"],
+            "annotations.org.pouch.rich.mode: dumb-init, but process.env rich_mode_launch_manner \
+             is systemd",
+        );
+        refused(
+            &[(SIGNALS, "TERM:QUIT")],
+            &[],
+            "annotations.org.pouch.rich.signals: only rich containers have it: \
+             org.pouch.rich.mode is missing",
+        );
+    }
+
+    #[test]
+    fn signals_are_rewritten_by_pairs() {
+        let rich = |text: &str| parse(&[(MODE, "dumb-init"), (SIGNALS, text)], &[]);
+        let pairs = rich("TERM:QUIT,sighup:0,37:RTMIN+4").unwrap().unwrap();
+        let pairs: Vec<_> = pairs.rewrites.iter().map(|r| (r.from, r.to)).collect();
+        assert_eq!(pairs, [(15, Some(3)), (1, None), (37, Some(38))]);
+        for (text, why) in [
+            (
+                "",
+                "\"\" is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0",
+            ),
+            (
+                "TERM",
+                "\"TERM\" is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0",
+            ),
+            ("TERM:", "\"\" is no signal"),
+            ("TERM:QIUT", "\"QIUT\" is no signal"),
+            ("TERM:QUIT, HUP:0", "\" HUP\" is no signal"),
+            ("KILL:TERM", "\"KILL\" is not passed on to any program"),
+            ("CHLD:TERM", "\"CHLD\" is not passed on to any program"),
+            ("CONT:USR1", "\"CONT\" is not passed on to any program"),
+            ("0:TERM", "\"0\" is not passed on to any program"),
+            ("TERM:INT,15:HUP", "\"15\" is rewritten twice"),
+        ] {
+            let message = rich(text).unwrap_err().to_string();
+            assert_eq!(message, format!("annotations.{SIGNALS}: {why}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_rewrites_or_an_error_of_one_line(
+            text in "([A-Z0-9+-]{0,8}[:,]?){0,6}|.{0,40}",
+        ) {
+            match rewrites(&text) {
+                Ok(all) => prop_assert!(all.iter().all(|r| (1..=64).contains(&r.from))),
+                Err(error) => prop_assert!(!error.to_string().contains('\n')),
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `process.scheduler`, `process.ioPriority`, `process.execCPUAffinity`, `linux.memoryPolicy` and
+//! `linux.personality` (config.md, config-linux.md), by runc's rules.
+
+use launch::plan::{CpuScheduler, MemoryPolicy, Scheduling};
+use oci_spec::runtime::{
+    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy,
+    LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType,
+    MemoryPolicyModeType, Process, Scheduler,
+};
+
+use crate::{Error, Result};
+
+/// More CPUs or memory nodes than any kernel is built for.
+const NUMBER_MAX: u32 = 8191;
+
+/// Modes of `linux.memoryPolicy` that are known.
+pub const MEMORY_MODES: [MemoryPolicyModeType; 7] = [
+    MemoryPolicyModeType::MpolDefault,
+    MemoryPolicyModeType::MpolBind,
+    MemoryPolicyModeType::MpolInterleave,
+    MemoryPolicyModeType::MpolWeightedInterleave,
+    MemoryPolicyModeType::MpolPreferred,
+    MemoryPolicyModeType::MpolPreferredMany,
+    MemoryPolicyModeType::MpolLocal,
+];
+
+/// Flags of `linux.memoryPolicy` that are known.
+pub const MEMORY_FLAGS: [MemoryPolicyFlagType; 3] = [
+    MemoryPolicyFlagType::MpolFNumaBalancing,
+    MemoryPolicyFlagType::MpolFRelativeNodes,
+    MemoryPolicyFlagType::MpolFStaticNodes,
+];
+
+/// What a container gives to each of its processes.
+///
+/// # Errors
+/// [`Error::Invalid`] by the field.
+pub(crate) fn of_container(linux: &Linux, warnings: &mut Vec<String>) -> Result<Scheduling> {
+    let memory = linux.memory_policy().as_ref().map(memory).transpose()?;
+    let personality = linux.personality().as_ref().map(|personality| {
+        let flags = personality.flags().as_deref().unwrap_or_default();
+        if !flags.is_empty() {
+            // As runc: the kernel's flags have no names in the specification.
+            warnings.push(format!("linux.personality.flags {flags:?} are ignored"));
+        }
+        match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => 0x0008,
+        }
+    });
+    Ok(Scheduling {
+        memory,
+        personality,
+        ..Scheduling::default()
+    })
+}
+
+/// The same with what the process asks for.
+///
+/// # Errors
+/// [`Error::Invalid`] by the field.
+pub(crate) fn of_process(spec: &Process, container: &Scheduling) -> Result<Scheduling> {
+    let affinity = spec.exec_cpu_affinity().as_ref();
+    let cpus = |name: &str, list: fn(&ExecCPUAffinity) -> &Option<String>| {
+        let list = affinity.and_then(|affinity| list(affinity).as_deref());
+        numbers(&format!("process.execCPUAffinity.{name}"), list)
+    };
+    Ok(Scheduling {
+        cpu: spec.scheduler().as_ref().map(cpu).transpose()?,
+        io: spec.io_priority().map(io).transpose()?,
+        cpus_initial: cpus("initial", ExecCPUAffinity::initial)?,
+        cpus: cpus("final", ExecCPUAffinity::cpu_affinity_final)?,
+        ..container.clone()
+    })
+}
+
+fn cpu(spec: &Scheduler) -> Result<CpuScheduler> {
+    use LinuxSchedulerPolicy as Policy;
+    let refuse = |field: &str, why: String| {
+        let field = format!("process.scheduler.{field}");
+        Err(Error::invalid(field, why))
+    };
+    let policy = *spec.policy();
+    let nice = spec.nice().unwrap_or_default();
+    if !(-20..=19).contains(&nice) {
+        return refuse("nice", format!("{nice} is not in -20..=19"));
+    }
+    let priority = spec.priority().unwrap_or_default();
+    if priority != 0 && !matches!(policy, Policy::SchedFifo | Policy::SchedRr) {
+        return refuse("priority", "is for SCHED_FIFO and SCHED_RR only".to_owned());
+    }
+    let Ok(priority) = u32::try_from(priority) else {
+        return refuse("priority", format!("{priority} is below 0"));
+    };
+    let times = [spec.runtime(), spec.deadline(), spec.period()];
+    let [runtime_ns, deadline_ns, period_ns] = times.map(|time| time.unwrap_or_default());
+    if policy != Policy::SchedDeadline && runtime_ns | deadline_ns | period_ns != 0 {
+        let why = "runtime, deadline and period are for SCHED_DEADLINE only".to_owned();
+        return refuse("policy", why);
+    }
+    let flags = spec.flags().iter().flatten();
+    Ok(CpuScheduler {
+        policy: policy_number(policy),
+        flags: flags.fold(0, |bits, flag| bits | flag_bit(*flag)),
+        nice,
+        priority,
+        runtime_ns,
+        deadline_ns,
+        period_ns,
+    })
+}
+
+/// linux/sched.h.
+fn policy_number(policy: LinuxSchedulerPolicy) -> u32 {
+    match policy {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    }
+}
+
+/// linux/sched.h.
+fn flag_bit(flag: LinuxSchedulerFlag) -> u64 {
+    match flag {
+        LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+        LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+        LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+        LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+    }
+}
+
+/// Class and level as linux/ioprio.h has them in one number.
+fn io(spec: LinuxIOPriority) -> Result<u32> {
+    let class = match spec.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u32::try_from(spec.priority()) {
+        Ok(level @ 0..=7) => Ok(class << 13 | level),
+        _ => {
+            let why = format!("{} is not in 0..=7", spec.priority());
+            Err(Error::invalid("process.ioPriority.priority", why))
+        }
+    }
+}
+
+fn memory(spec: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
+    // linux/mempolicy.h.
+    let mode = match spec.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flags = spec.flags().iter().flatten().map(|flag| match flag {
+        MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+        MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+        MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+    });
+    Ok(MemoryPolicy {
+        mode: flags.fold(mode, |bits, flag: u32| bits | flag),
+        nodes: numbers("linux.memoryPolicy.nodes", spec.nodes().as_deref())?,
+    })
+}
+
+/// A list as the kernel writes it, `0-3,7`, as numbers.
+fn numbers(field: &str, list: Option<&str>) -> Result<Vec<u32>> {
+    let list = list.unwrap_or_default().trim();
+    let wrong = || Error::invalid(field, format!("{list:?} is no list of numbers and ranges"));
+    let mut found = Vec::new();
+    for part in list.split(',').filter(|_| !list.is_empty()) {
+        let number = |text: &str| text.trim().parse::<u32>().map_err(|_text| wrong());
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if first > last {
+            return Err(wrong());
+        }
+        if last > NUMBER_MAX {
+            return Err(Error::invalid(
+                field,
+                format!("{last} is above {NUMBER_MAX}"),
+            ));
+        }
+        found.extend(first..=last);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_numbers_and_ranges() {
+        let check = |text, expected: &[u32]| assert_eq!(numbers("x", text).unwrap(), expected);
+        check(None, &[]);
+        check(Some(""), &[]);
+        check(Some("0-2, 7,1"), &[0, 1, 2, 7]);
+        for wrong in ["a", "1-", "-1", "2-1", ",", "0-8192"] {
+            assert!(numbers("x", Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+}

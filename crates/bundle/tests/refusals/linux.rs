@@ -1,0 +1,334 @@
+//! Rules of `linux`, but for paths.
+
+use super::*;
+
+#[test]
+fn namespaces_are_known_absolute_and_given_once() {
+    let namespace = |kind: &str, path: &str| json!({"type": kind, "path": path});
+    check_one(
+        "/linux/namespaces/-",
+        namespace("uts", ""),
+        "linux.namespaces[5]: a second uts namespace",
+    );
+    check_one(
+        "/linux/namespaces/0",
+        namespace("pid", "proc/1/ns/pid"),
+        "linux.namespaces[0].path: \"proc/1/ns/pid\" is not an absolute path",
+    );
+    check_one(
+        "/linux/namespaces",
+        json!([]),
+        "linux.namespaces is not supported: a container without a new mount namespace",
+    );
+    check_one(
+        "/linux/namespaces/4",
+        namespace("mount", "/proc/1/ns/mnt"),
+        "linux.namespaces is not supported: a container without a new mount namespace",
+    );
+    let error =
+        planned(&[("/linux/namespaces/0", namespace("net", ""))]).expect_err("no such kind");
+    assert!(
+        error
+            .to_string()
+            .starts_with("linux.namespaces[0].type: unknown variant `net`")
+    );
+}
+
+#[test]
+fn clocks_are_set_off_in_a_time_namespace_only() {
+    let of = |clock: &str, nanoseconds: u32| {
+        let offset = json!({clock: {"secs": -3, "nanosecs": nanoseconds}});
+        let time = json!({"type": "time"});
+        [
+            ("/linux/namespaces/-", time),
+            ("/linux/timeOffsets", offset),
+        ]
+    };
+    check(
+        &of("boottime", 7)[1..],
+        "linux.timeOffsets: given without a new time namespace",
+    );
+    check(
+        &of("realtime", 7),
+        "linux.timeOffsets: \"realtime\" is not one of monotonic, boottime",
+    );
+    check(
+        &of("monotonic", 1_000_000_000),
+        "linux.timeOffsets: monotonic: 1000000000 nanoseconds are a second or more",
+    );
+    let offset = accepted(&of("boottime", 7)).time_offsets["boottime"];
+    assert_eq!((offset.seconds, offset.nanoseconds), (-3, 7));
+}
+
+#[test]
+fn names_need_a_uts_namespace() {
+    let without = |field, value| {
+        let mounts = json!([{"type": "mount"}]);
+        [
+            ("/hostname", json!("")),
+            ("/linux/namespaces", mounts),
+            (field, json!(value)),
+        ]
+    };
+    check(
+        &without("/hostname", "h"),
+        "hostname: needs a uts namespace other than the host's",
+    );
+    check(
+        &without("/domainname", "d"),
+        "domainname: needs a uts namespace other than the host's",
+    );
+    accepted(&without("/hostname", ""));
+    check_one(
+        "/hostname",
+        json!("h".repeat(65)),
+        "hostname: 65 bytes, the kernel takes 64",
+    );
+}
+
+fn range(container: u32, host: u32, size: u32) -> Value {
+    json!({"containerID": container, "hostID": host, "size": size})
+}
+
+/// Changes that give the container a user namespace of its own.
+fn mapped(uids: Value, gids: Value) -> Vec<(&'static str, Value)> {
+    let user = json!({"type": "user"});
+    vec![
+        ("/linux/namespaces/-", user),
+        ("/linux/uidMappings", uids),
+        ("/linux/gidMappings", gids),
+    ]
+}
+
+#[test]
+fn a_user_namespace_needs_sound_mappings() {
+    let sound = json!([range(0, 1000, 10)]);
+    let none = json!([]);
+    let overlap = "linux.uidMappings[1]: overlaps an earlier range";
+    for (uids, expected) in [
+        (
+            none.clone(),
+            "linux.uidMappings: a new user namespace needs mappings",
+        ),
+        (
+            json!([range(1, 1, 1)]),
+            "linux.uidMappings: id 0 of the container is not mapped",
+        ),
+        (json!([range(0, 0, 0)]), "linux.uidMappings[0]: size is 0"),
+        (
+            json!([range(0, 5, u32::MAX)]),
+            "linux.uidMappings[0]: goes beyond the largest id",
+        ),
+        (json!([range(0, 5, 5), range(4, 50, 1)]), overlap),
+        (json!([range(0, 5, 5), range(5, 9, 1)]), overlap),
+    ] {
+        check(&mapped(uids, sound.clone()), expected);
+    }
+    let without_gids = "linux.gidMappings: a new user namespace needs mappings";
+    check(&mapped(sound.clone(), none), without_gids);
+    let without_namespace = "linux.gidMappings: given without a user namespace";
+    check_one("/linux/gidMappings", sound.clone(), without_namespace);
+    let joined = (
+        "/linux/namespaces/-",
+        json!({"type": "user", "path": "/proc/1/ns/user"}),
+    );
+    let plan = accepted(&[joined, ("/linux/uidMappings", sound)]);
+    assert!(
+        plan.uid_maps.is_empty(),
+        "the namespace to join has maps of its own"
+    );
+    assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+}
+
+#[test]
+fn the_ids_of_a_process_are_mapped() {
+    let sound = json!([range(0, 1000, 10)]);
+    for (at, value, expected) in [
+        (
+            "/process/user/uid",
+            json!(10),
+            "process.user.uid: 10 is not mapped in the user namespace",
+        ),
+        (
+            "/process/user/gid",
+            json!(11),
+            "process.user.gid: 11 is not mapped in the user namespace",
+        ),
+        (
+            "/process/user/additionalGids",
+            json!([9, 12]),
+            "process.user.additionalGids: 12 is not mapped in the user namespace",
+        ),
+    ] {
+        let mut changes = mapped(sound.clone(), sound.clone());
+        changes.push((at, value));
+        check(&changes, expected);
+    }
+}
+
+#[test]
+fn kernel_parameters_belong_to_a_namespace_of_the_container() {
+    let only_mounts = ("/linux/namespaces", json!([{"type": "mount"}]));
+    let one = |key: &str| ("/linux/sysctl", json!({key: "1"}));
+    let refused = |key: &str, why: &str| {
+        let expected = format!("linux.sysctl.{key}: {why}");
+        let no_name = ("/hostname", json!(""));
+        check(&[no_name, only_mounts.clone(), one(key)], &expected);
+    };
+    refused(
+        "kernel.shmmax",
+        "needs a ipc namespace other than the host's",
+    );
+    refused(
+        "fs.mqueue.msg_max",
+        "needs a ipc namespace other than the host's",
+    );
+    refused(
+        "net.core.somaxconn",
+        "needs a network namespace other than the host's",
+    );
+    refused(
+        "net/core/somaxconn",
+        "needs a network namespace other than the host's",
+    );
+    refused(
+        "kernel.domainname",
+        "needs a uts namespace other than the host's",
+    );
+    refused(
+        "user.max_user_namespaces",
+        "needs a user namespace other than the host's",
+    );
+    refused("kernel.hostname", "conflicts with the field hostname");
+    refused(
+        "kernel.core_pattern",
+        "belongs to no namespace, setting it would change the host",
+    );
+    refused(
+        "vm",
+        "belongs to no namespace, setting it would change the host",
+    );
+    for key in [
+        "",
+        "net.",
+        "net..core",
+        "net./../../kernel/core_pattern",
+        "net.a//b",
+        "/net/x",
+    ] {
+        refused(key, "is no name of a kernel parameter");
+    }
+    for key in ["kernel.shmmax", "net.core.somaxconn", "kernel.domainname"] {
+        accepted(&[one(key)]);
+    }
+    check(
+        &[
+            (
+                "/linux/namespaces/1",
+                json!({"type": "network", "path": "/proc/self/ns/net"}),
+            ),
+            one("net.x"),
+        ],
+        "linux.sysctl.net.x: the network namespace to join is the host's",
+    );
+}
+
+#[test]
+fn propagation_is_one_of_the_words() {
+    check_one(
+        "/linux/rootfsPropagation",
+        json!("public"),
+        "linux.rootfsPropagation: \"public\" is not one of [r]private, [r]slave, [r]shared, \
+         [r]unbindable",
+    );
+    let mut context = context();
+    context.root_entry = RootEntry::MoveChroot;
+    let private = config(&[("/linux/rootfsPropagation", json!("rprivate"))]);
+    assert_eq!(
+        plan(&private, &context).expect_err("unsafe").to_string(),
+        "linux.rootfsPropagation: \"rprivate\" is not safe without pivot_root"
+    );
+}
+
+#[test]
+fn what_is_known_and_not_done_is_refused_by_name() {
+    for (at, value) in [
+        ("/linux/intelRdt", json!({"closID": "a"})),
+        ("/linux/netDevices", json!({"eth0": {}})),
+    ] {
+        let field = at[1..].replace('/', ".");
+        let expected = format!("{field} is not supported: not implemented by this runtime");
+        check_one(at, value, &expected);
+    }
+}
+
+#[test]
+fn a_filter_that_cannot_be_is_refused() {
+    let filter = |filter: Value, expected: &str| check_one("/linux/seccomp", filter, expected);
+    let call = |extra: Value| {
+        let mut call = json!({"names": ["read"], "action": "SCMP_ACT_ALLOW"});
+        for (key, value) in extra.as_object().expect("an object") {
+            call[key] = value.clone();
+        }
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [call]})
+    };
+    filter(
+        call(json!({"action": "SCMP_ACT_NOTIFY"})),
+        "linux.seccomp.syscalls[0].action is not supported: SCMP_ACT_NOTIFY is not implemented",
+    );
+    filter(
+        call(json!({"errnoRet": 1})),
+        "linux.seccomp: action Allow takes no errno, 1 was given",
+    );
+    filter(
+        call(json!({"args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]})),
+        "linux.seccomp: system call read: argument index 6 is not below 6",
+    );
+    filter(
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}),
+        "linux.seccomp.flags is not supported: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: only of use \
+         with SCMP_ACT_NOTIFY",
+    );
+    // runc: no profile at all.
+    let plan = accepted(&[(
+        "/linux/seccomp",
+        json!({"defaultAction": "", "syscalls": []}),
+    )]);
+    assert_eq!(plan.init.process.seccomp, None);
+
+    let old = |change: &dyn Fn(&mut bundle::HostFacts), value: Value, expected: &str| {
+        let mut context = context();
+        change(&mut context.host);
+        let error = plan_of(&[("/linux/seccomp", value)], &context).expect_err(expected);
+        assert_eq!(message(&error), expected);
+    };
+    old(
+        &|host| host.seccomp_filter = Toggle::Off,
+        json!({"defaultAction": "SCMP_ACT_ALLOW"}),
+        "linux.seccomp is not supported: this kernel has no system call filters",
+    );
+    old(
+        &|host| host.seccomp_flags = 0,
+        json!({"defaultAction": "SCMP_ACT_LOG"}),
+        "linux.seccomp.defaultAction is not supported: this kernel has no SCMP_ACT_LOG",
+    );
+    old(
+        &|host| host.seccomp_flags = 0,
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}),
+        "linux.seccomp.flags is not supported: SECCOMP_FILTER_FLAG_SPEC_ALLOW: this kernel has no \
+         such flag",
+    );
+}
+
+#[test]
+fn resources_of_an_update_have_no_device_rules() {
+    let json = br#"{"cpu": {"shares": 5}, "devices": [{"access": "rwm"}]}"#;
+    let resources = bundle::resources(&parse_resources(json).expect("resources")).expect("limits");
+    assert_eq!(resources.cpu.shares, Some(5));
+    assert!(resources.devices.is_empty());
+    let error = parse_resources(br#"{"cpu": {"shares": -5}}"#).expect_err("negative");
+    assert_eq!(
+        error.to_string(),
+        "cpu.shares: invalid value: integer `-5`, expected u64"
+    );
+}

@@ -1,0 +1,300 @@
+//! Pid 1 of a container from its first breath to execve.
+//!
+//! ```text
+//!   on the host's root                          in the container's root
+//!   Hello, cgroups, plan, namespaces,      ->   working directory, terminal, parameters, names,
+//!   procfs handle, root bound, file systems,    read-only and masked paths,
+//!   devices, createContainer hooks, pivot       labels, user's rights, program found, Ready
+//!                                               Start: limits, filter, startContainer hooks, execve
+//! ```
+//! Where pid 1 is to stay (`plan::PidOne::Stub`), the line is crossed by its child from "labels" on
+//! (`reaper.rs`).
+//! The order is runc's where the specification leaves it open. Must not outlive an error: whatever
+//! fails is told, the process ends, and the kernel ends the namespaces with it.
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
+use sys::ExitStatus;
+use sys::process::{self as rights, Dumpable};
+
+use crate::cgroups;
+use crate::control::{self, FromStub, ToStub};
+use crate::devices::Devices;
+use crate::error::{Error, Result, host};
+use crate::filesystems::Filesystems;
+use crate::hooks::{self, Stage};
+use crate::labels;
+use crate::masks;
+use crate::plan::{Hook, InitPlan, PidOne, Process, Rewrite, Toggle};
+use crate::process::{self, Prepared};
+use crate::procfs::Proc;
+use crate::reaper::{self, Passage, Reaper, Side};
+use crate::rootfs::{self, NewRoot};
+use crate::start::{self, Word};
+use crate::terminal::Terminal;
+
+/// How the stub ended without having become the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The host side went away before it asked for anything: nothing is left to do.
+    Abandoned,
+    /// A failure, which the host side was told.
+    Failed,
+    /// A signal that would have ended any process but pid 1, before the start.
+    Signal(i32),
+    /// The process that joins did its part; its sibling goes on.
+    Forked,
+    /// The program, whose parent this process was, as pid 1, until it ended so.
+    Program(ExitStatus),
+}
+
+/// Runs pid 1 with the two sockets it was started with; does not return when the program runs.
+///
+/// A descriptor that comes with the plan is the host's mount namespace: the stub then makes its
+/// mount namespace anew from that one, as shared propagation to the host needs, since the
+/// namespace that LXC made has nothing but slaves.
+///
+/// # Errors
+/// What could not be told to the host side.
+pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
+    let take = |number| {
+        sys::take_inherited_fd(number).map_err(host(|| format!("take over descriptor {number}")))
+    };
+    let (control, start) = (take(control_fd)?, take(start_fd)?);
+    // LXC asks for a signal at the death of its monitor, which the host side ends on purpose.
+    rights::clear_pdeathsig().map_err(host(|| "clear the parent death signal".to_owned()))?;
+    control::send(&control, &FromStub::Hello, &[])?;
+    let received = match cgroups::await_plan(&control) {
+        Ok(Some(received)) => received,
+        Ok(None) => return Ok(End::Abandoned),
+        Err(error) => return tell(&control, &error),
+    };
+    let ToStub::Init(plan) = received.message else {
+        return tell(&control, &Error::Unexpected("instead of a plan for pid 1"));
+    };
+    let plan = with_own_pid(*plan);
+    let host_mounts = received.fds.into_iter().next();
+    let furnished = match set_up(&plan, host_mounts) {
+        Ok(furnished) => furnished,
+        Err(error) => return tell(&control, &error),
+    };
+    if let PidOne::Stub { rewrites } = &plan.pid_one {
+        match reaper::fork() {
+            Ok(Side::Child(gate)) => match gate.wait() {
+                Passage::Open => {}
+                Passage::Closed => return Ok(End::Abandoned),
+            },
+            Ok(Side::Parent(reaper)) => {
+                drop((start, furnished.terminal));
+                return stay(reaper, &plan.process, rewrites, (furnished.proc, control));
+            }
+            Err(error) => return tell(&control, &error),
+        }
+    }
+    let (prepared, master) = match furnished.prepare(&plan.process) {
+        Ok(ready) => ready,
+        Err(error) => return tell(&control, &error),
+    };
+    let masters: Vec<_> = master.iter().map(AsFd::as_fd).collect();
+    control::send(&control, &FromStub::Ready, &masters)?;
+    drop((master, control));
+
+    let connection = match start::wait(start)? {
+        Word::Start(connection) => connection,
+        Word::Signal(number) => return Ok(End::Signal(number)),
+    };
+    let error = match become_program(&plan, &prepared) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    tell(&connection, &error)
+}
+
+/// Tells the host side why this process ends.
+pub(crate) fn tell(socket: impl AsFd, error: &Error) -> Result<End> {
+    control::send(socket, &FromStub::Failed(error.failure()), &[])?;
+    Ok(End::Failed)
+}
+
+/// A container that is set up but for its program's own process.
+struct Furnished {
+    terminal: Option<Terminal>,
+    proc: Proc,
+}
+
+impl Furnished {
+    /// Makes this process that of the program, up to what only the start waits for.
+    fn prepare(self, plan: &Process) -> Result<(Prepared<'_>, Option<OwnedFd>)> {
+        // The last descriptor of the host's tree: the program must not be found by way of it.
+        drop(self.proc);
+        let master = self.terminal.map(Terminal::wear).transpose()?;
+        Ok((process::prepare(plan)?, master))
+    }
+}
+
+/// Pid 1 beside its program, from the fork to its end.
+fn stay(
+    reaper: Reaper,
+    plan: &Process,
+    rewrites: &[Rewrite],
+    (proc, control): (Proc, OwnedFd),
+) -> Result<End> {
+    let settled = match reaper.settle(plan, &proc) {
+        Ok(settled) => settled,
+        Err(error) => return tell(&control, &error),
+    };
+    drop((proc, control));
+    Ok(End::Program(settled.run(rewrites)?))
+}
+
+/// Everything that is done once for all processes of the container.
+fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
+    sys::close_inherited_from(process::first_unwanted_fd(&plan.process))
+        .map_err(host(|| "close what LXC left open".to_owned()))?;
+    new_session()?;
+    umask(Mode::from_bits_truncate(0o022));
+    let proc = Proc::open()?;
+    shield(&proc, &plan.process)?;
+    process::new_keyring(&plan.process, &proc)?;
+    if let Some(namespace) = host_mounts {
+        enter_copy_of(&namespace)?;
+    }
+    if plan.cgroup_namespace == Toggle::On {
+        unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(host(|| "make a cgroup namespace".to_owned()))?;
+    }
+
+    let root = NewRoot::prepare(&plan.root)?;
+    let filesystems = Filesystems::mount(root.directory(), plan, &proc)?;
+    let devices = Devices::of(plan);
+    devices.make(root.directory(), &proc)?;
+    root.make_working_directory()?;
+    hooks::run_all(
+        &plan.create_container_hooks,
+        &plan.state_creating,
+        Stage::CreateContainer,
+    )?;
+    root.enter()?;
+
+    devices.replace_null_streams()?;
+    make_working_directory(&plan.process)?;
+    let terminal = plan.process.terminal.map(Terminal::open).transpose()?;
+    if let Some(terminal) = &terminal {
+        terminal.bind_console(&proc)?;
+    }
+    name_and_tune(plan, &proc)?;
+    labels::set_for_program(&proc, &plan.process.labels)?;
+    filesystems.make_readonly(&proc)?;
+    if plan.root.readonly == Toggle::On {
+        rootfs::make_root_readonly()?;
+    }
+    masks::protect(&proc, &plan.readonly_paths)?;
+    masks::mask(&proc, &plan.masked_paths, plan.mount_label.as_deref())?;
+    chdir("/").map_err(host(|| "change directory to /".to_owned()))?;
+    Ok(Furnished { terminal, proc })
+}
+
+/// The specification wants the pid as the container sees it; the host side knows another one.
+fn with_own_pid(mut plan: InitPlan) -> InitPlan {
+    for state in [&mut plan.state_creating, &mut plan.state_created] {
+        if let Some(changed) = replace_pid(state, getpid().as_raw()) {
+            *state = changed;
+        }
+    }
+    plan
+}
+
+/// Replaces the number of the first `"pid":`. Within a JSON string the quotes would be escaped, and
+/// annotations, which may have a key of that name, come after it.
+fn replace_pid(state: &str, pid: i32) -> Option<String> {
+    let (before, after) = state.split_once("\"pid\":")?;
+    let rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    Some(format!("{before}\"pid\":{pid}{rest}"))
+}
+
+/// A session of its own, so that a terminal can become its controlling one.
+pub(crate) fn new_session() -> Result<()> {
+    match setsid() {
+        Ok(_) => Ok(()),
+        // LXC made it leader already.
+        Err(Errno::EPERM) if getsid(None) == Ok(getpid()) => Ok(()),
+        Err(errno) => Err(host(|| "make a session".to_owned())(errno)),
+    }
+}
+
+/// Sets the OOM score, while its file belongs to us, and then closes `/proc/PID` to processes of
+/// the container: until execve this one still has what is not for them (CVE-2016-9962).
+pub(crate) fn shield(proc: &Proc, plan: &Process) -> Result<()> {
+    if let Some(score) = plan.oom_score_adj {
+        proc.set_oom_score_adj(score)?;
+    }
+    rights::set_dumpable(Dumpable::No).map_err(host(|| "become undumpable".to_owned()))
+}
+
+fn enter_copy_of(mounts: &OwnedFd) -> Result<()> {
+    setns(mounts, CloneFlags::CLONE_NEWNS)
+        .and_then(|()| unshare(CloneFlags::CLONE_NEWNS))
+        .map_err(host(|| "copy the host's mount namespace".to_owned()))
+}
+
+/// Makes the working directory of the program, as runc does; a program that joins later must do
+/// with what is there.
+fn make_working_directory(plan: &Process) -> Result<()> {
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&plan.cwd);
+    made.map_err(|error| {
+        let errno = match error.raw_os_error() {
+            Some(errno) if errno != Errno::EEXIST as i32 => errno,
+            _ => Errno::ENOTDIR as i32,
+        };
+        Error::Request {
+            step: format!("mkdir {}", plan.cwd),
+            errno,
+        }
+    })
+}
+
+fn name_and_tune(plan: &InitPlan, proc: &Proc) -> Result<()> {
+    if let Some(name) = &plan.hostname {
+        sethostname(name).map_err(host(|| format!("set host name {name}")))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rights::set_domainname(name).map_err(host(|| format!("set domain name {name}")))?;
+    }
+    plan.sysctl
+        .iter()
+        .try_for_each(|(name, value)| proc.set_sysctl(name, value))
+}
+
+/// The last steps, under the program's own rights; returns only on failure.
+fn become_program(plan: &InitPlan, prepared: &Prepared<'_>) -> Result<std::convert::Infallible> {
+    prepared.commit()?;
+    let hooks: Vec<Hook> = plan
+        .start_container_hooks
+        .iter()
+        .map(|hook| with_default_environment(hook, prepared.environment()))
+        .collect();
+    hooks::run_all(&hooks, &plan.state_created, Stage::StartContainer)?;
+    Err(prepared.execute())
+}
+
+/// A startContainer hook without an environment gets the program's: not in the specification, but
+/// what runc always did and hooks rely on.
+fn with_default_environment(hook: &Hook, environment: &[String]) -> Hook {
+    let env = if hook.env.is_empty() {
+        environment.to_vec()
+    } else {
+        hook.env.clone()
+    };
+    Hook {
+        env,
+        ..hook.clone()
+    }
+}

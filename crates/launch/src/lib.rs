@@ -1,0 +1,29 @@
+//! What happens between clone and execve of a container's process.
+//!
+//! The host side validates a bundle once into a closed [`plan::InitPlan`] or [`plan::ExecPlan`]
+//! and sends it over a socket ([`control`]); a process that already stands in the container's
+//! namespaces applies it. Nothing here reads config.json, and nothing here starts threads.
+
+mod cgroups;
+pub mod control;
+mod devices;
+mod environment;
+mod error;
+pub mod exec;
+mod executable;
+mod filesystems;
+pub mod hooks;
+pub mod init;
+mod labels;
+mod masks;
+pub mod plan;
+mod process;
+mod procfs;
+mod reaper;
+mod rootfs;
+mod scheduling;
+pub mod signals;
+mod start;
+mod terminal;
+
+pub use error::{Error, Result};

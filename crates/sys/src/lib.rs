@@ -1,0 +1,56 @@
+//! What nix and std lack at the system-call level; the only crate with unsafe code.
+//!
+//! Everything here is blocking, allocates only before a fork and says by its types who owns what.
+//! It decides nothing: no paths of ours, no logging, no retries beyond EINTR. Each call works, or
+//! fails with the kernel's errno, on Linux from 2.6.32; what is newer names its version.
+#![expect(
+    unsafe_code,
+    reason = "system calls without a safe wrapper are made here and nowhere else"
+)]
+
+mod access;
+pub mod bpf;
+pub mod btrfs;
+mod child;
+mod fd;
+pub mod filesystem;
+mod fs_context;
+mod inherited;
+mod ioctl;
+mod kernel;
+mod loop_device;
+pub mod memory;
+pub mod mount_api;
+#[cfg(test)]
+mod mounted_image;
+mod netlink;
+#[cfg(test)]
+mod old_kernel;
+pub mod process;
+pub mod project_quota;
+pub mod pty;
+pub mod quota_events;
+mod raw;
+pub mod scheduling;
+mod socket;
+mod spawn;
+mod user_namespace;
+mod xattr;
+
+pub use access::may_execute;
+pub use child::{Child, ExitStatus, reap, watch};
+pub use fd::{memfd_sealed, pipe_cloexec};
+pub use fs_context::FsContext;
+pub use inherited::{close_inherited_from, take_inherited_fd};
+pub use kernel::Kernel;
+pub use loop_device::{LoopAccess, LoopCache, LoopDevice, LoopOptions};
+pub use nix::sched::CloneFlags;
+pub use nix::sys::signal::Signal;
+pub use nix::unistd::Pid;
+pub use process::set_subreaper;
+pub use socket::{
+    Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
+};
+pub use spawn::{Place, Source, Spawn};
+pub use user_namespace::user_namespace;
+pub use xattr::set_xattr;
