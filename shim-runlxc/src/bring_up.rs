@@ -1,0 +1,319 @@
+//! From a plan to an init that waits for `start`.
+//!
+//! ```text
+//!   journal ─> lxc-start ─────────> Hello ─> Enter ─> hooks ─> Init(plan) ────────> Ready ─> created
+//!                 └─ meanwhile: cgroups │                             └─ meanwhile: LXC's leavings
+//!                                       └─ lxc-start is killed, init is ours or the caller's
+//! ```
+//! Whatever fails, `progress.rs` undoes all of it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use bundle::{NamespaceKind, Plan, TimeOffset, names};
+use cgroups::{Cgroup, CgroupPaths, Layout};
+use launch::control::{FromStub, ToStub};
+use launch::plan::PlannedMount;
+use mounts::Mount;
+use mounts::flags::SHARED;
+use sys::{Child, Signal};
+
+use crate::channel::Channel;
+use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT, LXC_LIMIT};
+use crate::create::{Parent, Request, Stdio, host_hooks, with_hooks};
+use crate::delete;
+use crate::journal::{Journal, Phase};
+use crate::lxc::{self, LockFolders, Lxc, Mounts, Start};
+use crate::lxc_config::{self, Rendered};
+use crate::process::ProcessId;
+use crate::progress::Progress;
+use crate::state_dir::StateDir;
+use crate::{Error, Result, inherited, out_of_memory, stub};
+
+/// One try to make a container, with the state directory made.
+pub(crate) struct Attempt<'a> {
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) plan: &'a Plan,
+    pub(crate) dir: &'a StateDir,
+}
+
+/// What lxc-start is run with.
+struct Tools {
+    lxc: Lxc,
+    rendered: Rendered,
+    mounts: Mounts,
+}
+
+impl Attempt<'_> {
+    /// Gives the container and the master of its terminal.
+    pub(crate) fn bring_up(
+        &self,
+        paths: CgroupPaths,
+        progress: &mut Progress,
+    ) -> Result<(Container, Option<OwnedFd>)> {
+        let lxc = Lxc::find(Path::new(lxc::VERSION_CACHE))?;
+        let name = lxc_config::name_of(self.dir.path());
+        let tools = self.tools(lxc, &name, paths.layout)?;
+        let Progress {
+            journal,
+            monitor,
+            init: child,
+        } = progress;
+        let journal = journal.insert(Journal {
+            lxc_cgroups: tools.rendered.cgroups.clone(),
+            ..Journal::of(self.plan, name, paths)
+        });
+        journal.write(self.dir)?;
+        if let Some(filter) = &self.plan.init.process.seccomp {
+            self.dir.write_filter(filter)?;
+        }
+
+        // Before lxc-start, which speaks on the program's stderr when it is ended early.
+        let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
+        let (mut channel, theirs) = Channel::pair("lxc-start", LXC_LIMIT)?;
+        let coming_up = LockFolders::in_use();
+        let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
+        cgroup.apply(&self.plan.resources)?;
+        let pid = self.hello(&mut channel, monitor)?;
+        drop(coming_up);
+
+        if self.request.parent == Parent::Us {
+            // Before its parent dies, so that no reaper takes it for a stray orphan.
+            *child = Some(Child::adopt(pid));
+        }
+        monitor
+            .kill(Signal::SIGKILL)
+            .map_err(Error::io("kill lxc-start"))?;
+        let init = ProcessId::of(pid.as_raw())?;
+        journal.init = Some(init);
+        journal.write(self.dir)?;
+        cgroup.attach_unified(init.as_pid())?;
+        let limit = self.plan.resources.memory.limit;
+        let explain = |error| out_of_memory::explain(&cgroup, limit, error);
+        channel.wait_for("the stub's word that it is in its cgroups", LXC_LIMIT);
+        channel
+            .enter("the stub", &cgroup.open_tasks()?)
+            .map_err(explain)?;
+        host_hooks(self.plan, init.pid)?;
+        self.send_plan(&mut channel, journal, init)
+            .map_err(explain)?;
+        // The stub is at work: time to clean up behind LXC.
+        await_end(monitor)?;
+        delete::remove_lxc_cgroups(journal)?;
+        let terminal = self.ready(&channel).map_err(explain)?;
+        journal.phase = Phase::Created;
+        journal.write(self.dir)?;
+        let (dir, journal) = (self.dir.clone(), journal.clone());
+        Ok((
+            Container {
+                dir,
+                journal,
+                cgroup,
+            },
+            terminal,
+        ))
+    }
+
+    /// Version 2 is one hierarchy, and LXC has to see that it is alone. In a user namespace the
+    /// stub cannot get back to the host's mounts, where the container's cgroups are.
+    fn tools(&self, lxc: Lxc, name: &str, layout: Layout) -> Result<Tools> {
+        let user = self
+            .plan
+            .namespaces
+            .iter()
+            .any(|n| n.kind == NamespaceKind::User);
+        let mounts = if layout == Layout::V2 || user || !lxc.version.can_do_without_cgroups() {
+            Mounts::Copy
+        } else {
+            Mounts::without_cgroups()
+        };
+        let request = lxc_config::Request {
+            name,
+            stub: stub::path()?,
+            namespaces: &self.plan.namespaces,
+            uid_maps: &self.plan.uid_maps,
+            gid_maps: &self.plan.gid_maps,
+            cgroups: match mounts {
+                Mounts::Copy => lxc_config::Cgroups::Seen,
+                Mounts::WithoutCgroups(_) => lxc_config::Cgroups::Hidden,
+            },
+        };
+        let rendered = lxc_config::render(lxc.version, &request)?;
+        Ok(Tools {
+            lxc,
+            rendered,
+            mounts,
+        })
+    }
+
+    fn send_plan(&self, channel: &mut Channel, journal: &Journal, init: ProcessId) -> Result<()> {
+        let limit = with_hooks(CREATE_LIMIT, &self.plan.init.create_container_hooks);
+        channel.wait_for("the stub's word that the container is set up", limit);
+        let host_mounts = self.host_mounts(journal)?;
+        let fds: Vec<_> = host_mounts.iter().map(AsFd::as_fd).collect();
+        channel.send_with(&ToStub::Init(Box::new(self.plan.init_for(init.pid))), &fds)
+    }
+
+    fn start_lxc(&self, tools: Tools, name: &str, control: OwnedFd) -> Result<Child> {
+        let Tools {
+            lxc,
+            rendered,
+            mounts,
+        } = tools;
+        let config = self.dir.lxc_config();
+        StateDir::write(&config, rendered.text.as_bytes())?;
+        let listener = self.listen()?;
+        let control_fd = inherited::end(self.request.inherited_fds);
+        let start_fd = control_fd + 1;
+        let stub = stub::path()?.to_string_lossy().into_owned();
+        let init = [
+            stub,
+            "init".to_owned(),
+            control_fd.to_string(),
+            start_fd.to_string(),
+        ];
+        let log = self.dir.lxc_log();
+        // lxc-start appends to it, and ends without a word where it cannot be made.
+        StateDir::write(&log, b"")?;
+        let mut spawn = lxc.spawn(Start {
+            name,
+            config: &config,
+            log: &log,
+            arguments: &rendered.arguments,
+            init: &init,
+            mounts,
+            namespaces: self.joined_namespaces()?,
+            time: self.time_offsets(),
+        })?;
+        if let Stdio::Streams([stdin, stdout, stderr]) = self.request.stdio {
+            spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
+        }
+        inherited::pass_on(spawn, self.request.inherited_fds)?
+            .fd(control_fd, control)
+            .fd(start_fd, OwnedFd::from(listener))
+            .spawn()
+            .map_err(Error::on("start", &lxc.program))
+    }
+
+    /// The socket that `start` connects to. Bound by way of the directory's descriptor, because
+    /// the path of a socket has at most 107 bytes.
+    fn listen(&self) -> Result<UnixListener> {
+        let dir = File::open(self.dir.path()).map_err(Error::on("open", self.dir.path()))?;
+        let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), names::START_SOCKET);
+        UnixListener::bind(path).map_err(Error::on("bind", &self.dir.start_socket()))
+    }
+
+    /// As `/proc/PID/timens_offsets` takes them; none without a new time namespace.
+    fn time_offsets(&self) -> Option<String> {
+        let mut namespaces = self.plan.namespaces.iter();
+        namespaces.find(|n| n.kind == NamespaceKind::Time && n.path.is_none())?;
+        let line = |(clock, offset): (&String, &TimeOffset)| {
+            format!("{clock} {} {}\n", offset.seconds, offset.nanoseconds)
+        };
+        Some(self.plan.time_offsets.iter().map(line).collect())
+    }
+
+    fn joined_namespaces(&self) -> Result<Vec<(OwnedFd, sys::CloneFlags)>> {
+        let by_path = self
+            .plan
+            .namespaces
+            .iter()
+            .filter_map(|n| Some((n.kind, n.path.as_ref()?)));
+        by_path
+            .map(|(kind, path)| {
+                let file = File::open(path).map_err(Error::on("open namespace", path))?;
+                Ok((
+                    file.into(),
+                    sys::CloneFlags::from_bits_retain(kind.clone_flag()),
+                ))
+            })
+            .collect()
+    }
+
+    /// Waits for the stub; gives its host pid, as the kernel tells it.
+    fn hello(&self, channel: &mut Channel, monitor: &mut Child) -> Result<sys::Pid> {
+        channel.wait_for("lxc-start", LXC_LIMIT);
+        let said = || lxc::reason(&self.dir.lxc_log());
+        // Killed before init runs, it leaves a child behind that holds the stub's end and waits
+        // for it without end.
+        let word = match channel.await_word(monitor) {
+            Ok(Some(status)) => {
+                let ended = || format!("lxc-start ended with {} before init ran", status.code());
+                return Err(Error::Lxc {
+                    said: said().unwrap_or_else(ended),
+                });
+            }
+            Ok(None) => channel.hello("the stub"),
+            Err(timeout) => Err(timeout),
+        };
+        match word {
+            Ok(Some(pid)) => Ok(pid),
+            Ok(None) => Err(Error::Lxc {
+                said: said().unwrap_or_else(|| "it ended without a word".to_owned()),
+            }),
+            Err(Error::Timeout { limit, .. }) => Err(Error::Lxc {
+                said: format!(
+                    "no container after {limit:?}{}",
+                    said().map_or(String::new(), |s| format!(": {s}"))
+                ),
+            }),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// LXC's mount namespace has nothing but slaves of the host's mounts, and may lack cgroups.
+    /// Where something is to be shared with the host, or cgroups to be seen, the stub makes
+    /// another one from the host's.
+    fn host_mounts(&self, journal: &Journal) -> Result<Option<File>> {
+        let shared = |mount: &Mount| {
+            mount
+                .options
+                .propagation
+                .iter()
+                .any(|flags| flags & SHARED != 0)
+        };
+        let root = self.plan.init.root.propagation & SHARED != 0;
+        let mounts = self.plan.init.mounts.iter().any(|planned| match planned {
+            PlannedMount::Plain(mount) | PlannedMount::Cgroup { mount, .. } => shared(mount),
+        });
+        let hidden = journal.lxc_cgroups.is_empty();
+        if !root && !mounts && !hidden {
+            return Ok(None);
+        }
+        let path = Path::new("/proc/self/ns/mnt");
+        File::open(path).map(Some).map_err(Error::on("open", path))
+    }
+
+    fn ready(&self, channel: &Channel) -> Result<Option<OwnedFd>> {
+        let vanished = |hint: &str| Error::Vanished {
+            what: "the container's init, while it was set up,",
+            hint: hint.to_owned(),
+        };
+        let Some(mut ready) = channel.receive()? else {
+            return Err(vanished(""));
+        };
+        if ready.message != FromStub::Ready {
+            return Err(vanished(": it said hello twice"));
+        }
+        match (self.request.stdio, ready.fds.pop()) {
+            (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
+            (_, terminal) => Ok(terminal),
+        }
+    }
+}
+
+/// Waits for a killed lxc-start: init has another parent then.
+fn await_end(monitor: &mut Child) -> Result<()> {
+    match monitor
+        .wait_timeout(KILL_LIMIT)
+        .map_err(Error::io("wait for lxc-start"))?
+    {
+        Some(_) => Ok(()),
+        None => Err(Error::Timeout {
+            what: "the end of lxc-start",
+            limit: KILL_LIMIT,
+        }),
+    }
+}

@@ -1,0 +1,254 @@
+//! Staying with a process: its signals, its terminal, its exit code.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{self, SetArg, Termios};
+use nix::unistd::{read, write};
+use sys::{Child, Signal, pty};
+
+use crate::{Error, Result};
+
+/// Bytes on their way in one direction.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Ready to stay: signals are ours, the caller's terminal is raw.
+pub(crate) struct Foreground {
+    signals: SignalFd,
+    terminal: Option<Attached>,
+}
+
+/// Takes over signals, and the caller's terminal when the process has one of its own.
+pub(crate) fn attach(terminal: Option<OwnedFd>) -> Result<Foreground> {
+    let mask = SigSet::all();
+    mask.thread_block()
+        .map_err(|e| Error::io("block signals")(e.into()))?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| Error::io("make a signalfd")(e.into()))?;
+    Ok(Foreground {
+        signals,
+        terminal: terminal.map(Attached::new).transpose()?,
+    })
+}
+
+impl Foreground {
+    /// Passes signals, input and output on until `child` has ended; gives its code, or 128 and the
+    /// number of the signal that killed it.
+    pub(crate) fn wait(mut self, mut child: Child) -> Result<ExitCode> {
+        loop {
+            if let Some(status) = child
+                .try_wait()
+                .map_err(Error::io("wait for the process"))?
+            {
+                if let Some(terminal) = &mut self.terminal {
+                    terminal.drain();
+                }
+                return Ok(ExitCode::from(
+                    u8::try_from(status.code()).unwrap_or(u8::MAX),
+                ));
+            }
+            self.wait_for_something()?;
+            // Orphans of a container in our pid namespace: nobody else waits for them.
+            sys::reap();
+            self.pass_signals(&child)?;
+            if let Some(terminal) = &mut self.terminal {
+                terminal.copy();
+            }
+        }
+    }
+
+    fn wait_for_something(&self) -> Result<()> {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(terminal) = &self.terminal {
+            fds.extend(terminal.polled());
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(e) => Err(Error::io("poll")(e.into())),
+        }
+    }
+
+    fn pass_signals(&self, child: &Child) -> Result<()> {
+        loop {
+            let signal = match self.signals.read_signal() {
+                Ok(Some(info)) => i32::try_from(info.ssi_signo).unwrap_or_default(),
+                Ok(None) | Err(Errno::EINTR) => return Ok(()),
+                Err(e) => return Err(Error::io("read a signalfd")(e.into())),
+            };
+            if signal == Signal::SIGCHLD as i32 || signal == Signal::SIGPIPE as i32 {
+                continue; // Ours: the loop looks at the child, writes tell of broken pipes.
+            }
+            match &self.terminal {
+                Some(terminal) if signal == Signal::SIGWINCH as i32 => terminal.resize(),
+                _ => match child.kill_number(signal) {
+                    Err(e) if e.raw_os_error() != Some(Errno::ESRCH as i32) => {
+                        return Err(Error::io(format!("pass on signal {signal}"))(e));
+                    }
+                    _ => {} // Sent, or it has just ended.
+                },
+            }
+        }
+    }
+}
+
+/// A process's terminal, connected to our standard streams.
+struct Attached {
+    master: OwnedFd,
+    streams: (io::Stdin, io::Stdout),
+    input: Flow,
+    output: Flow,
+    raw: Option<Raw>,
+}
+
+impl Attached {
+    fn new(master: OwnedFd) -> Result<Self> {
+        let failed = |e: Errno| Error::io("prepare the terminal")(e.into());
+        let flags = OFlag::from_bits_retain(fcntl(&master, FcntlArg::F_GETFL).map_err(failed)?);
+        fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
+        let attached = Self {
+            master,
+            streams: (io::stdin(), io::stdout()),
+            input: Flow::default(),
+            output: Flow::default(),
+            raw: Raw::set().map_err(failed)?,
+        };
+        attached.resize();
+        Ok(attached)
+    }
+
+    /// Gives it the size of the caller's terminal; without one it keeps what it has.
+    fn resize(&self) {
+        let Some(raw) = &self.raw else { return };
+        if let Ok(size) = pty::window_size(&raw.terminal)
+            && let Err(error) = pty::set_window_size(&self.master, size)
+        {
+            tracing::debug!(%error, "window size cannot be passed on");
+        }
+    }
+
+    fn polled(&self) -> Vec<PollFd<'_>> {
+        let mut fds = Vec::new();
+        let mut master = PollFlags::empty();
+        if self.input.wants_more() {
+            fds.push(PollFd::new(self.streams.0.as_fd(), PollFlags::POLLIN));
+        }
+        if self.output.wants_more() {
+            master |= PollFlags::POLLIN;
+        }
+        if self.input.has_some() {
+            master |= PollFlags::POLLOUT;
+        }
+        if !master.is_empty() {
+            fds.push(PollFd::new(self.master.as_fd(), master));
+        }
+        fds
+    }
+
+    fn copy(&mut self) {
+        if readable(self.streams.0.as_fd()) {
+            self.input.fill(self.streams.0.as_fd());
+        }
+        self.input.empty_into(self.master.as_fd());
+        self.output.fill(self.master.as_fd());
+        self.output.empty_into(self.streams.1.as_fd());
+    }
+
+    /// Copies what is left of the output once the process has ended.
+    fn drain(&mut self) {
+        while self.output.wants_more() {
+            self.output.fill(self.master.as_fd());
+            if !self.output.has_some() {
+                return;
+            }
+            self.output.empty_into(self.streams.1.as_fd());
+        }
+    }
+}
+
+/// One direction: read when empty, written when not.
+#[derive(Default)]
+struct Flow {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+impl Flow {
+    fn wants_more(&self) -> bool {
+        self.bytes.is_empty() && !self.ended
+    }
+
+    fn has_some(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// Reads once. EIO on a master says that nobody has the slave any more.
+    fn fill(&mut self, from: BorrowedFd<'_>) {
+        if !self.wants_more() {
+            return;
+        }
+        let mut buffer = [0; BUFFER_BYTES];
+        match read(from, &mut buffer) {
+            Ok(0) => self.ended = true,
+            Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_errno) => self.ended = true,
+        }
+    }
+
+    /// Writes as much as fits; what nobody reads any more is dropped.
+    fn empty_into(&mut self, to: BorrowedFd<'_>) {
+        while self.has_some() {
+            match write(to, &self.bytes) {
+                Ok(count) => drop(self.bytes.drain(..count)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(_errno) => {
+                    self.bytes.clear();
+                    self.ended = true;
+                }
+            }
+        }
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
+/// The caller's terminal in raw mode; as it was when this is dropped.
+struct Raw {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Raw {
+    /// None when no standard stream is a terminal.
+    fn set() -> nix::Result<Option<Self>> {
+        let streams = (io::stdin(), io::stdout(), io::stderr());
+        let found = [streams.2.as_fd(), streams.1.as_fd(), streams.0.as_fd()]
+            .into_iter()
+            .find_map(|stream| Some((stream, termios::tcgetattr(stream).ok()?)));
+        let Some((stream, before)) = found else {
+            return Ok(None);
+        };
+        let terminal = nix::unistd::dup(stream)?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
+        Ok(Some(Self { terminal, before }))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // The terminal may be gone; there is nothing to restore then.
+        let _gone = termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
+    }
+}

@@ -1,0 +1,233 @@
+//! `create`, `start`, `run`, `kill`, `delete`, `pause` and `resume`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use bundle::Bundle;
+use launch::plan::{RootEntry, Toggle};
+
+use super::arguments::{Create, Delete, Id, Kill, Run};
+use super::{console, foreground, signal};
+use crate::container::Container;
+use crate::create::{self, Created, Parent, Stdio};
+use crate::delete::{self, Running};
+use crate::host::Host;
+use crate::id::ContainerId;
+use crate::{Error, Result};
+
+/// The three of this process, to be lent to a container's.
+pub(crate) struct OwnStreams(io::Stdin, io::Stdout, io::Stderr);
+
+impl OwnStreams {
+    pub(crate) fn get() -> Self {
+        Self(io::stdin(), io::stdout(), io::stderr())
+    }
+
+    pub(crate) fn lend(&self) -> Stdio<'_> {
+        let fds: [BorrowedFd<'_>; 3] = [self.0.as_fd(), self.1.as_fd(), self.2.as_fd()];
+        Stdio::Streams(fds)
+    }
+}
+
+/// Whether we stay with the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Until it ends.
+    Foreground,
+    /// No longer than it takes to start it.
+    Detach,
+}
+
+/// Whether anybody takes the terminal: the console socket if and only if we do not stay.
+pub(crate) fn check_terminal(terminal: Toggle, stay: Stay, socket: Option<&Path>) -> Result<()> {
+    match (terminal, stay, socket) {
+        (Toggle::On, Stay::Detach, None) => Err(Error::Usage(
+            "cannot allocate tty if runlxc will detach without setting console socket".into(),
+        )),
+        (Toggle::On, Stay::Foreground, Some(_)) | (Toggle::Off, _, Some(_)) => Err(Error::Usage(
+            "cannot use console socket if runlxc will not detach or allocate tty".into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `runlxc create ID`
+pub(crate) fn create(root: &Path, arguments: &Create) -> Result<ExitCode> {
+    let made = make(root, arguments, Stay::Detach, Parent::Above)?;
+    tell(arguments.listeners(), made)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Who waits for news of a new container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listeners<'a> {
+    /// Gets the master of its terminal.
+    pub(crate) console_socket: Option<&'a Path>,
+    /// Gets a pidfd of init.
+    pub(crate) pidfd_socket: Option<&'a Path>,
+    /// Gets init's pid.
+    pub(crate) pid_file: Option<&'a Path>,
+}
+
+impl Create {
+    fn listeners(&self) -> Listeners<'_> {
+        Listeners {
+            console_socket: self.console_socket.as_deref(),
+            pidfd_socket: self.pidfd_socket.as_deref(),
+            pid_file: self.pid_file.as_deref(),
+        }
+    }
+}
+
+fn make(root: &Path, arguments: &Create, stay: Stay, parent: Parent) -> Result<Created> {
+    let id = ContainerId::parse(&arguments.container_id)?;
+    let bundle = Bundle::load(&arguments.bundle)?;
+    let process = bundle.spec().process().as_ref();
+    let terminal = process
+        .and_then(|process| process.terminal())
+        .unwrap_or(false);
+    let terminal = if terminal { Toggle::On } else { Toggle::Off };
+    check_terminal(terminal, stay, arguments.console_socket.as_deref())?;
+    let listen_fds = listen_fds();
+    let streams = OwnStreams::get();
+    create::create(
+        &Host::detect()?,
+        &create::Request {
+            root,
+            id: &id,
+            bundle: &bundle,
+            stdio: match terminal {
+                Toggle::On => Stdio::Terminal,
+                Toggle::Off => streams.lend(),
+            },
+            inherited_fds: listen_fds + arguments.preserve_fds,
+            more_env: match listen_fds {
+                0 => Vec::new(),
+                n => vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()],
+            },
+            new_keyring: if arguments.no_new_keyring {
+                Toggle::Off
+            } else {
+                Toggle::On
+            },
+            root_entry: if arguments.no_pivot {
+                RootEntry::MoveChroot
+            } else {
+                RootEntry::Pivot
+            },
+            parent,
+        },
+    )
+}
+
+/// How many sockets systemd passed to this process (sd_listen_fds(3)).
+fn listen_fds() -> u32 {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u32>().ok())
+    };
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}
+
+/// Hands out pid and terminal of a container whose init waits; undoes it all when that fails.
+pub(crate) fn tell(listeners: Listeners<'_>, made: Created) -> Result<Container> {
+    let told = made
+        .terminal
+        .as_ref()
+        .zip(listeners.console_socket)
+        .map_or(Ok(()), |(terminal, socket)| console::send(socket, terminal))
+        .and_then(|()| match listeners.pidfd_socket {
+            Some(socket) => console::send_pidfd(socket, made.container.init()?),
+            None => Ok(()),
+        })
+        .and_then(|()| match listeners.pid_file {
+            Some(file) => console::write_pid(file, made.container.pid()),
+            None => Ok(()),
+        });
+    if let Err(error) = told {
+        drop(made.init);
+        made.container.delete()?;
+        return Err(error);
+    }
+    Ok(made.container)
+}
+
+/// `runlxc start ID`
+pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
+    open(root, &id.container_id)?.start()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `runlxc run ID`
+pub(crate) fn run(root: &Path, arguments: &Run) -> Result<ExitCode> {
+    if arguments.detach {
+        let made = make(root, &arguments.create, Stay::Detach, Parent::Above)?;
+        let container = tell(arguments.create.listeners(), made)?;
+        return match container.start() {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                container.delete()?;
+                Err(error)
+            }
+        };
+    }
+    sys::set_subreaper().map_err(Error::io("become a subreaper"))?;
+    let mut made = make(root, &arguments.create, Stay::Foreground, Parent::Us)?;
+    let init = made.init.take().ok_or(Error::NotRunning)?;
+    let terminal = made.terminal.take();
+    let container = tell(arguments.create.listeners(), made)?;
+    let ended = foreground::attach(terminal).and_then(|foreground| {
+        container.start()?;
+        foreground.wait(init)
+    });
+    if ended.is_err() || !arguments.keep {
+        container.delete()?;
+    }
+    ended
+}
+
+/// `runlxc kill ID [SIGNAL]`
+pub(crate) fn kill(root: &Path, arguments: &Kill) -> Result<ExitCode> {
+    let container = open(root, &arguments.container_id)?;
+    let number = signal::parse(&arguments.signal)?;
+    if arguments.all {
+        container.kill_all(number)?;
+    } else {
+        container.kill(number)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `runlxc delete ID`
+pub(crate) fn delete(root: &Path, arguments: &Delete) -> Result<ExitCode> {
+    let id = ContainerId::parse(&arguments.container_id)?;
+    let running = if arguments.force {
+        Running::Kill
+    } else {
+        Running::Refuse
+    };
+    delete::delete(root, &id, running)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `runlxc pause ID`
+pub(crate) fn pause(root: &Path, id: &Id) -> Result<ExitCode> {
+    open(root, &id.container_id)?.pause()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `runlxc resume ID`
+pub(crate) fn resume(root: &Path, id: &Id) -> Result<ExitCode> {
+    open(root, &id.container_id)?.resume()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn open(root: &Path, id: &str) -> Result<Container> {
+    Container::open(root, &ContainerId::parse(id)?)
+}

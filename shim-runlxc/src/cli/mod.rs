@@ -1,0 +1,207 @@
+//! The command `runlxc`: runc's commands, options and words over this crate's library.
+//!
+//! A failure is one line on standard error, and in the log when that is a file.
+
+mod arguments;
+mod checkpoint;
+mod console;
+mod cpuset;
+mod events;
+mod exec;
+mod foreground;
+mod lifecycle;
+mod list;
+mod log;
+mod ps;
+mod quantity;
+mod signal;
+mod stats;
+mod update;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use launch::plan::Toggle;
+use nix::unistd::{getegid, geteuid};
+use tracing::Level;
+
+use self::arguments::{Arguments, Command, Spec};
+use self::log::Target;
+use crate::host::Host;
+use crate::{Error, Result, features};
+
+/// What a failed exec exits with, as runc's: not to be taken for the program's own 1.
+const EXEC_FAILED: u8 = 255;
+
+/// The command's `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    run(std::env::args_os().collect())
+}
+
+fn run(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            return fail(Target::Stderr, &usage(&error), ExitCode::FAILURE);
+        }
+        Err(help) => {
+            // A closed standard stream is no reason to fail.
+            let _closed = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    if arguments.version {
+        let printed = print(&version());
+        return if printed.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    let Some(command) = &arguments.command else {
+        let _closed = Arguments::command().print_help();
+        return ExitCode::FAILURE;
+    };
+    let level = if arguments.debug {
+        Level::DEBUG
+    } else {
+        Level::WARN
+    };
+    let target = match log::init(arguments.log.as_deref(), arguments.log_format, level) {
+        Ok(target) => target,
+        Err(error) => return fail(Target::Stderr, &error.chain(), ExitCode::FAILURE),
+    };
+    match perform(&arguments, command) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = match command {
+                Command::Exec(_) => ExitCode::from(EXEC_FAILED),
+                _ => ExitCode::FAILURE,
+            };
+            fail(target, &sentence(command, &error), code)
+        }
+    }
+}
+
+/// What is wrong with the command line and what may have been meant, without the usage that follows.
+fn usage(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let (first, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let tip = rest.trim_start().strip_prefix("tip: ");
+    let tip = tip.map(|tip| tip.split("\n\n").next().unwrap_or_default());
+    let in_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let first = in_line(first.trim_start_matches("error: "));
+    match tip {
+        Some(tip) => format!("{first}; {}; see --help", in_line(tip)),
+        None => format!("{first}; see --help"),
+    }
+}
+
+/// runc prefixes the failures of these commands only.
+fn sentence(command: &Command, error: &Error) -> String {
+    let text = error.chain();
+    match command {
+        Command::Create(_) | Command::Run(_) => format!("runlxc {} failed: {text}", command.name()),
+        Command::Exec(_) => format!("exec failed: {text}"),
+        _ => text,
+    }
+}
+
+fn fail(target: Target, text: &str, code: ExitCode) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _closed = writeln!(std::io::stderr(), "{}", text.replace('\n', " "));
+    if target == Target::File {
+        tracing::error!("{text}");
+    }
+    code
+}
+
+fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
+    if arguments.systemd_cgroup {
+        return Err(Error::unsupported(
+            "--systemd-cgroup",
+            "cgroups are made in cgroupfs; it is not available yet",
+        ));
+    }
+    let root = absolute_root(&arguments.root)?;
+    match command {
+        Command::Create(create) => lifecycle::create(&root, create),
+        Command::Start(id) => lifecycle::start(&root, id),
+        Command::Run(run) => lifecycle::run(&root, run),
+        Command::State(id) => list::state(&root, id),
+        Command::Kill(kill) => lifecycle::kill(&root, kill),
+        Command::Delete(delete) => lifecycle::delete(&root, delete),
+        Command::Exec(exec) => exec::exec(&root, exec),
+        Command::Pause(id) => lifecycle::pause(&root, id),
+        Command::Resume(id) => lifecycle::resume(&root, id),
+        Command::Update(update) => update::update(&root, update),
+        Command::Ps(ps) => ps::ps(&root, ps),
+        Command::Events(events) => events::events(&root, events),
+        Command::Checkpoint(checkpoint) => checkpoint::checkpoint(&root, checkpoint),
+        Command::Restore(restore) => checkpoint::restore(&root, restore),
+        Command::List(list) => list::list(&root, list),
+        Command::Spec(spec) => write_spec(spec),
+        Command::Features => print_features(),
+    }
+}
+
+fn absolute_root(root: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(root).map_err(Error::on("resolve --root", root))?;
+    if absolute == Path::new("/") {
+        return Err(Error::Usage(
+            "Option --root argument should not be set to /".into(),
+        ));
+    }
+    Ok(absolute)
+}
+
+fn print(text: &str) -> Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Error::io("write to standard output"))
+}
+
+fn version() -> String {
+    let (version, spec) = (crate::VERSION, bundle::state::OCI_VERSION);
+    let commit = if crate::REVISION.is_empty() {
+        "unknown"
+    } else {
+        crate::REVISION
+    };
+    format!("runlxc version {version}\ncommit: {commit}\nspec: {spec}\n")
+}
+
+fn print_features() -> Result<ExitCode> {
+    let document = features::document(&Host::detect()?);
+    print(&format!("{document:#}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_spec(spec: &Spec) -> Result<ExitCode> {
+    let path = spec.bundle.join(bundle::names::CONFIG);
+    let unified = Host::detect()?.hierarchies.layout() == cgroups::Layout::V2;
+    let own_cgroups = if unified { Toggle::On } else { Toggle::Off };
+    let text = if spec.rootless {
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        bundle::example::rootless(own_cgroups, uid, gid)
+    } else {
+        bundle::example::text(own_cgroups)
+    };
+    match std::fs::File::create_new(&path) {
+        Ok(mut file) => file
+            .write_all(text.as_bytes())
+            .map_err(Error::on("write", &path))?,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::Usage(format!(
+                "File {} exists. Remove it first",
+                bundle::names::CONFIG
+            )));
+        }
+        Err(e) => return Err(Error::on("create", &path)(e)),
+    }
+    Ok(ExitCode::SUCCESS)
+}

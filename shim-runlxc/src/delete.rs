@@ -1,0 +1,153 @@
+//! Undoing a container, from its journal alone: after kill -9 of anything, and more than once.
+
+use std::path::Path;
+
+use bundle::{State, Status};
+use cgroups::Cgroup;
+use launch::hooks::{self, Place, Stage};
+use sys::Signal;
+
+use crate::container::{Container, KILL_LIMIT};
+use crate::id::ContainerId;
+use crate::journal::Journal;
+use crate::state_dir::StateDir;
+use crate::{Error, Result, lxc, wait};
+
+/// What to do with a container that still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// Refuse.
+    Refuse,
+    /// Kill it. Nothing there is success.
+    Kill,
+}
+
+/// Removes the container `id` below the state root; one that was never started is killed.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::State`] for one that runs, [`Error::Leftover`].
+pub fn delete(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
+    let container = match Container::open(root, id) {
+        Ok(container) => container,
+        Err(Error::NotFound) => return no_journal(root, id, running),
+        Err(error) => return Err(error),
+    };
+    let status = container.status()?;
+    if running == Running::Refuse && !matches!(status, Status::Stopped | Status::Created) {
+        return Err(Error::State(format!(
+            "cannot delete container {id} that is not stopped: {}",
+            status.as_str()
+        )));
+    }
+    container.delete()
+}
+
+/// A directory whose creator died before the first word of its journal: nothing else was done.
+fn no_journal(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
+    let dir = StateDir::at(root, id);
+    // Seeing no lock is not enough: a creator may come between that and the removal, or be done.
+    if dir.exists()
+        && !dir.is_locked()?
+        && let Ok(locked) = dir.lock()
+        && dir.is(&locked)
+        && matches!(Container::open(root, id), Err(Error::NotFound))
+    {
+        dir.remove()?;
+    }
+    match running {
+        Running::Kill => Ok(()),
+        Running::Refuse => Err(Error::NotFound),
+    }
+}
+
+impl Container {
+    /// Kills what is left, removes it all, runs poststop hooks.
+    ///
+    /// # Errors
+    /// [`Error::Leftover`]; what could be removed was. It can be tried again.
+    pub fn delete(&self) -> Result<()> {
+        undo(&self.dir, &self.journal)
+    }
+}
+
+/// As [`Container::delete`]. Tries every step, whatever the ones before it said.
+pub(crate) fn undo(dir: &StateDir, journal: &Journal) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let mut left = Vec::new();
+    let mut note = |done: Result<()>| {
+        if let Err(error) = done {
+            left.push(error.chain());
+        }
+    };
+    note(kill_init(journal));
+    note(remove_own(journal));
+    note(remove_lxc_cgroups(journal));
+    note(lxc::remove_locks());
+    if !left.is_empty() {
+        return Err(Error::Leftover { what: left });
+    }
+    dir.remove()?;
+    poststop(journal);
+    Ok(())
+}
+
+fn kill_init(journal: &Journal) -> Result<()> {
+    let Some(init) = journal.init else {
+        return lxc::kill_strays(&journal.lxc_name);
+    };
+    init.kill()?;
+    let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+    if cgroup.is_frozen()? {
+        cgroup.thaw()?; // Frozen by version 1, it would not die.
+    }
+    wait::until_ended(init, KILL_LIMIT)
+}
+
+fn remove_own(journal: &Journal) -> Result<()> {
+    let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+    if journal.init.is_some() {
+        cgroup.kill_all(Signal::SIGKILL as i32)?;
+    } else if !cgroup.procs()?.is_empty() {
+        return Ok(()); // Nobody of ours was ever in it: it is somebody else's.
+    }
+    Ok(cgroup.delete()?)
+}
+
+/// Removes the cgroups that LXC made, with a monitor that outlived its maker.
+pub(crate) fn remove_lxc_cgroups(journal: &Journal) -> Result<()> {
+    for paths in journal.lxc_paths() {
+        let cgroup = Cgroup::from_paths(paths);
+        if !cgroup.procs()?.is_empty() {
+            cgroup.kill_all(Signal::SIGKILL as i32)?;
+        }
+        cgroup.delete()?;
+    }
+    Ok(())
+}
+
+/// runtime-spec runtime.md, Lifecycle: a failed poststop hook is logged, and the others run.
+fn poststop(journal: &Journal) {
+    if journal.hooks_poststop.is_empty() {
+        return;
+    }
+    let state = State {
+        oci_version: bundle::state::OCI_VERSION,
+        id: &journal.id,
+        status: Status::Stopped,
+        pid: 0,
+        bundle: &journal.bundle,
+        annotations: &journal.annotations,
+    };
+    let state = state.to_json();
+    for (index, hook) in journal.hooks_poststop.iter().enumerate() {
+        let place = Place {
+            stage: Stage::Poststop,
+            index: Some(index),
+        };
+        if let Err(error) = hooks::run(hook, &state, place) {
+            tracing::warn!(container = %journal.id, error = %Error::from(error).chain(), "poststop hook failed");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Further processes in a running container.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use bundle::{NamespaceKind, Status};
+use launch::control::{FromStub, ToStub};
+use launch::plan::{ExecPlan, JoinNamespace, Process};
+use sys::{Child, Place, Signal, Spawn};
+
+use crate::channel::Channel;
+use crate::container::{Container, EXEC_LIMIT};
+use crate::create::Stdio;
+use crate::process::ProcessId;
+use crate::stub::Image;
+use crate::{Error, Result, inherited, out_of_memory, stub};
+
+/// Whom we wait for.
+const JOINING: &str = "the process that joins the container";
+
+/// A process to run.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The program and its rights.
+    pub process: Process,
+    /// Its descriptors.
+    pub stdio: Stdio<'a>,
+    /// Further descriptors of the caller, from 3 up without a gap.
+    pub inherited_fds: u32,
+    /// Whether a paused container is good enough: the process starts to run when it is resumed.
+    pub paused: Paused,
+}
+
+/// What to do in a paused container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Refuse.
+    Refuse,
+    /// Go on, if it is resumed within [`EXEC_LIMIT`].
+    Ignore,
+}
+
+/// A process that stands in the container and waits for the word.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The process: our child.
+    pub child: Child,
+    /// The master of its terminal, when one was asked for.
+    pub terminal: Option<OwnedFd>,
+    channel: Channel,
+}
+
+impl Container {
+    /// Brings a process into the container, up to the last step before its program.
+    ///
+    /// # Errors
+    /// [`Error::State`] unless the container is created or runs; [`Error::Inside`] when the
+    /// request does not fit the image. No process is left then.
+    pub fn exec(&self, request: &Request<'_>) -> Result<Prepared> {
+        match self.status()? {
+            Status::Stopped => {
+                return Err(Error::State("cannot exec in a stopped container".into()));
+            }
+            Status::Paused if request.paused == Paused::Refuse => {
+                return Err(Error::State(
+                    "cannot exec in a paused container (use --ignore-paused to override)".into(),
+                ));
+            }
+            Status::Creating => {
+                return Err(Error::State(
+                    "cannot exec in a container in the creating state".into(),
+                ));
+            }
+            _ => {}
+        }
+        let init = self.init()?;
+        let kills = self.cgroup.oom_kills();
+        self.join(request, init)
+            .map_err(|error| out_of_memory::explain_exec(&self.cgroup, kills, error))
+            .map_err(stub::explain)
+    }
+
+    fn join(&self, request: &Request<'_>, init: ProcessId) -> Result<Prepared> {
+        let (channel, theirs) = Channel::pair("the stub that joins the container", EXEC_LIMIT)?;
+        let mut stub = self.spawn_stub(request, init, theirs, &channel)?;
+        let plan = ExecPlan {
+            namespaces: self.namespaces(init),
+            process: request.process.clone(),
+        };
+        channel.send(&ToStub::Exec(Box::new(plan)))?;
+        let child = Child::adopt(channel.hello(JOINING)?.ok_or_else(|| vanished(""))?);
+        // The stub has opened the namespaces by now. Was the number in their paths init's until
+        // then? If not, the process ends here, before it ran anything.
+        init.signal(0)?;
+        let Some(mut ready) = channel.receive()? else {
+            return Err(vanished(""));
+        };
+        if ready.message != FromStub::Ready {
+            return Err(vanished(": it did not get ready"));
+        }
+        let terminal = ready.fds.pop();
+        if terminal.is_none() && matches!(request.stdio, Stdio::Terminal) {
+            return Err(vanished(": it sent no terminal"));
+        }
+        // It has forked the process into the container and ends by itself.
+        stub.wait_timeout(channel.left())
+            .map_err(Error::io("wait for the joining stub"))?;
+        Ok(Prepared {
+            child,
+            terminal,
+            channel,
+        })
+    }
+
+    /// The stub, in the container's cgroups.
+    fn spawn_stub(
+        &self,
+        request: &Request<'_>,
+        init: ProcessId,
+        control: OwnedFd,
+        channel: &Channel,
+    ) -> Result<Child> {
+        let image = Image::get(&self.dir)?;
+        let control_fd = inherited::end(request.inherited_fds);
+        let image_fd = control_fd + 1;
+        let mut spawn = Spawn::new(Path::new(&format!("/proc/self/fd/{image_fd}")))
+            .fd(image_fd, image.as_fd())
+            .argv0(stub::NAME)
+            .args(["exec".to_owned(), control_fd.to_string()])
+            .env_clear_set(Vec::new())
+            .new_session()
+            .pdeath_signal(Signal::SIGKILL);
+        if let Stdio::Streams([stdin, stdout, stderr]) = request.stdio {
+            spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
+        }
+        let spawn = inherited::pass_on(spawn, request.inherited_fds)?.fd(control_fd, control);
+        let cpus = &request.process.scheduling.cpus_initial;
+        let started = match self.cgroup.open_unified()? {
+            // The first affinity is for the time before it is in the cgroup.
+            Some(directory) if cpus.is_empty() => spawn.spawn_into_cgroup(directory.as_fd()),
+            Some(_) | None => spawn.spawn().map(|child| (child, Place::Outside)),
+        };
+        let (child, place) = started.map_err(Error::io("start runlxc-init"))?;
+        if !cpus.is_empty() {
+            sys::scheduling::set_cpu_affinity(child.pid().as_raw(), cpus).map_err(Error::io(
+                format!("run on the CPUs {cpus:?} of process.execCPUAffinity.initial"),
+            ))?;
+        }
+        if place == Place::Outside {
+            self.cgroup
+                .attach_unified_beside(init.as_pid(), child.pid())?;
+        }
+        channel.enter(JOINING, &self.cgroup.open_tasks()?)?;
+        Ok(child)
+    }
+
+    fn namespaces(&self, init: ProcessId) -> Vec<JoinNamespace> {
+        let kinds = NamespaceKind::ALL
+            .iter()
+            .filter(|kind| self.journal.namespaces.contains(kind));
+        let join = kinds.map(|kind| JoinNamespace {
+            flag: kind.clone_flag(),
+            path: format!("/proc/{}/ns/{}", init.pid, kind.proc_name()),
+        });
+        join.collect()
+    }
+}
+
+impl Prepared {
+    /// Lets it become its program; gives the process and its terminal.
+    ///
+    /// # Errors
+    /// [`Error::Inside`] with the reason why the program does not run; the process is gone.
+    pub fn start(self) -> Result<(Child, Option<OwnedFd>)> {
+        self.channel.send(&ToStub::Start)?;
+        match self.channel.receive()? {
+            None => Ok((self.child, self.terminal)),
+            Some(_) => Err(vanished(": it did not start")),
+        }
+    }
+}
+
+fn vanished(hint: &str) -> Error {
+    Error::Vanished {
+        what: JOINING,
+        hint: hint.to_owned(),
+    }
+}

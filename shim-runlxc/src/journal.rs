@@ -1,0 +1,199 @@
+//! What was done to the host for a container, on disk before it is done.
+//!
+//! `delete` reads this and nothing else, so it works after kill -9 of anything. One write before
+//! the first process and the first cgroup, one when init's pid is known.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bundle::capabilities::NONE as NO_CAPABILITIES;
+use bundle::{Namespace, NamespaceKind, Plan};
+use cgroups::{CgroupDir, CgroupPaths};
+use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling};
+use serde::{Deserialize, Serialize};
+
+use crate::container::START_LIMIT;
+use crate::create::with_hooks;
+use crate::process::ProcessId;
+use crate::state_dir::StateDir;
+use crate::{Error, Result};
+
+/// Version of the file's form; a later one is refused.
+const VERSION: u32 = 1;
+
+/// The journal of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Journal {
+    /// [`VERSION`] of the writer.
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system on the host.
+    pub rootfs: PathBuf,
+    /// When `create` began, in nanoseconds since 1970.
+    pub created_ns: u64,
+    /// Annotations of config.json.
+    pub annotations: BTreeMap<String, String>,
+    /// LXC's name of it.
+    pub lxc_name: String,
+    /// Cgroups LXC makes, by their path from the root of each hierarchy; gone once init stands in
+    /// its own.
+    pub lxc_cgroups: Vec<String>,
+    /// The container's own cgroup.
+    pub cgroup: CgroupPaths,
+    /// Namespaces that an exec must join.
+    pub namespaces: Vec<NamespaceKind>,
+    /// Whether init's end takes all others along.
+    pub pid_namespace: PidNamespace,
+    /// Seconds that the start may take, startContainer hooks included.
+    pub start_limit_s: u64,
+    /// Capabilities of an exec that names none.
+    pub capabilities: CapabilitySets,
+    /// Labels of an exec that names none.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Who is pid 1 once the program runs.
+    #[serde(default)]
+    pub pid_one: PidOne,
+    /// What an exec has of the container's memory policy and execution domain.
+    #[serde(default)]
+    pub scheduling: Scheduling,
+    /// Hooks for after the start.
+    pub hooks_poststart: Vec<Hook>,
+    /// Hooks for after the end.
+    pub hooks_poststop: Vec<Hook>,
+    /// Init; none until the stub said hello. Until then nobody of ours is in `cgroup`.
+    pub init: Option<ProcessId>,
+    /// Whether `create` came to its end.
+    pub phase: Phase,
+}
+
+/// How far `create` got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Not to its end.
+    Creating,
+    /// Init waits at the start socket, or is past it.
+    Created,
+}
+
+/// Whose pid namespace the container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PidNamespace {
+    /// Its own: the kernel kills all when init ends.
+    Own,
+    /// The host's or another container's: processes may outlive init.
+    Shared,
+}
+
+impl Journal {
+    /// The version to write.
+    pub const VERSION: u32 = VERSION;
+
+    /// The first journal of a container in which LXC has no cgroups; `lxc_name` is its name to LXC.
+    pub(crate) fn of(plan: &Plan, lxc_name: String, cgroup: CgroupPaths) -> Self {
+        let own_pids = |n: &Namespace| n.kind == NamespaceKind::Pid && n.path.is_none();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let start_hooks = &plan.init.start_container_hooks;
+        Self {
+            version: VERSION,
+            id: plan.id.clone(),
+            bundle: plan.bundle.clone(),
+            rootfs: PathBuf::from(&plan.init.root.path),
+            created_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            annotations: plan.annotations.clone(),
+            lxc_name,
+            lxc_cgroups: Vec::new(),
+            cgroup,
+            namespaces: plan.namespaces.iter().map(|n| n.kind).collect(),
+            pid_namespace: if plan.namespaces.iter().any(own_pids) {
+                PidNamespace::Own
+            } else {
+                PidNamespace::Shared
+            },
+            start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs(),
+            capabilities: plan.init.process.capabilities.unwrap_or(NO_CAPABILITIES),
+            labels: plan.init.process.labels.clone(),
+            pid_one: plan.init.pid_one.clone(),
+            scheduling: Scheduling {
+                memory: plan.init.process.scheduling.memory.clone(),
+                personality: plan.init.process.scheduling.personality,
+                ..Scheduling::default()
+            },
+            hooks_poststart: plan.hooks_poststart.clone(),
+            hooks_poststop: plan.hooks_poststop.clone(),
+            init: None,
+            phase: Phase::Creating,
+        }
+    }
+
+    /// Writes it, atomically for readers. No fsync: the state root is on a tmpfs, and after a
+    /// crash of the host there is nothing left to undo.
+    ///
+    /// # Errors
+    /// With the file's name.
+    pub fn write(&self, dir: &StateDir) -> Result<()> {
+        let path = dir.journal();
+        let text = serde_json::to_vec(self).map_err(|e| Error::Journal {
+            path: path.clone(),
+            why: e.to_string(),
+        })?;
+        let temporary = path.with_extension("new");
+        StateDir::write(&temporary, &text)?;
+        std::fs::rename(&temporary, &path).map_err(Error::on("rename to", &path))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none, [`Error::Journal`] when it is not ours.
+    pub fn read(dir: &StateDir) -> Result<Self> {
+        let path = dir.journal();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::NotFound);
+            }
+            Err(e) => return Err(Error::on("read", &path)(e)),
+        };
+        Self::parse(&text).map_err(|why| Error::Journal { path, why })
+    }
+
+    /// The directories of LXC's cgroups.
+    pub fn lxc_paths(&self) -> impl Iterator<Item = CgroupPaths> + '_ {
+        self.lxc_cgroups.iter().map(|name| {
+            let dirs = self.cgroup.dirs.iter().map(|dir| CgroupDir {
+                path: dir.mount_point.join(name.trim_start_matches('/')),
+                made: Vec::new(),
+                ..dir.clone()
+            });
+            CgroupPaths {
+                layout: self.cgroup.layout,
+                dirs: dirs.collect(),
+            }
+        })
+    }
+
+    fn parse(text: &[u8]) -> std::result::Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        if version != VERSION {
+            return Err(format!(
+                "version {version}, but this program knows {VERSION}"
+            ));
+        }
+        serde_json::from_slice(text).map_err(|e| e.to_string())
+    }
+}

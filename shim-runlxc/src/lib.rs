@@ -1,0 +1,59 @@
+//! Containers by LXC, for containerd and on the command line.
+//!
+//! LXC makes namespaces and id maps; everything else is done here on the host side, and by the
+//! stub `runlxc-init` inside. All of it blocks; the shim calls it from threads of its own.
+
+mod error;
+
+mod answer;
+mod bounded;
+pub mod id;
+mod mount_namespace;
+mod on_path;
+pub mod process;
+mod wait;
+
+pub mod host;
+pub mod lxc;
+pub mod lxc_config;
+pub mod stub;
+
+pub mod journal;
+mod locks;
+pub mod state_dir;
+
+mod bring_up;
+mod channel;
+mod checkpoint;
+mod connect;
+pub mod container;
+pub mod create;
+mod criu;
+pub mod delete;
+pub mod exec;
+mod external;
+mod inherited;
+mod kill;
+mod membership;
+pub mod out_of_memory;
+mod progress;
+mod restore;
+mod start;
+
+pub mod cli;
+pub mod features;
+pub mod runtime;
+mod status;
+
+pub use container::Container;
+pub use error::{Error, Result};
+pub use id::ContainerId;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Commit it was built from (`build.rs`), or empty.
+pub const REVISION: &str = match option_env!("POUCH_REVISION") {
+    Some(revision) => revision,
+    None => "",
+};

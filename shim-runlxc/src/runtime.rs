@@ -1,0 +1,357 @@
+//! runlxc behind a shim: shim-core's two traits over this crate's blocking library.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use bundle::{Bundle, ExitRecord, ProcessContext};
+use cgroups::{OomNews, OomWatch, Stats};
+use clap::ValueEnum as _;
+use launch::plan::{RootEntry, SeccompFilter, Toggle};
+use shim_core::runtime::Result;
+use shim_core::{
+    CheckpointRequest, Code, CreateRequest, Created, DeleteRequest, ExecRequest, Features,
+    Identity, Options, ProcessIo, Runtime, ShimError, SignalTarget, Started,
+};
+
+use crate::checkpoint::{self, Afterwards, Part};
+use crate::container::Container;
+use crate::create::{self, Parent, Stdio};
+use crate::criu::wire::{CgroupsMode, Options as CriuOptions};
+use crate::delete::{self, Running};
+use crate::exec::{self, Paused};
+use crate::host::Host;
+use crate::id::ContainerId;
+use crate::journal::PidNamespace;
+use crate::process::ProcessId;
+use crate::state_dir::StateDir;
+use crate::{Error, features};
+
+/// State root of the shim; a folder for each of containerd's namespaces is below it.
+const ROOT: &str = "/run/containerd/runlxc";
+
+/// CRIU's log and work files in the bundle, of a checkpoint that failed.
+const CRIU_WORK: &str = "criu-work";
+
+/// The runtime.
+#[derive(Debug, Default)]
+pub struct RunLxc {
+    host: OnceLock<Host>,
+}
+
+impl RunLxc {
+    fn host(&self) -> std::result::Result<&Host, Error> {
+        match self.host.get() {
+            Some(host) => Ok(host),
+            None => {
+                let found = Host::detect()?;
+                Ok(self.host.get_or_init(|| found))
+            }
+        }
+    }
+}
+
+fn root(namespace: &str, options: &Options) -> std::result::Result<PathBuf, Error> {
+    let namespace = ContainerId::parse(namespace)?;
+    let base = options.root.as_deref().unwrap_or(Path::new(ROOT));
+    if !base.is_absolute() {
+        return Err(Error::Usage(format!(
+            "root {} is not absolute",
+            base.display()
+        )));
+    }
+    Ok(base.join(namespace.as_str()))
+}
+
+/// Removes the folder of a containerd namespace once no container is in it.
+fn forget_namespace(root: &Path) {
+    // Not empty, or gone already: both are as they should be.
+    let _in_use = std::fs::remove_dir(root);
+}
+
+/// The descriptors of a request, lent.
+fn stdio(io: &ProcessIo) -> Stdio<'_> {
+    match io {
+        ProcessIo::Streams {
+            stdin,
+            stdout,
+            stderr,
+        } => Stdio::Streams([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+        ProcessIo::Terminal => Stdio::Terminal,
+    }
+}
+
+/// The same words in CRIU's terms.
+fn criu_options(request: &CheckpointRequest) -> std::result::Result<CriuOptions, Error> {
+    if let Some(other) = request
+        .empty_namespaces
+        .iter()
+        .find(|kind| *kind != "network")
+    {
+        return Err(Error::Usage(format!(
+            "namespace {other:?} is not supported"
+        )));
+    }
+    let mode = match request.cgroups_mode.as_str() {
+        "" => None,
+        mode => Some(CgroupsMode::from_str(mode, true).map_err(Error::Usage)?),
+    };
+    Ok(CriuOptions {
+        tcp_established: Some(request.open_tcp),
+        ext_unix_sk: Some(request.external_unix_sockets),
+        shell_job: Some(request.terminal),
+        file_locks: Some(request.file_locks),
+        manage_cgroups_mode: mode.map(|mode| mode as i32),
+        ..CriuOptions::default()
+    })
+}
+
+impl Runtime for RunLxc {
+    type Container = Shimmed;
+
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "io.containerd.runlxc.v2",
+            version: crate::VERSION,
+            revision: crate::REVISION,
+        }
+    }
+
+    fn create(&self, request: CreateRequest) -> Result<(Shimmed, Created)> {
+        let host = self.host()?;
+        let options = &request.options;
+        let made = create::create(
+            host,
+            &create::Request {
+                root: &root(&request.namespace, options)?,
+                id: &ContainerId::parse(&request.id)?,
+                bundle: &Bundle::load(&request.bundle).map_err(Error::from)?,
+                stdio: stdio(&request.io),
+                inherited_fds: 0,
+                more_env: Vec::new(),
+                new_keyring: if options.no_new_keyring {
+                    Toggle::Off
+                } else {
+                    Toggle::On
+                },
+                root_entry: if options.no_pivot_root {
+                    RootEntry::MoveChroot
+                } else {
+                    RootEntry::Pivot
+                },
+                parent: Parent::Us,
+            },
+        )?;
+        let pid = made.container.pid();
+        if let Some(init) = made.init {
+            sys::watch(init);
+        }
+        let seccomp = match made.container.dir.read_filter() {
+            Ok(seccomp) => seccomp,
+            Err(error) => {
+                if let Err(left) = made.container.delete() {
+                    let left = left.chain();
+                    tracing::warn!(container = %request.id, error = left, "not everything could be undone");
+                }
+                return Err(error.into());
+            }
+        };
+        Ok((
+            Shimmed::new(made.container, host, seccomp),
+            Created {
+                pid,
+                terminal: made.terminal,
+            },
+        ))
+    }
+
+    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<Option<ExitRecord>> {
+        let id = ContainerId::parse(request.id)?;
+        let root = root(request.namespace, request.options)?;
+        let record = ExitRecord::read(StateDir::at(&root, &id).path()).map_err(Error::from)?;
+        delete::delete(&root, &id, Running::Kill)?;
+        forget_namespace(&root);
+        Ok(record)
+    }
+
+    fn features(&self, _options: &Options) -> Result<Features> {
+        let document = features::document(self.host()?);
+        Ok(Features {
+            json: document.to_string(),
+            annotations: Vec::new(),
+        })
+    }
+}
+
+/// A container, and what its shim keeps at hand for it.
+#[derive(Debug)]
+pub struct Shimmed {
+    container: Container,
+    facts: bundle::HostFacts,
+    seccomp: Option<SeccompFilter>,
+    oom: Mutex<Option<OomWatch>>,
+}
+
+impl Shimmed {
+    fn new(container: Container, host: &Host, seccomp: Option<SeccompFilter>) -> Self {
+        Self {
+            container,
+            facts: host.facts,
+            seccomp,
+            oom: Mutex::new(None),
+        }
+    }
+
+    /// The pid may have been another's since the exec ended: only what is in the container counts.
+    fn signal_exec(&self, pid: i32, signal: i32) -> std::result::Result<(), Error> {
+        let process = ProcessId::of(pid)?;
+        if !self.container.cgroup().procs()?.contains(&process.as_pid()) {
+            return Err(Error::NotRunning);
+        }
+        process.signal(signal)
+    }
+
+    fn process(&self, json: &[u8]) -> std::result::Result<launch::plan::Process, Error> {
+        let parsed = bundle::parse_process(json)?;
+        let context = ProcessContext {
+            host: self.facts,
+            preserve_fds: 0,
+            new_keyring: Toggle::Off,
+            seccomp: self.seccomp.clone(),
+            capabilities: self.container.journal().capabilities,
+            labels: self.container.journal().labels.clone(),
+            scheduling: self.container.journal().scheduling.clone(),
+        };
+        let planned = bundle::process_plan(&parsed.value, &context)?;
+        let id = &self.container.journal().id;
+        create::log(id, &parsed.warnings, &[]);
+        create::log(id, &planned.warnings, &planned.notes);
+        Ok(planned.value)
+    }
+}
+
+impl shim_core::Container for Shimmed {
+    fn start(&self) -> Result<()> {
+        Ok(self.container.start()?)
+    }
+
+    fn exec(&self, request: ExecRequest) -> Result<Started> {
+        let prepared = self.container.exec(&exec::Request {
+            process: self.process(&request.process_json)?,
+            stdio: stdio(&request.io),
+            inherited_fds: 0,
+            paused: Paused::Refuse,
+        })?;
+        let (child, terminal) = prepared.start()?;
+        Ok(Started {
+            pid: sys::watch(child).as_raw(),
+            terminal,
+        })
+    }
+
+    fn signal(&self, target: SignalTarget, signal: i32) -> Result<()> {
+        match target {
+            SignalTarget::Init => self.container.kill(signal)?,
+            SignalTarget::All => self.container.kill_all(signal)?,
+            SignalTarget::Exec { pid, .. } => self.signal_exec(pid, signal)?,
+        }
+        Ok(())
+    }
+
+    fn pause(&self) -> Result<()> {
+        Ok(self.container.pause()?)
+    }
+
+    fn resume(&self) -> Result<()> {
+        Ok(self.container.resume()?)
+    }
+
+    fn update(&self, resources_json: &[u8]) -> Result<()> {
+        let parsed = bundle::parse_resources(resources_json).map_err(Error::from)?;
+        let resources = bundle::resources(&parsed).map_err(Error::from)?;
+        Ok(self
+            .container
+            .cgroup()
+            .apply(&resources)
+            .map_err(Error::from)?)
+    }
+
+    fn pids(&self) -> Result<Vec<i32>> {
+        let pids = self.container.cgroup().procs().map_err(Error::from)?;
+        Ok(pids.into_iter().map(sys::Pid::as_raw).collect())
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        Ok(self.container.cgroup().stats().map_err(Error::from)?)
+    }
+
+    fn oom_descriptor(&self) -> Result<Option<OwnedFd>> {
+        let watch = self.container.cgroup().oom_watch().map_err(Error::from)?;
+        let fd = watch
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::io("duplicate a descriptor"))?;
+        *self.oom.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+        Ok(Some(fd))
+    }
+
+    fn take_oom(&self) -> Result<u64> {
+        let mut oom = self.oom.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(watch) = oom.as_mut() else {
+            return Err(ShimError::new(
+                Code::FailedPrecondition,
+                "nobody watches for OOM kills",
+            ));
+        };
+        let mut count = 0;
+        loop {
+            match watch.take().map_err(Error::from)? {
+                OomNews::OutOfMemory => count += 1,
+                OomNews::Gone if count == 0 => {
+                    return Err(ShimError::new(Code::NotFound, "the cgroup is gone"));
+                }
+                OomNews::Nothing | OomNews::Gone => return Ok(count),
+            }
+        }
+    }
+
+    fn checkpoint(&self, request: &CheckpointRequest) -> Result<()> {
+        let own = self.container.journal().bundle.join(CRIU_WORK);
+        let work = request.work.as_deref().unwrap_or(&own);
+        self.container.checkpoint(checkpoint::Request {
+            images: &request.images,
+            work: Some(work),
+            parent: None,
+            part: Part::Whole,
+            afterwards: if request.exit {
+                Afterwards::End
+            } else {
+                Afterwards::Run
+            },
+            options: criu_options(request)?,
+            status: None,
+            limit: request.limit,
+        })?;
+        if request.work.is_none()
+            && let Err(error) = std::fs::remove_dir_all(&own)
+        {
+            tracing::warn!(path = %own.display(), %error, "cannot be removed");
+        }
+        Ok(())
+    }
+
+    fn init_exited(&self) -> Result<()> {
+        if self.container.journal().pid_namespace == PidNamespace::Shared {
+            self.container.kill_all(sys::Signal::SIGKILL as i32)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&self) -> Result<()> {
+        self.container.delete()?;
+        if let Some(root) = self.container.dir.path().parent() {
+            forget_namespace(root);
+        }
+        Ok(())
+    }
+}

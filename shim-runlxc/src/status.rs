@@ -1,0 +1,66 @@
+//! Our errors in the shim's terms: the one map.
+
+use std::io::ErrorKind;
+
+use launch::control::FailureKind;
+use shim_core::{Code, ShimError};
+
+use crate::Error;
+
+impl From<Error> for ShimError {
+    fn from(error: Error) -> Self {
+        Self::caused(code(&error), &error)
+    }
+}
+
+fn code(error: &Error) -> Code {
+    match error {
+        Error::InvalidId { .. } | Error::Usage(_) => Code::InvalidArgument,
+        Error::Exists => Code::AlreadyExists,
+        Error::NotFound | Error::NotRunning => Code::NotFound,
+        Error::State(_) => Code::FailedPrecondition,
+        Error::Bundle(bundle::Error::Unsupported { .. }) | Error::Unsupported { .. } => {
+            Code::Unimplemented
+        }
+        Error::Bundle(bundle::Error::Read { source, .. })
+            if source.kind() != ErrorKind::NotFound =>
+        {
+            Code::Internal
+        }
+        Error::Bundle(bundle::Error::Write { .. }) => Code::Internal,
+        Error::Bundle(_) => Code::InvalidArgument,
+        Error::Inside(failure) => match failure.kind {
+            FailureKind::Executable => Code::NotFound,
+            FailureKind::Request => Code::InvalidArgument,
+            FailureKind::Host | FailureKind::Hook => Code::Internal,
+        },
+        Error::LeftFrozen { failed, .. } | Error::OtherStub { failed, .. } => code(failed),
+        Error::Timeout { .. } => Code::DeadlineExceeded,
+        Error::LxcMissing | Error::StubMissing { .. } => Code::Unavailable,
+        _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_can_tell_what_to_do() {
+        let check = |error: Error, expected| assert_eq!(ShimError::from(error).kind, expected);
+        check(Error::Exists, Code::AlreadyExists);
+        check(Error::NotRunning, Code::NotFound);
+        check(Error::State("x".into()), Code::FailedPrecondition);
+        check(Error::unsupported("x", "y"), Code::Unimplemented);
+        let read = |kind: ErrorKind| {
+            Error::Bundle(bundle::Error::Read {
+                path: "config.json".into(),
+                source: kind.into(),
+            })
+        };
+        check(read(ErrorKind::NotFound), Code::InvalidArgument);
+        check(read(ErrorKind::StorageFull), Code::Internal);
+        check(Error::LxcMissing, Code::Unavailable);
+        check(Error::Leftover { what: vec![] }, Code::Internal);
+    }
+}

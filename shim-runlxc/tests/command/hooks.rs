@@ -1,0 +1,116 @@
+//! Hooks at their points, and what their failures mean (runtime-spec runtime.md, Lifecycle).
+
+use serde_json::json;
+
+use crate::harness::Place;
+
+fn with_all_hooks() -> Place {
+    let mut place = Place::new("sleep 100");
+    let inside = |word: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word} $(cat) >> /hooks")]});
+    place.config["hooks"] = json!({
+        "prestart": [place.hook("prestart")],
+        "createRuntime": [place.hook("createRuntime1"), place.hook("createRuntime2")],
+        "createContainer": [place.hook("createContainer")],
+        "startContainer": [inside("startContainer")],
+        "poststart": [place.hook("poststart")],
+        "poststop": [place.hook("poststop")],
+    });
+    place
+}
+
+fn words(place: &Place) -> Vec<String> {
+    place
+        .hooks()
+        .into_iter()
+        .map(|(word, status)| format!("{word} {status}"))
+        .collect()
+}
+
+const CREATED: [&str; 4] = [
+    "prestart creating",
+    "createRuntime1 creating",
+    "createRuntime2 creating",
+    "createContainer creating",
+];
+
+#[test]
+fn hooks_run_in_order_with_the_state_of_their_moment() {
+    let place = with_all_hooks();
+    place.create().ok();
+    assert_eq!(words(&place), CREATED);
+    place.on("start").ok();
+    let mut expected = CREATED.to_vec();
+    expected.push("poststart running");
+    assert_eq!(words(&place), expected);
+    let inside = std::fs::read_to_string(place.rootfs().join("hooks")).unwrap();
+    assert!(
+        inside.starts_with("startContainer {") && inside.contains("\"created\""),
+        "{inside}"
+    );
+    place.run(&["delete", "--force", &place.id]).ok();
+    expected.push("poststop stopped");
+    assert_eq!(words(&place), expected);
+    place.finish();
+}
+
+#[test]
+fn a_failed_hook_of_create_undoes_it_and_poststop_runs() {
+    for point in ["prestart", "createRuntime", "createContainer"] {
+        let mut place = with_all_hooks();
+        place.config["hooks"][point] =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no luck >&2; exit 3"]}]);
+        let said = place.create();
+        said.fails_with("no luck");
+        assert!(
+            words(&place).contains(&"poststop stopped".to_owned()),
+            "{point}"
+        );
+        place.finish();
+    }
+}
+
+#[test]
+fn a_failed_start_container_hook_fails_the_start() {
+    let mut place = with_all_hooks();
+    place.config["hooks"]["startContainer"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}]);
+    place.create().ok();
+    place.on("start").fails_with("startContainer hook");
+    assert_eq!(place.status(), "stopped");
+    place.on("delete").ok();
+    place.finish();
+}
+
+#[test]
+fn a_failed_poststart_hook_kills_the_container() {
+    let mut place = with_all_hooks();
+    place.config["hooks"]["poststart"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}]);
+    place.create().ok();
+    let pid = i32::try_from(place.state()["pid"].as_i64().unwrap()).unwrap();
+    place.on("start").fails_with("poststart hook");
+    place.wait_stopped(pid);
+    assert_eq!(place.status(), "stopped");
+    place.on("delete").ok();
+    place.finish();
+}
+
+#[test]
+fn a_failed_poststop_hook_stops_nothing() {
+    let mut place = with_all_hooks();
+    let fails = json!({"path": "/bin/false"});
+    place.config["hooks"]["poststop"] = json!([fails, place.hook("after")]);
+    place.create().ok();
+    place.run(&["delete", "--force", &place.id]).ok();
+    assert_eq!(words(&place).last().unwrap(), "after stopped");
+    place.finish();
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_ended() {
+    let mut place = Place::new("true");
+    place.config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]});
+    place.create().fails_with("timeout");
+    place.finish();
+}
