@@ -1,0 +1,113 @@
+//! The command line as values.
+
+use std::{path::PathBuf, str::FromStr, sync::LazyLock};
+
+use clap::{Args, Parser, Subcommand};
+use disk::Digest;
+
+use crate::{image::Platform, signature::digest};
+
+/// What `--version` says; `build.rs` tells the commit.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("POUCH_REVISION").unwrap_or("unknown");
+    format!("{}\ncommit: {commit}", env!("CARGO_PKG_VERSION"))
+});
+
+/// Images as shared read-only disks.
+#[derive(Debug, Parser)]
+#[command(name = "snapshotter-remote", version = VERSION.as_str())]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Convert images, once for all hosts, and look after what came of them.
+    #[command(subcommand)]
+    Store(Store),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Store {
+    /// Add an image: its layers as chunks, a disk for each prefix of them.
+    Add(Add),
+    /// List disks.
+    Ls(Directory),
+    /// Read every byte and compare it with its name; fails if something is damaged or missing.
+    Verify(Verify),
+    /// Write a disk to a new file, which `mount -t erofs -o loop,ro` takes.
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Directory {
+    /// Directory of the store.
+    #[arg(long = "dir", value_name = "DIR")]
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// An OCI image layout: IMAGE.tar, oci-archive:IMAGE.tar, a directory or oci:DIR.
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: Image,
+    #[command(flatten)]
+    pub(super) directory: Directory,
+    /// For which machines: OS/ARCHITECTURE. This machine's, unless said.
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    pub(super) directory: Directory,
+    /// Take away what is damaged; `store add` of its image makes it again.
+    #[arg(long)]
+    pub(super) remove_damaged: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The disk, as `ls` and `add` name it: sha256:...
+    #[arg(value_name = "CHAINID")]
+    pub(super) chain_id: ChainId,
+    /// The file to make.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) directory: Directory,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone)]
+pub(super) struct Image(pub(super) PathBuf);
+
+/// A disk's name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChainId(pub(super) Digest);
+
+impl FromStr for Image {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("docker://") {
+            return Err("images of registries cannot be added yet: \
+                        `skopeo copy docker://... oci-archive:IMAGE.tar` makes an archive");
+        }
+        let prefixes = ["oci:", "oci-archive:"];
+        let path = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+        Ok(Self(path.unwrap_or(text).into()))
+    }
+}
+
+impl FromStr for ChainId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let found = digest(digits).ok_or("no chainID: sha256: and 64 hexadecimal digits")?;
+        Ok(Self(found))
+    }
+}

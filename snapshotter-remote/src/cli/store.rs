@@ -1,0 +1,126 @@
+//! `snapshotter-remote store`.
+
+use std::{fmt::Write, process::ExitCode};
+
+use super::{
+    arguments::{Add, Export, Store as Command, Verify},
+    in_one_line, out,
+};
+use crate::{
+    Result,
+    image::{Layout, Platform},
+    store::Store,
+};
+
+pub(super) fn perform(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Add(asked) => add(asked)?,
+        Command::Ls(directory) => list(&Store::open(&directory.path)?)?,
+        Command::Verify(asked) => return verify(asked),
+        Command::Export(asked) => export(asked)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn add(asked: &Add) -> Result<()> {
+    let platform = asked.platform.clone().unwrap_or_else(Platform::host);
+    let layout = Layout::open(&asked.image.0)?;
+    let images = layout.images(&platform)?;
+    let store = Store::create(&asked.directory.path)?;
+    for image in &images {
+        let added = store.add(image)?;
+        let made = match added.disks_made {
+            0 => "already there".to_owned(),
+            made => format!("{made} of {} disks made", added.layers),
+        };
+        out(&format!(
+            "sha256:{}  {}  {}, {made}\n",
+            added.chain_id,
+            image.name(),
+            bytes(added.disk_bytes)
+        ))?;
+    }
+    Ok(())
+}
+
+fn list(store: &Store) -> Result<()> {
+    let mut text = String::new();
+    for disk in store.list()? {
+        let plural = if disk.layers == 1 { "" } else { "s" };
+        writeln!(
+            text,
+            "sha256:{}  {} layer{plural}  {} of which {} metadata",
+            disk.chain_id,
+            disk.layers,
+            bytes(disk.disk_bytes),
+            bytes(disk.metadata_bytes)
+        )
+        .expect("a string takes everything");
+    }
+    out(&text)
+}
+
+fn verify(asked: &Verify) -> Result<ExitCode> {
+    let store = Store::open(&asked.directory.path)?;
+    let verified = store.verify()?;
+    let mut text = String::new();
+    for damage in &verified.damages {
+        writeln!(text, "{}: {}", damage.object, in_one_line(&damage.error))
+            .expect("a string takes everything");
+    }
+    writeln!(
+        text,
+        "{} disks, {} chunks of {}, {} of them unused: {} damaged or missing",
+        verified.disks,
+        verified.chunks,
+        bytes(verified.chunk_bytes),
+        verified.chunks_unused,
+        verified.damages.len()
+    )
+    .expect("a string takes everything");
+    if asked.remove_damaged {
+        let removed = store.remove_damaged(&verified)?;
+        writeln!(text, "{removed} removed").expect("a string takes everything");
+    }
+    out(&text)?;
+    Ok(if verified.damages.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn export(asked: &Export) -> Result<()> {
+    let store = Store::open(&asked.directory.path)?;
+    store.export(asked.chain_id.0, &asked.file)
+}
+
+/// For people: one place behind the point.
+fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut shift = 10;
+    let mut unit = units[0];
+    for next in &units[1..] {
+        if bytes >> shift < 1024 {
+            break;
+        }
+        shift += 10;
+        unit = next;
+    }
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn lengths_are_told_in_the_unit_that_fits() {
+        assert_eq!(bytes(0), "0.0 KiB");
+        assert_eq!(bytes(4096), "4.0 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1023.9 KiB");
+        assert_eq!(bytes(3 << 19), "1.5 MiB");
+        assert_eq!(bytes(5 << 40), "5.0 TiB");
+    }
+}

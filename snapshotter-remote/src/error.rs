@@ -1,0 +1,150 @@
+//! What can go wrong with disks that are kept; must not log.
+
+use std::{io, path::PathBuf};
+
+use disk::Digest;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A disk that cannot be kept or read.
+#[derive(Debug, thiserror::Error)]
+#[expect(
+    clippy::error_impl_error,
+    reason = "one error per crate, named by its path"
+)]
+pub enum Error {
+    /// Bytes that are not what their name, a digest or a signature says: they must not be used.
+    #[error("{object} is damaged: {what}")]
+    Damaged {
+        /// What the bytes were taken for.
+        object: String,
+        /// What is wrong with them.
+        what: &'static str,
+    },
+    /// A store with disks whose key is gone.
+    #[error(
+        "{} is not there, but disks that were signed with it are: put it back, or begin a new store in \
+         another directory",
+        path.display()
+    )]
+    KeyLost {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Bytes of another version of this program.
+    #[error("{object} is of version {found}, and this program reads version {known}")]
+    OtherVersion {
+        /// What they are.
+        object: String,
+        /// Their version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// A manifest that nobody whom the reader trusts has signed.
+    #[error("{object} is signed with key {key}, which is not trusted here")]
+    Untrusted {
+        /// The manifest.
+        object: String,
+        /// The public key that it names.
+        key: String,
+    },
+    /// More of something than there may be.
+    #[error("more than {limit} {what}")]
+    Limit {
+        /// What there is too much of, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// What is to be cut into chunks could not be read.
+    #[error("reading what is to be cut into chunks")]
+    Read(#[source] io::Error),
+    /// What was put together from chunks could not be written.
+    #[error("writing the contents of chunks")]
+    Write(#[source] io::Error),
+    /// Compression failed, for want of memory.
+    #[error("compressing a chunk")]
+    Compress(#[source] io::Error),
+    /// The store does not have it.
+    #[error("the store has no {object}")]
+    Absent {
+        /// Its name.
+        object: String,
+    },
+    /// An object could not be reached.
+    #[error("{doing} {object}")]
+    Objects {
+        /// What was tried.
+        doing: &'static str,
+        /// The object.
+        object: String,
+        /// The answer.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// A file could not be used.
+    #[error("{doing} {}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory that is no store.
+    #[error("{} has no key, so it is no store: `store add` makes one", directory.display())]
+    NoStore {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A key file that has no key.
+    #[error("{}: {what}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// What is no image, or not the one that it says.
+    #[error("{image}: {what}")]
+    Image {
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A layer that cannot be part of a disk.
+    #[error("layer sha256:{diff_id}")]
+    Layer {
+        /// Its name.
+        diff_id: Digest,
+        /// Why not.
+        #[source]
+        source: disk::Error,
+    },
+    /// Standard output does not take what it is given.
+    #[error("writing to standard output")]
+    Output(#[source] io::Error),
+    /// Layers that cannot be a disk together.
+    #[error("disk of chain sha256:{chain_id}")]
+    Disk {
+        /// Its name.
+        chain_id: Digest,
+        /// Why not.
+        #[source]
+        source: disk::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn damaged(object: impl Into<String>, what: &'static str) -> Self {
+        Self::Damaged {
+            object: object.into(),
+            what,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Images as read-only disks that hosts share. The crate `disk` makes a disk of an image's layers; here
+//! is how it is cut, named, signed and kept, and how it is read so that no byte is used that was not
+//! verified.
+//!
+//! ```text
+//!  manifest of a chain id --signed--> table of its metadata -------> chunks
+//!                                \--> digests of its blobs' tables -> chunks
+//! ```
+//!
+//! docs/remote.md draws the store and gives its reasons.
+
+pub mod chunk;
+pub mod cli;
+pub mod cut;
+mod error;
+mod fields;
+pub mod image;
+pub mod manifest;
+pub mod signature;
+pub mod store;
+pub mod table;
+
+pub use error::{Error, Result};

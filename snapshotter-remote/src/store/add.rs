@@ -1,0 +1,138 @@
+//! An image into the store: each layer, then a disk for each prefix of its layers, because containerd asks
+//! for them one by one from the lowest on.
+
+use std::io::Seek;
+
+use disk::{Digest, Form, Image, Tree};
+
+use super::{Store, chunks, objects::Name};
+use crate::{
+    error::{Error, Result},
+    image::Source,
+    manifest::{Device, Manifest, chain_ids},
+    signature,
+    table::Table,
+};
+
+/// What the store has of an image now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// Its name for containerd.
+    pub chain_id: Digest,
+    /// How many layers it has.
+    pub layers: usize,
+    /// Disks that were not there before, one for each prefix of layers.
+    pub disks_made: usize,
+    /// Length of the whole disk, if it were one file.
+    pub disk_bytes: u64,
+}
+
+impl Store {
+    /// Adds an image. What the store has already is not read again.
+    ///
+    /// # Errors
+    /// For an image that is not what its digests say or cannot be a disk, and what the store answers.
+    pub fn add(&self, image: &Source<'_>) -> Result<Added> {
+        let layers = image.diff_ids();
+        let chain_ids = chain_ids(layers);
+        let Some(&chain_id) = chain_ids.last() else {
+            return Err(Error::Image {
+                image: image.to_string(),
+                what: "it has no layers, so there is nothing to mount".to_owned(),
+            });
+        };
+        let (mut tree, mut kept) = (Tree::new(), Vec::new());
+        let mut disks_made = 0;
+        let mut disk_bytes = 0;
+        for (index, (&diff_id, &chain_id)) in layers.iter().zip(&chain_ids).enumerate() {
+            let layer = self.layer(diff_id, || image.layer(index))?;
+            let applied = tree.apply(&layer.layer, diff_id);
+            applied.map_err(|source| Error::Layer { diff_id, source })?;
+            kept.push((diff_id, layer.table));
+            let manifest = match self.whole_disk(chain_id)? {
+                Some(manifest) => manifest,
+                None => {
+                    disks_made += 1;
+                    self.make_disk(&tree, &layers[..=index], &kept)?
+                }
+            };
+            disk_bytes = manifest.flat_blocks() * disk::BLOCK_BYTES;
+        }
+        Ok(Added {
+            chain_id,
+            layers: layers.len(),
+            disks_made,
+            disk_bytes,
+        })
+    }
+
+    /// The manifest of a chain, if the store has it and its metadata.
+    fn whole_disk(&self, chain_id: Digest) -> Result<Option<Manifest>> {
+        let manifest = match self.manifest(chain_id) {
+            Ok(manifest) => manifest,
+            Err(Error::Absent { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let is_whole = self.has_chunks(&manifest.devices_metadata)?
+            && self.has_chunks(&manifest.flat_metadata)?;
+        Ok(is_whole.then_some(manifest))
+    }
+
+    /// The manifest of a chain.
+    ///
+    /// # Errors
+    /// [`Error::Absent`], what [`signature::open`] finds, and what the store answers.
+    pub fn manifest(&self, chain_id: Digest) -> Result<Manifest> {
+        let bytes = self
+            .objects
+            .get(Name::Disk(chain_id), signature::BYTES_MAX)?;
+        signature::open(&bytes, chain_id, &[self.key.public()])
+    }
+
+    fn make_disk(
+        &self,
+        tree: &Tree,
+        layers: &[Digest],
+        kept: &[(Digest, [u8; 32])],
+    ) -> Result<Manifest> {
+        let chain_id = *chain_ids(layers).last().expect("a disk has a layer");
+        let (devices_metadata, devices) = self.metadata(tree, chain_id, Form::Devices)?;
+        let (flat_metadata, same) = self.metadata(tree, chain_id, Form::Flat)?;
+        debug_assert_eq!(devices, same, "the blobs of a disk are those of its tree");
+        let devices = devices.into_iter().map(|blob| {
+            let kept = kept.iter().find(|(diff_id, _)| *diff_id == blob.diff_id);
+            let (_, table) = kept.expect("the blobs of a tree are those of its layers");
+            Device {
+                diff_id: blob.diff_id,
+                blocks: blob.blocks,
+                table: *table,
+            }
+        });
+        let manifest = Manifest {
+            layers: layers.to_owned(),
+            devices_metadata,
+            flat_metadata,
+            devices: devices.collect(),
+        };
+        let signed = self.key.sign(&manifest)?;
+        self.objects.put(Name::Disk(chain_id), signed)?;
+        Ok(manifest)
+    }
+
+    fn metadata(
+        &self,
+        tree: &Tree,
+        chain_id: Digest,
+        form: Form,
+    ) -> Result<(Table, Vec<disk::Blob>)> {
+        let failed = |source| Error::Disk { chain_id, source };
+        let image = Image::of(tree, chain_id, form).map_err(failed)?;
+        let mut file = self.objects.scratch()?;
+        image.write(&file).map_err(failed)?;
+        file.rewind().map_err(Error::Read)?;
+        let blocks = u32::try_from(image.metadata_bytes() / disk::BLOCK_BYTES);
+        let blocks = blocks.expect("a disk has 32-bit addresses");
+        let table = chunks::put(&self.objects, &file, blocks)?;
+        Ok((table, image.blobs().collect()))
+    }
+}

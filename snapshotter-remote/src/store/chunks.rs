@@ -1,0 +1,88 @@
+//! Chunks on their way into the store: several threads compress and put them, so that one sync does not
+//! wait for another. All of them are on the disk when it ends well.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use super::objects::{Name, Objects};
+use crate::{
+    chunk::{self, ChunkId},
+    cut::cut,
+    error::Result,
+    table::Table,
+};
+
+/// Threads that compress and wait for the disk, and chunks that wait for them.
+const WRITERS: usize = 16;
+
+/// What a chunk needs on its way.
+type Waiting = (ChunkId, Vec<u8>);
+
+/// Cuts what is in a file, from its beginning, and puts the chunks that the store does not have.
+pub(super) fn put(objects: &Objects, source: &File, blocks: u32) -> Result<Table> {
+    let failure = Mutex::new(None);
+    let (sender, receiver) = sync_channel(WRITERS);
+    let receiver = Mutex::new(receiver);
+    let table = std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                while let Some((id, contents)) = next(&receiver) {
+                    if let Err(error) = put_one(objects, id, &contents) {
+                        lock(&failure).get_or_insert(error);
+                    }
+                }
+            });
+        }
+        cut_and_send(source, blocks, sender, &failure)
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => table,
+    }
+}
+
+/// The sender ends with it, and so do the writers.
+fn cut_and_send(
+    source: &File,
+    blocks: u32,
+    sender: SyncSender<Waiting>,
+    failure: &Mutex<Option<crate::Error>>,
+) -> Result<Table> {
+    let mut seen = HashSet::new();
+    let table = cut(source, blocks, |id, contents| {
+        if let Some(error) = lock(failure).take() {
+            return Err(error);
+        }
+        if seen.insert(id) {
+            let sent = sender.send((id, contents.to_owned()));
+            sent.expect("the writers go on until there is no sender");
+        }
+        Ok(())
+    });
+    drop(sender);
+    table
+}
+
+fn put_one(objects: &Objects, id: ChunkId, contents: &[u8]) -> Result<()> {
+    let name = Name::Chunk(id);
+    if objects.has(name)? {
+        return Ok(());
+    }
+    objects.put(name, chunk::seal(contents)?)
+}
+
+/// Waits while another waits: only one at a time is given something.
+fn next(receiver: &Mutex<Receiver<Waiting>>) -> Option<Waiting> {
+    lock(receiver).recv().ok()
+}
+
+/// A thread that panics ends the whole, so what it left is not looked at.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,162 @@
+//! One layer in the store: its blob as chunks, and what merging needs of it.
+//!
+//! The object is the BLAKE3 of what is in it, then zstd of: the diffID, the digest of the blob's table, the
+//! layer as `disk` stores it.
+
+use std::io::{Read, Seek};
+
+use disk::{Digest, Layer, Limits};
+
+use super::{
+    Store, chunks,
+    objects::{Name, Objects},
+};
+use crate::{
+    error::{Error, Result},
+    fields::Fields,
+    image::LayerTar,
+    table::{PIECES_MAX, Table},
+};
+
+/// What a layer may have.
+pub(super) const LIMITS: Limits = Limits {
+    blob_bytes_max: 64 << 30,
+    ..Limits::GENEROUS
+};
+
+/// Length of a stored layer, in the store and in memory.
+const BYTES_MAX: usize = 512 << 20;
+
+/// Length of a table in the store.
+const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
+
+/// A layer that the store has.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) layer: Layer,
+    /// [`Table::digest`] of its blob's.
+    pub(super) table: [u8; 32],
+}
+
+impl Kept {
+    pub(super) fn load(objects: &Objects, diff_id: Digest) -> Result<Self> {
+        let name = Name::Layer(diff_id);
+        let object = name.to_string();
+        let damaged = |what| Error::damaged(&object, what);
+        let bytes = objects.get(name, BYTES_MAX)?;
+        let Some((sum, packed)) = bytes.split_first_chunk::<32>() else {
+            return Err(damaged("it ends too early"));
+        };
+        let mut payload = Vec::new();
+        zstd::stream::Decoder::with_buffer(packed)
+            .and_then(|unpacked| {
+                unpacked
+                    .take(BYTES_MAX as u64 + 1)
+                    .read_to_end(&mut payload)
+            })
+            .map_err(|_its_words| damaged("it is no zstd"))?;
+        if payload.len() > BYTES_MAX || blake3::hash(&payload) != *sum {
+            return Err(damaged("its contents are not those that were written"));
+        }
+        let Some((of, rest)) = payload.split_first_chunk::<32>() else {
+            return Err(damaged("it ends too early"));
+        };
+        if Digest(*of) != diff_id {
+            return Err(damaged("it is another layer's"));
+        }
+        let Some((table, layer)) = rest.split_first_chunk::<32>() else {
+            return Err(damaged("it ends too early"));
+        };
+        let layer = Layer::decode(layer, &LIMITS);
+        Ok(Self {
+            layer: layer.map_err(|source| Error::Layer { diff_id, source })?,
+            table: *table,
+        })
+    }
+
+    fn put(&self, objects: &Objects, diff_id: Digest) -> Result<()> {
+        let mut payload = [diff_id.0, self.table].concat();
+        payload.extend_from_slice(&self.layer.encode());
+        if payload.len() > BYTES_MAX {
+            return Err(Error::Limit {
+                what: "bytes of names and attributes in a layer",
+                limit: BYTES_MAX as u64,
+            });
+        }
+        let mut bytes = blake3::hash(&payload).as_bytes().to_vec();
+        zstd::stream::copy_encode(&payload[..], &mut bytes, 3).map_err(Error::Compress)?;
+        objects.put(Name::Layer(diff_id), bytes)
+    }
+}
+
+/// The table of that digest.
+pub(super) fn table(objects: &Objects, digest: [u8; 32]) -> Result<Table> {
+    let name = Name::Table(digest);
+    let object = name.to_string();
+    let bytes = objects.get(name, TABLE_BYTES_MAX)?;
+    if blake3::hash(&bytes) != digest {
+        return Err(Error::damaged(
+            object,
+            "its contents are others than its name says",
+        ));
+    }
+    let mut fields = Fields::new(&object, &bytes);
+    let table = Table::decode(&mut fields)?;
+    fields.finish()?;
+    Ok(table)
+}
+
+impl Store {
+    /// The layer, converted if the store does not have all of it.
+    pub(super) fn layer(
+        &self,
+        diff_id: Digest,
+        open: impl FnOnce() -> Result<LayerTar>,
+    ) -> Result<Kept> {
+        if let Some(kept) = self.whole_layer(diff_id)? {
+            return Ok(kept);
+        }
+        let mut tar = open()?;
+        let mut blob = self.objects.scratch()?;
+        let read = Layer::read(&mut tar, &blob, &LIMITS);
+        let layer = tar.judge(read.map_err(|source| Error::Layer { diff_id, source }))?;
+        blob.rewind().map_err(Error::Read)?;
+        let table = chunks::put(&self.objects, &blob, layer.blob_blocks)?;
+        let kept = Kept {
+            layer,
+            table: table.digest(),
+        };
+        let mut bytes = Vec::new();
+        table.encode(&mut bytes);
+        self.objects.put(Name::Table(kept.table), bytes)?;
+        kept.put(&self.objects, diff_id)?;
+        Ok(kept)
+    }
+
+    /// The layer, if nothing of it is missing: what was removed because it was damaged is made again.
+    fn whole_layer(&self, diff_id: Digest) -> Result<Option<Kept>> {
+        let loaded = Kept::load(&self.objects, diff_id).and_then(|kept| {
+            let table = table(&self.objects, kept.table)?;
+            if table.blocks() != kept.layer.blob_blocks {
+                let what = "its table is of another length than its blob";
+                return Err(Error::damaged(Name::Layer(diff_id).to_string(), what));
+            }
+            Ok((kept, table))
+        });
+        match loaded {
+            Ok((kept, table)) => Ok(self.has_chunks(&table)?.then_some(kept)),
+            Err(Error::Absent { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the store has all chunks of a table.
+    pub(super) fn has_chunks(&self, table: &Table) -> Result<bool> {
+        for (id, _) in table.chunks() {
+            if !self.objects.has(Name::Chunk(id))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,220 @@
+//! Objects by name: each is put once, whole and synced, or is not there. The only place that knows the
+//! layout and the crate `object_store`.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use disk::{Digest, FORMAT_VERSION};
+use object_store::{
+    GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    local::LocalFileSystem, path::Path as ObjectPath,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    chunk::ChunkId,
+    error::{Error, Result},
+    signature::digest,
+};
+
+/// Where unfinished blobs lie, without names: what a crash leaves of them, the kernel takes away.
+const SCRATCH: &str = "incoming";
+
+/// The name of an object. It never means anything else: what depends on the format of disks has its
+/// version in the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// Contents, by their BLAKE3.
+    Chunk(ChunkId),
+    /// The table of a blob, by its BLAKE3.
+    Table([u8; 32]),
+    /// A stored layer, by diffID.
+    Layer(Digest),
+    /// A signed manifest, by chainID.
+    Disk(Digest),
+}
+
+/// Objects in a directory.
+#[derive(Debug)]
+pub struct Objects {
+    objects: LocalFileSystem,
+    /// Carries what is asynchronous for callers that are not.
+    runtime: Runtime,
+    directory: PathBuf,
+}
+
+impl Objects {
+    /// In that directory, made if it is not there.
+    pub(crate) fn create(directory: &Path) -> Result<Self> {
+        let failed = |source| Error::File {
+            doing: "making the directory of a store",
+            path: directory.to_owned(),
+            source,
+        };
+        fs::create_dir_all(directory.join(SCRATCH)).map_err(failed)?;
+        let objects = LocalFileSystem::new_with_prefix(directory);
+        let objects = objects.map_err(|source| failed(source.into()))?;
+        Ok(Self {
+            objects: objects.with_fsync(true),
+            runtime: Builder::new_current_thread().build().map_err(failed)?,
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// A file without a name on the store's own file system.
+    pub(crate) fn scratch(&self) -> Result<File> {
+        let directory = self.directory.join(SCRATCH);
+        tempfile::tempfile_in(&directory).map_err(|source| Error::File {
+            doing: "making a file for a blob",
+            path: directory,
+            source,
+        })
+    }
+
+    /// An object's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Absent`], [`Error::Damaged`] for more than `bytes_max`, what the store answers.
+    pub fn get(&self, name: Name, bytes_max: usize) -> Result<Vec<u8>> {
+        let path = name.path();
+        let read = async {
+            let answer = self.objects.get_opts(&path, GetOptions::default()).await?;
+            if answer.meta.size > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+                return Ok(None);
+            }
+            answer.bytes().await.map(Some)
+        };
+        match self.runtime.block_on(read) {
+            Ok(Some(bytes)) => Ok(bytes.into()),
+            Ok(None) => Err(Error::damaged(
+                name.to_string(),
+                "it is longer than it may be",
+            )),
+            Err(object_store::Error::NotFound { .. }) => Err(Error::Absent {
+                object: name.to_string(),
+            }),
+            Err(source) => Err(failed("reading", name, source)),
+        }
+    }
+
+    /// Whether it is there.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn has(&self, name: Name) -> Result<bool> {
+        let path = name.path();
+        match self.runtime.block_on(self.objects.head(&path)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(failed("looking for", name, source)),
+        }
+    }
+
+    /// Puts an object, if it is not there: what has its name is the same.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) fn put(&self, name: Name, bytes: Vec<u8>) -> Result<()> {
+        let path = name.path();
+        let options = PutOptions::from(PutMode::Create);
+        let put = self
+            .objects
+            .put_opts(&path, PutPayload::from(bytes), options);
+        match self.runtime.block_on(put) {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Err(source) => Err(failed("writing", name, source)),
+        }
+    }
+
+    /// Takes an object away.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) fn remove(&self, name: Name) -> Result<()> {
+        let path = name.path();
+        let removed = self.runtime.block_on(self.objects.delete(&path));
+        removed.map_err(|source| failed("removing", name, source))
+    }
+
+    /// All disks, by chainID.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn disks(&self) -> Result<Vec<Digest>> {
+        self.names(&format!("disks/{FORMAT_VERSION}"))
+    }
+
+    /// All stored layers, by diffID.
+    pub(crate) fn layers(&self) -> Result<Vec<Digest>> {
+        self.names(&format!("layers/{FORMAT_VERSION}"))
+    }
+
+    /// All tables of blobs.
+    pub(crate) fn tables(&self) -> Result<Vec<[u8; 32]>> {
+        let names = self.names("tables")?;
+        Ok(names.into_iter().map(|name| name.0).collect())
+    }
+
+    /// All chunks whose names begin with that byte.
+    pub(crate) fn chunks(&self, first: u8) -> Result<Vec<ChunkId>> {
+        let names = self.names(&format!("chunks/{first:02x}"))?;
+        Ok(names.into_iter().map(|name| ChunkId(name.0)).collect())
+    }
+
+    /// What in that directory is the name of an object; anything else is not ours.
+    fn names(&self, directory: &str) -> Result<Vec<Digest>> {
+        let prefix = ObjectPath::from(directory);
+        let listed = self
+            .runtime
+            .block_on(self.objects.list_with_delimiter(Some(&prefix)));
+        let listed = listed.map_err(|source| Error::Objects {
+            doing: "listing",
+            object: directory.to_owned(),
+            source: Box::new(source),
+        })?;
+        let names = listed.objects.iter();
+        let names = names.filter_map(|object| digest(object.location.filename()?));
+        let mut names: Vec<Digest> = names.collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+impl Name {
+    fn path(&self) -> ObjectPath {
+        ObjectPath::from(match self {
+            Self::Chunk(id) => format!("chunks/{:02x}/{id}", id.0[0]),
+            Self::Table(digest) => format!("tables/{}", Digest(*digest)),
+            Self::Layer(diff_id) => format!("layers/{FORMAT_VERSION}/{diff_id}"),
+            Self::Disk(chain_id) => format!("disks/{FORMAT_VERSION}/{chain_id}"),
+        })
+    }
+}
+
+impl fmt::Display for Name {
+    /// Where it lies below the directory of the store.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().fmt(f)
+    }
+}
+
+fn failed(doing: &'static str, name: Name, source: object_store::Error) -> Error {
+    Error::Objects {
+        doing,
+        object: name.to_string(),
+        source: Box::new(source),
+    }
+}
+
+/// What is no error of an object, but of the way to it.
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
+    Error::File {
+        doing: "reading",
+        path: path.to_owned(),
+        source,
+    }
+}

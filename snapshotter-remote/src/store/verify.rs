@@ -1,0 +1,170 @@
+//! Every byte of the store against its name, and every disk against what it needs.
+
+use std::collections::BTreeSet;
+
+use disk::Digest;
+
+use super::{
+    Store,
+    layer::{self, Kept},
+    objects::Name,
+};
+use crate::{
+    chunk::{self, ChunkId},
+    error::{Error, Result},
+    table::Table,
+};
+
+/// Something that is not as it should be.
+#[derive(Debug)]
+pub struct Damage {
+    /// The object that is damaged or missing.
+    pub object: Name,
+    /// Whether it is there and good for nobody: what another version made, or another key signed,
+    /// is not removed.
+    pub may_go: bool,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// What a look at everything has found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Disks that were looked at.
+    pub disks: usize,
+    /// Chunks that were looked at.
+    pub chunks: usize,
+    /// Bytes in them, uncompressed.
+    pub chunk_bytes: u64,
+    /// Chunks that no disk needs.
+    pub chunks_unused: usize,
+    /// What is wrong.
+    pub damages: Vec<Damage>,
+}
+
+impl Verified {
+    /// Keeps what was found wrong; errors of the way to an object are the caller's.
+    fn check<T>(&mut self, object: Name, looked: Result<T>) -> Result<Option<T>> {
+        let may_go = match &looked {
+            Ok(_) => return looked.map(Some),
+            Err(
+                Error::Absent { .. }
+                | Error::OtherVersion { .. }
+                | Error::Untrusted { .. }
+                | Error::Layer {
+                    source: disk::Error::OtherVersion { .. } | disk::Error::Limit { .. },
+                    ..
+                },
+            ) => false,
+            Err(Error::Damaged { .. } | Error::Layer { .. }) => true,
+            Err(_) => return looked.map(Some),
+        };
+        if let Err(error) = looked {
+            self.damages.push(Damage {
+                object,
+                may_go,
+                error,
+            });
+        }
+        Ok(None)
+    }
+}
+
+impl Store {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// What the store answers when an object cannot be read; what is wrong with objects is in the
+    /// answer.
+    pub fn verify(&self) -> Result<Verified> {
+        let mut verified = Verified::default();
+        let mut used = Used::default();
+        for chain_id in self.objects.disks()? {
+            verified.disks += 1;
+            self.verify_disk(chain_id, &mut used, &mut verified)?;
+        }
+        for diff_id in self.objects.layers()? {
+            let loaded = Kept::load(&self.objects, diff_id);
+            if let Some(kept) = verified.check(Name::Layer(diff_id), loaded)? {
+                used.tables.insert(kept.table);
+            }
+        }
+        used.tables.extend(self.objects.tables()?);
+        for digest in used.tables {
+            let loaded = layer::table(&self.objects, digest);
+            if let Some(table) = verified.check(Name::Table(digest), loaded)? {
+                used.chunks.extend(table.chunks().map(|(id, _)| id));
+            }
+        }
+        self.verify_chunks(used.chunks, &mut verified)?;
+        Ok(verified)
+    }
+
+    /// Takes damaged objects away, so that adding their images makes them again.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn remove_damaged(&self, verified: &Verified) -> Result<usize> {
+        let damaged = verified.damages.iter().filter(|damage| damage.may_go);
+        let mut removed = 0;
+        for damage in damaged {
+            self.objects.remove(damage.object)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    fn verify_disk(
+        &self,
+        chain_id: Digest,
+        used: &mut Used,
+        verified: &mut Verified,
+    ) -> Result<()> {
+        let loaded = self.manifest(chain_id);
+        let Some(manifest) = verified.check(Name::Disk(chain_id), loaded)? else {
+            return Ok(());
+        };
+        used.add(&manifest.devices_metadata);
+        used.add(&manifest.flat_metadata);
+        let tables = manifest.devices.iter().map(|device| device.table);
+        used.tables.extend(tables);
+        Ok(())
+    }
+
+    /// All chunks that are there, then those that are not.
+    fn verify_chunks(&self, mut used: BTreeSet<ChunkId>, verified: &mut Verified) -> Result<()> {
+        for first in 0..=u8::MAX {
+            for id in self.objects.chunks(first)? {
+                verified.chunks += 1;
+                if !used.remove(&id) {
+                    verified.chunks_unused += 1;
+                }
+                let stored = self.objects.get(Name::Chunk(id), chunk::STORED_BYTES_MAX);
+                let bytes = stored.and_then(|stored| chunk::verify(&stored, id));
+                let bytes = verified.check(Name::Chunk(id), bytes)?;
+                verified.chunk_bytes += bytes.unwrap_or_default();
+            }
+        }
+        for id in used {
+            let object = Name::Chunk(id);
+            let absent = Error::Absent {
+                object: object.to_string(),
+            };
+            verified.check::<()>(object, Err(absent))?;
+        }
+        Ok(())
+    }
+}
+
+/// What disks need.
+#[derive(Debug, Default)]
+struct Used {
+    tables: BTreeSet<[u8; 32]>,
+    chunks: BTreeSet<ChunkId>,
+}
+
+impl Used {
+    fn add(&mut self, table: &Table) {
+        self.chunks.extend(table.chunks().map(|(id, _)| id));
+    }
+}

@@ -1,0 +1,136 @@
+//! A store whose disk lied: found by `verify`, never exported, made again from the image.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use snapshotter_remote::{Error, store::Store};
+use tempfile::tempdir;
+
+use super::{
+    added::{add, layers},
+    images::{Layout, flat, gzip, packed},
+};
+
+/// All files below a directory.
+fn objects(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(path).unwrap();
+            pending.extend(entries.map(|entry| entry.unwrap().path()));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_object_that_changes_or_goes_is_found_and_made_again() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let layers = layers();
+    let image = path("image");
+    Layout::of(&packed(&layers, &[gzip])).directory(&image);
+    let store = Store::create(&path("store")).unwrap();
+    add(&store, &image).unwrap();
+    let (chain_id, expected) = flat(&layers);
+    let mut all = Vec::new();
+    for kind in ["chunks", "tables", "layers", "disks"] {
+        all.extend(objects(&path("store").join(kind)));
+    }
+    all.sort();
+    // Three layers and tables, three disks, and chunks of them.
+    assert!(all.len() > 15, "{}", all.len());
+    for (index, object) in all.iter().enumerate() {
+        let bytes = fs::read(object).unwrap();
+        if index.is_multiple_of(3) {
+            fs::remove_file(object).unwrap();
+        } else {
+            let mut changed = bytes.clone();
+            // Not where zstd has a bit that means nothing.
+            let at = bytes.len() * 2 / 3;
+            changed[at] ^= 0x10;
+            fs::write(object, changed).unwrap();
+        }
+        let verified = store.verify().unwrap();
+        let found = verified.damages.len();
+        let is_whole_without =
+            object.starts_with(path("store/disks")) || object.starts_with(path("store/layers"));
+        // Without its manifest there is no disk, and without a stored layer nobody misses it.
+        let least = usize::from(!(index.is_multiple_of(3) && is_whole_without));
+        assert!(found >= least, "{}", object.display());
+        let exported = path("exported");
+        match store.export(chain_id, &exported) {
+            Ok(()) => {
+                assert!(fs::read(&exported).unwrap() == expected);
+                fs::remove_file(exported).unwrap();
+            }
+            Err(error) => {
+                assert!(
+                    matches!(error, Error::Damaged { .. } | Error::Absent { .. }),
+                    "{error}"
+                );
+                assert!(!exported.exists());
+            }
+        }
+        store.remove_damaged(&verified).unwrap();
+        add(&store, &image).unwrap();
+        let verified = store.verify().unwrap();
+        assert!(verified.damages.is_empty(), "{object:?}: {verified:?}");
+        assert_eq!(verified.disks, 3);
+    }
+    store.export(chain_id, &path("last")).unwrap();
+    assert!(fs::read(path("last")).unwrap() == expected);
+}
+
+#[test]
+fn a_layer_under_the_name_of_another_is_damaged() {
+    let directory = tempdir().unwrap();
+    let image = directory.path().join("image");
+    Layout::of(&packed(&layers(), &[gzip])).directory(&image);
+    let path = directory.path().join("store");
+    let store = Store::create(&path).unwrap();
+    add(&store, &image).unwrap();
+    let stored = objects(&path.join("layers"));
+    let mut stored: Vec<_> = stored.iter().collect();
+    stored.sort();
+    fs::copy(stored[0], stored[1]).unwrap();
+    let verified = store.verify().unwrap();
+    let [damage] = verified.damages.as_slice() else {
+        panic!("{verified:?}");
+    };
+    assert!(
+        damage.error.to_string().ends_with("it is another layer's"),
+        "{damage:?}"
+    );
+    assert_eq!(store.remove_damaged(&verified).unwrap(), 1);
+    add(&store, &image).unwrap();
+    assert!(store.verify().unwrap().damages.is_empty());
+}
+
+#[test]
+fn disks_of_another_key_are_told_and_stay_and_no_key_is_made_for_them() {
+    let directory = tempdir().unwrap();
+    let image = directory.path().join("image");
+    Layout::of(&packed(&layers(), &[gzip])).directory(&image);
+    let path = directory.path().join("store");
+    let store = Store::create(&path).unwrap();
+    add(&store, &image).unwrap();
+    fs::rename(path.join("key"), directory.path().join("key")).unwrap();
+    let error = Store::create(&path).unwrap_err();
+    assert!(matches!(error, Error::KeyLost { .. }), "{error}");
+    assert!(!path.join("key").exists());
+
+    let other = directory.path().join("other");
+    Store::create(&other).unwrap();
+    fs::copy(other.join("key"), path.join("key")).unwrap();
+    let store = Store::create(&path).unwrap();
+    let verified = store.verify().unwrap();
+    assert_eq!(verified.damages.len(), 3, "{verified:?}");
+    assert_eq!(store.remove_damaged(&verified).unwrap(), 0);
+}

@@ -1,0 +1,10 @@
+//! The store with images that are made here: what goes in comes out, what lies is refused, what is killed
+//! leaves nothing half.
+
+#![expect(clippy::unwrap_used, reason = "a test's own functions")]
+
+mod added;
+mod command;
+mod damaged;
+mod images;
+mod refused;
