@@ -1,0 +1,123 @@
+//! The main job, shown: real containers of a Debian image by a stock containerd, with runlxc and beside it runc; then
+//! limits on what they write, by snapshotter-quota.
+//!
+//! `demo` leaves nothing behind. `demo --keep` leaves containerd running and says how to play with
+//! it; `demo --stop` ends what was kept.
+
+#![expect(clippy::print_stdout, reason = "this program is its output")]
+
+use anyhow::{Context, Result, bail};
+use integration::{
+    config::Config,
+    containerd::Containerd,
+    images::Image,
+    runtime::Runtime,
+    snapshotter::{Setup, Snapshotter},
+    sweep::sweep_abandoned,
+    versions::Version,
+};
+
+mod containers;
+mod limits;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => show(Keep::No),
+        ["--keep"] => show(Keep::Yes),
+        ["--stop"] => stop(),
+        _ => bail!("usage: demo [--keep | --stop]"),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Yes,
+    No,
+}
+
+/// Says what it ended.
+fn stop() -> Result<()> {
+    let swept = sweep_abandoned()?;
+    let names: Vec<_> = swept.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [] => println!("nothing was running"),
+        names => println!(
+            "ended {}, with their containers, mounts and files",
+            names.join(" and ")
+        ),
+    }
+    Ok(())
+}
+
+fn show(keep: Keep) -> Result<()> {
+    Runtime::Runlxc
+        .binaries()
+        .context("run `make build` first")?;
+    let installed = Version::available()?
+        .into_iter()
+        .next()
+        .context("no containerd")?;
+    println!(
+        "stock containerd {}, its own root; image: Debian from packages",
+        installed.version
+    );
+    // The back end is the first that works here, as on any host.
+    let snapshotter = Snapshotter::start(Setup {
+        is_activated: true,
+        ..Setup::quota("")?
+    })?;
+    let config = Config {
+        proxies: vec![snapshotter.proxy()],
+        ..Config::with_images(&[Image::Debian])
+    };
+    let containerd = Containerd::start(&installed, &config)?;
+    containers::show(&containerd)?;
+    limits::show(&containerd, &snapshotter)?;
+    match keep {
+        Keep::No => {
+            containerd.finish()?;
+            snapshotter.finish()?;
+            println!(
+                "\nnothing is left: processes, mounts, cgroups, sockets and files were counted"
+            );
+        }
+        Keep::Yes => keep_running(containerd, snapshotter),
+    }
+    Ok(())
+}
+
+fn keep_running(containerd: Containerd, snapshotter: Snapshotter) {
+    let ctr = format!(
+        "{} -a {} -n {}",
+        containerd.installed.ctr.display(),
+        containerd.address().display(),
+        containerd.namespace
+    );
+    let image = Image::Debian.reference();
+    let name = Runtime::Runlxc.name();
+    println!("\ncontainerd runs on. To play with it:\n");
+    println!("  {ctr} run --rm -t --runtime {name} {image} play bash");
+    println!("  {ctr} run -d --runtime {name} {image} service sleep 1000");
+    println!("  {ctr} task exec -t --exec-id shell service bash");
+    println!("  {ctr} task rm -f service && {ctr} container rm service");
+    println!("\nWith a limit on what it writes, shown and changed:\n");
+    println!(
+        "  {ctr} run -d --snapshotter quota --snapshotter-label {}=536870912 --runtime {name} {image} web sleep 1000",
+        limits::SIZE
+    );
+    let ours = limits::command_line(&snapshotter);
+    println!("  {ctr} task exec --exec-id df web df -h /");
+    println!("  {ours} ls");
+    println!(
+        "  {ctr} snapshots --snapshotter quota label web {}=1073741824",
+        limits::SIZE
+    );
+    println!("  {ctr} task rm -f web && {ctr} container rm web");
+    println!(
+        "\nIt ends, with all its containers, at `make demo-stop` and at the next demo or test."
+    );
+    // Dropping them would end them.
+    std::mem::forget(containerd);
+    std::mem::forget(snapshotter);
+}

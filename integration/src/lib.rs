@@ -1,0 +1,43 @@
+//! Drives stock containerd with our binaries.
+//!
+//! From the ground up: programs and waiting ([`process`], [`wait`], [`terminal`]); what tests run
+//! with ([`versions`], [`runtime`], [`images`], [`listing`]); one containerd and its client ([`containerd`],
+//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
+//! [`check`], with which the tests are written.
+
+pub mod apt;
+pub mod cache;
+pub mod census;
+pub mod cgroup;
+pub mod check;
+pub mod config;
+pub mod conformance;
+pub mod containerd;
+pub mod cri;
+pub mod ctr;
+mod daemon;
+pub mod disk;
+pub mod event_stream;
+pub mod events;
+pub mod figures;
+pub mod golang;
+pub mod grpc;
+pub mod guest;
+pub mod images;
+pub mod listing;
+pub mod nerdctl;
+pub mod network;
+pub mod original_suite;
+pub mod process;
+pub mod profile;
+pub mod proxy;
+pub mod random;
+pub mod runtime;
+pub mod skip;
+pub mod snapshotter;
+pub mod sweep;
+pub mod tag;
+mod template;
+pub mod terminal;
+pub mod versions;
+pub mod wait;

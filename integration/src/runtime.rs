@@ -1,0 +1,122 @@
+//! The runtimes under test: ours, and stock runc as the peer that proves the harness.
+//!
+//! Where a runtime's binaries are missing a test fails; it is never skipped.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// What containerd runs containers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Runtime {
+    /// Stock runc by containerd's own shim.
+    Runc,
+    /// Our LXC containers by our shim.
+    Runlxc,
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Runc => "runc",
+            Self::Runlxc => "runlxc",
+        })
+    }
+}
+
+impl Runtime {
+    /// All that are tested.
+    pub const ALL: [Self; 2] = [Self::Runc, Self::Runlxc];
+
+    /// The name containerd is told.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "io.containerd.runc.v2",
+            Self::Runlxc => "io.containerd.runlxc.v2",
+        }
+    }
+
+    /// The shim's file name, which is also how its command line begins.
+    #[must_use]
+    pub const fn shim(self) -> &'static str {
+        match self {
+            Self::Runc => "containerd-shim-runc-v2",
+            Self::Runlxc => "containerd-shim-runlxc-v2",
+        }
+    }
+
+    /// The binaries of ours it needs, built by this workspace; none for stock runc.
+    pub fn binaries(self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Runc => Ok(Vec::new()),
+            Self::Runlxc => ["containerd-shim-runlxc-v2", "runlxc", "runlxc-init"]
+                .iter()
+                .map(|name| built(name))
+                .collect(),
+        }
+    }
+}
+
+/// Environment variable that says `release` or `debug` where not just the newest build is wanted.
+pub const BUILD: &str = "POUCH_BUILD";
+
+/// One of this workspace's binaries, beside this test program: the newest build, or the one named
+/// by `POUCH_BUILD`.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe().context("where this program lies")?;
+    let Some(tuple) = this.ancestors().find(|dir| {
+        dir.file_name()
+            .is_some_and(|name| name == "debug" || name == "release")
+    }) else {
+        // In a guest all lie together.
+        let beside = this.with_file_name(name);
+        ensure!(beside.exists(), "{} does not exist", beside.display());
+        return Ok(beside);
+    };
+    let tuple = tuple.parent().expect("it has a file name");
+    let profiles = match std::env::var(BUILD) {
+        Ok(profile) => vec![profile],
+        Err(_) => ["release", "debug"].map(str::to_owned).to_vec(),
+    };
+    let candidates: Vec<_> = profiles
+        .iter()
+        .map(|profile| tuple.join(profile).join(name))
+        .collect();
+    newest(&candidates).with_context(|| {
+        format!(
+            "{name} is not built below {}: run `make build`",
+            tuple.display()
+        )
+    })
+}
+
+fn newest(candidates: &[PathBuf]) -> Option<PathBuf> {
+    let built_at = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+    candidates
+        .iter()
+        .filter_map(|path| Some((built_at(path)?, path)))
+        .max_by_key(|(time, _)| *time)
+        .map(|(_, path)| path.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_build_is_taken_and_absent_ones_are_no_candidates() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| dir.path().join(name));
+        assert_eq!(newest(&[old.clone(), new.clone()]), None);
+        let file = fs::File::create(&old).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(newest(&[old.clone(), new.clone()]), Some(old.clone()));
+        fs::write(&new, "").unwrap();
+        assert_eq!(newest(&[old, new.clone()]), Some(new));
+    }
+}
