@@ -19,7 +19,7 @@ use crate::{Error, Result};
 
 /// Slow calls that hold up nobody. One more keeps its place: a disk on which so many hang is not
 /// there, and threads cost memory.
-const SLOW_MAX: usize = 128;
+pub(crate) const SLOW_MAX: usize = 128;
 
 /// How long a request waits.
 #[derive(Clone, Copy, Debug)]

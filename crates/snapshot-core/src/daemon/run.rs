@@ -27,7 +27,7 @@ use super::{
     request_metrics::RequestMetrics,
     shutdown::Trigger,
 };
-use crate::{Error, Limits, Result, Threads};
+use crate::{Error, Limits, Result, Threads, threads::SLOW_MAX};
 
 /// The table `[server]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,9 +153,9 @@ pub struct Daemon {
 /// Idle threads go after this; the next request makes one in some 20 µs.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Threads beside those of requests, made when needed: for calls that hang, and all that is no
-/// request.
-const OTHER_THREADS_MAX: usize = 256;
+/// Threads beside those of requests, made when needed: for calls that hang, of containerd's and of
+/// operators' requests, and for all that is no request of containerd's.
+const OTHER_THREADS_MAX: usize = 2 * SLOW_MAX + 64;
 
 /// Calls that block and whose client is gone may take this long at the end, at least.
 const LAST_CALLS_MIN: Duration = Duration::from_secs(1);
