@@ -42,6 +42,7 @@ pub(crate) struct Attempt<'a> {
 /// What lxc-start is run with.
 struct Tools {
     lxc: Lxc,
+    stub: stub::Program,
     rendered: Rendered,
     mounts: Mounts,
 }
@@ -129,9 +130,13 @@ impl Attempt<'_> {
         } else {
             Mounts::without_cgroups()
         };
+        let stub = stub::Program::get(self.dir)?;
         let request = lxc_config::Request {
             name,
-            stub: stub::path()?,
+            stub: match stub {
+                stub::Program::Installed(path) => Some(path),
+                stub::Program::Kept(_) => None,
+            },
             namespaces: &self.plan.namespaces,
             uid_maps: &self.plan.uid_maps,
             gid_maps: &self.plan.gid_maps,
@@ -143,6 +148,7 @@ impl Attempt<'_> {
         let rendered = lxc_config::render(lxc.version, &request)?;
         Ok(Tools {
             lxc,
+            stub,
             rendered,
             mounts,
         })
@@ -159,6 +165,7 @@ impl Attempt<'_> {
     fn start_lxc(&self, tools: Tools, name: &str, control: OwnedFd) -> Result<Child> {
         let Tools {
             lxc,
+            stub,
             rendered,
             mounts,
         } = tools;
@@ -167,9 +174,12 @@ impl Attempt<'_> {
         let listener = self.listen()?;
         let control_fd = inherited::end(self.request.inherited_fds);
         let start_fd = control_fd + 1;
-        let stub = stub::path()?.to_string_lossy().into_owned();
+        let stub_fd = start_fd + 1;
         let init = [
-            stub,
+            match &stub {
+                stub::Program::Installed(path) => path.to_string_lossy().into_owned(),
+                stub::Program::Kept(_) => format!("/proc/self/fd/{stub_fd}"),
+            },
             "init".to_owned(),
             control_fd.to_string(),
             start_fd.to_string(),
@@ -189,6 +199,9 @@ impl Attempt<'_> {
         })?;
         if let Stdio::Streams([stdin, stdout, stderr]) = self.request.stdio {
             spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
+        }
+        if let stub::Program::Kept(image) = &stub {
+            spawn = spawn.fd(stub_fd, image.as_fd());
         }
         inherited::pass_on(spawn, self.request.inherited_fds)?
             .fd(control_fd, control)

@@ -86,8 +86,9 @@ pub fn name_of(dir: &Path) -> String {
 pub struct Request<'a> {
     /// LXC's name of the container; unique on the host, plain ASCII.
     pub name: &'a str,
-    /// Absolute path of `runlxc-init`.
-    pub stub: &'a Path,
+    /// Absolute path of `runlxc-init`, where it is bound over itself; none when it is run by a
+    /// descriptor.
+    pub stub: Option<&'a Path>,
     /// Namespaces to make, or joined already by the process that becomes `lxc-start`.
     pub namespaces: &'a [Namespace],
     /// User ids of a new user namespace.
@@ -148,12 +149,14 @@ pub fn render(version: Version, request: &Request<'_>) -> Result<Rendered> {
             );
         }
     }
-    let stub = fstab_word(request.stub)?;
-    line(
-        &mut out.text,
-        "lxc.mount.entry",
-        &format!("{stub} {stub} none bind,ro 0 0"),
-    );
+    if let Some(stub) = request.stub {
+        let stub = fstab_word(stub)?;
+        line(
+            &mut out.text,
+            "lxc.mount.entry",
+            &format!("{stub} {stub} none bind,ro 0 0"),
+        );
+    }
     if wanted.has(NamespaceKind::Pid) {
         line(
             &mut out.text,
@@ -340,7 +343,7 @@ mod tests {
     fn rendered(lxc: &str, namespaces: &[Namespace], maps: &[IdMap]) -> Result<Rendered> {
         let request = Request {
             name: "runlxc-0123",
-            stub: Path::new("/usr/local/bin/runlxc-init"),
+            stub: Some(Path::new("/usr/local/bin/runlxc-init")),
             namespaces,
             uid_maps: maps,
             gid_maps: maps,
@@ -389,7 +392,7 @@ mod tests {
         let namespaces = new(&[Mount]);
         let request = Request {
             name: "x",
-            stub: Path::new("/x"),
+            stub: Some(Path::new("/x")),
             namespaces: &namespaces,
             uid_maps: &[],
             gid_maps: &[],

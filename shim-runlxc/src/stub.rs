@@ -1,8 +1,8 @@
-//! Where runlxc-init is, and an image of it that no container can write.
+//! Where runlxc-init is, the one of our version, and an image of it that no container can write.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,33 +23,84 @@ const FOLDERS: [&str; 2] = [
     "/usr/local/libexec/pouch-plugins",
 ];
 
+/// The stub as it was when it was first needed.
+#[derive(Debug)]
+struct Installed {
+    path: PathBuf,
+    /// A shim lives longer than what is installed: this one understands it after an upgrade, too.
+    file: File,
+}
+
 /// Absolute path of the stub: beside our own executable, else in [`FOLDERS`], else on the PATH.
 /// Looked for once.
 ///
 /// # Errors
 /// [`Error::StubMissing`] with the places.
 pub fn path() -> Result<&'static Path> {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = FOUND.get() {
-        return Ok(path);
+    Ok(&installed()?.path)
+}
+
+/// What pid 1 runs.
+#[derive(Debug)]
+pub enum Program {
+    /// The installed file, which pid 1 has bound over itself read-only.
+    Installed(&'static Path),
+    /// An image of the one that was found, when another lies in its place by now. It is not bound:
+    /// its file is on no mount of the container.
+    Kept(Image),
+}
+
+impl Program {
+    /// The stub that this process understands; `dir` is where a copy is made if it has to be.
+    ///
+    /// # Errors
+    /// As [`Image::get`].
+    pub fn get(dir: &StateDir) -> Result<Self> {
+        let Installed { path, file } = installed()?;
+        match still_there(path, file) {
+            true => Ok(Self::Installed(path)),
+            false => Image::get(dir).map(Self::Kept),
+        }
     }
+}
+
+fn still_there(path: &Path, file: &File) -> bool {
+    match (path.metadata(), file.metadata()) {
+        (Ok(now), Ok(then)) => (now.dev(), now.ino()) == (then.dev(), then.ino()),
+        _ => false,
+    }
+}
+
+/// Its file as it was found, read from its beginning.
+fn reopened(file: &File) -> std::io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn installed() -> Result<&'static Installed> {
+    static FOUND: OnceLock<Installed> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let path = find()?;
+    let file = File::open(&path).map_err(Error::on("open", &path))?;
+    Ok(FOUND.get_or_init(|| Installed { path, file }))
+}
+
+fn find() -> Result<PathBuf> {
     let beside = std::env::current_exe().map_err(Error::io("read /proc/self/exe"))?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let folders = beside.parent().map(Path::to_path_buf).into_iter();
     let folders = folders
         .chain(FOLDERS.iter().map(PathBuf::from))
         .chain(std::env::split_paths(&search_path));
-    match folders
-        .map(|folder| folder.join(NAME))
+    let mut places = folders.map(|folder| folder.join(NAME));
+    places
         .find(|path| path.is_absolute() && path.is_file())
-    {
-        Some(path) => Ok(FOUND.get_or_init(|| path)),
-        None => {
+        .ok_or_else(|| {
             let mut searched: Vec<_> = FOLDERS.iter().map(|&folder| folder.to_owned()).collect();
             searched.push("the PATH".to_owned());
-            Err(Error::StubMissing { beside, searched })
-        }
-    }
+            Error::StubMissing { beside, searched }
+        })
 }
 
 /// How long it may take to tell its version.
@@ -112,7 +163,7 @@ fn is_misunderstanding(error: &Error) -> bool {
     }
 }
 
-/// What an exec runs while the container sees it. Root in there could write through
+/// What runs while the container sees it and nothing is bound over it. Root in there could write through
 /// `/proc/PID/exe` (CVE-2019-5736), so it is never the installed file.
 #[derive(Debug)]
 pub enum Image {
@@ -132,8 +183,8 @@ impl Image {
         if let Some(file) = SEALED.get() {
             return Ok(Self::Sealed(file));
         }
-        let path = path()?;
-        let program = File::open(path).map_err(Error::on("open", path))?;
+        let Installed { path, file } = installed()?;
+        let program = reopened(file).map_err(Error::on("open", path))?;
         match sys::memfd_sealed(c"runlxc-init", &program) {
             Ok(file) => Ok(Self::Sealed(SEALED.get_or_init(|| file))),
             Err(e) if e.raw_os_error() == Some(Errno::ENOSYS as i32) => {
