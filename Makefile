@@ -19,10 +19,11 @@ CRATES := -p runlxc -p runlxc-init -p snapshotter-quota -p snapshotter-remote
 UNITS := snapshotter-quota.service snapshotter-quota.socket
 EXAMPLES := $(DESTDIR)$(PREFIX)/share/pouch-plugins
 
-# What apt has and the build, the tests or the demo use (erofs-utils: fsck.erofs, a second opinion on image disks).
+# What apt has and the build, the tests or the demo use (erofs-utils: fsck.erofs, a second opinion on image disks;
+# podman: runlxc as its runtime).
 PACKAGES := containerd runc lxc busybox-static mmdebstrap debian-archive-keyring \
 	containernetworking-plugins iproute2 iptables xz-utils kmod cpio qemu-system-x86 protobuf-compiler \
-	btrfs-progs xfsprogs e2fsprogs erofs-utils libprotobuf-dev
+	btrfs-progs xfsprogs e2fsprogs erofs-utils libprotobuf-dev podman
 
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60

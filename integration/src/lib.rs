@@ -28,6 +28,7 @@ pub mod listing;
 pub mod nerdctl;
 pub mod network;
 pub mod original_suite;
+pub mod podman;
 pub mod process;
 pub mod profile;
 pub mod proxy;
