@@ -1,23 +1,25 @@
-//! Runs every test of the workspace, one test program after the other, and sums up.
+//! Runs every test of the workspace, and sums up: one test program after the other, but for those of
+//! this package, of which two run side by side, one that computes and one that waits.
 //!
 //! The last line is `N passed, N failed, N skipped`; it exits with 1 when anything failed.
 
 #![expect(clippy::print_stdout, reason = "this program is its output")]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
+    mem,
     path::Path,
-    process::{Command, ExitCode, ExitStatus, Stdio},
+    process::{Command, ExitCode, ExitStatus},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use integration::{skip::SKIPS_FILE, sweep::sweep_abandoned};
 
-/// What cargo is asked, in this order: what is quick fails first.
-const RUNS: &[&[&str]] = &[
+/// What cargo is asked first, in this order: what is quick fails first.
+const FIRST: &[&[&str]] = &[
     &[
         "test",
         "--locked",
@@ -29,8 +31,24 @@ const RUNS: &[&[&str]] = &[
     ],
     &["test", "--locked", "-p", "integration", "--test", "tidy"],
     &["test", "--locked", "-p", "runlxc"],
-    &["test", "--locked", "-p", "integration", "--no-fail-fast"],
+    &["test", "--locked", "-p", "integration", "--lib", "--bins"],
 ];
+
+/// Test programs that mostly compute, in guests and on disks: they run beside the others, which
+/// mostly wait.
+const BUSY: &[&str] = &[
+    "quota_backends",
+    "snapshots",
+    "image_disks",
+    "quota_kernels",
+    "static_binaries",
+    "snapshot_kills",
+    "security_modules",
+    "checkpoints",
+];
+
+/// Test programs that look at the whole machine, and those that ran already.
+const APART: &[&str] = &["tidy", "traces"];
 
 /// How cargo starts a test program: so that one that hangs ends after 20 minutes (the slowest takes 5)
 /// with timeout(1)'s status 124, and the tests after it still run.
@@ -49,18 +67,65 @@ fn main() -> Result<ExitCode> {
     sweep_abandoned()?;
     let skips = tempfile::NamedTempFile::new()?;
     let mut counts = Counts::default();
-    for arguments in RUNS {
-        let started = Instant::now();
-        println!("\n== cargo {}", arguments.join(" "));
-        let failed_before = counts.failed;
-        let succeeded = run(arguments, skips.path(), &mut counts)?;
-        if !succeeded && counts.failed == failed_before {
-            // It was not built, or a program ended without counting its tests.
-            counts.failed += 1;
-        }
-        println!("== {:.0} s", started.elapsed().as_secs_f32());
+    for words in FIRST {
+        counts.add_all(&run(words, Printed::AsItComes, skips.path())?);
     }
-    let mut reasons: Vec<String> = std::fs::read_to_string(skips.path())?
+    let all = programs()?;
+    let build = [&TESTS[..], &["--no-run"], &named(&all)].concat();
+    counts.add_all(&run(&build, Printed::AsItComes, skips.path())?);
+    let (busy, waiting): (Vec<_>, Vec<_>) = all
+        .iter()
+        .map(String::as_str)
+        .partition(|program| BUSY.contains(program));
+    let lane = |programs: &[&str]| {
+        let words = [&TESTS[..], &named(programs)].concat();
+        run(&words, Printed::ByProgram, skips.path())
+    };
+    thread::scope(|scope| {
+        let beside = scope.spawn(|| lane(&busy));
+        counts.add_all(&lane(&waiting)?);
+        let beside = beside.join().map_err(|_panic| anyhow!("a lane panicked"))?;
+        counts.add_all(&beside?);
+        anyhow::Ok(())
+    })?;
+    counts.add_all(&lane(&["traces"])?);
+    sum_up(counts, skips.path())
+}
+
+/// How the test programs of this package are run.
+const TESTS: [&str; 5] = ["test", "--locked", "-p", "integration", "--no-fail-fast"];
+
+/// `--test NAME` of each.
+fn named<N: AsRef<str>>(programs: &[N]) -> Vec<&str> {
+    let words = programs.iter().map(AsRef::as_ref);
+    words.flat_map(|program| ["--test", program]).collect()
+}
+
+/// The test programs of this package but those [`APART`], as cargo finds them: in files and in
+/// folders.
+fn programs() -> Result<Vec<String>> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut found = Vec::new();
+    for entry in tests.read_dir().context("reading the names of the tests")? {
+        let path = entry?.path();
+        let is_program =
+            path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").exists();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if is_program && !APART.contains(&name.as_ref()) {
+            found.push(name.into_owned());
+        }
+    }
+    for expected in BUSY {
+        let is_there = found.iter().any(|name| name == expected);
+        ensure!(is_there, "there is no test program {expected}");
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What was skipped, and the counts.
+fn sum_up(mut counts: Counts, skips: &Path) -> Result<ExitCode> {
+    let mut reasons: Vec<String> = std::fs::read_to_string(skips)?
         .lines()
         .map(str::to_owned)
         .collect();
@@ -89,21 +154,31 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-/// One cargo command; its output is passed on as it comes. True when it succeeded. By its name, not
-/// by env!("CARGO"): behind rustup that one lets a dependency's own rust-toolchain file choose rustc.
+/// When what cargo prints is passed on.
+#[derive(Debug, Clone, Copy)]
+enum Printed {
+    /// Line by line.
+    AsItComes,
+    /// A test program at a time, as another runs beside it.
+    ByProgram,
+}
+
+/// One cargo command, and what it counted. By its name, not by env!("CARGO"): behind rustup that one
+/// lets a dependency's own rust-toolchain file choose rustc.
 #[expect(clippy::disallowed_methods, reason = "cargo is no container process")]
-fn run(arguments: &[&str], skips: &Path, counts: &mut Counts) -> Result<bool> {
+fn run(arguments: &[&str], printed: Printed, skips: &Path) -> Result<Counts> {
+    let started = Instant::now();
+    let mut block = format!("\n== cargo {}\n", arguments.join(" "));
+    let mut counts = Counts::default();
+    let (output, theirs) = io::pipe().context("a pipe for cargo")?;
     let mut child = Command::new("cargo")
         .args(arguments)
         .args(["--config", RUNNER])
         .env(SKIPS_FILE, skips)
-        .stdout(Stdio::piped())
+        .stdout(theirs.try_clone()?)
+        .stderr(theirs)
         .spawn()
         .context("starting cargo")?;
-    let output = child
-        .stdout
-        .take()
-        .context("cargo's standard output is a pipe")?;
     let (said, heard) = mpsc::channel();
     let lines = said.clone();
     thread::spawn(move || {
@@ -123,26 +198,47 @@ fn run(arguments: &[&str], skips: &Path, counts: &mut Counts) -> Result<bool> {
         };
         match next {
             Some(Said::Line(line)) => {
-                println!("{line}");
+                if line.trim_start().starts_with(BEGINS) {
+                    print!("{}", mem::take(&mut block));
+                }
                 counts.add(&line);
+                block = block + &line + "\n";
+                if matches!(printed, Printed::AsItComes) {
+                    print!("{}", mem::take(&mut block));
+                }
             }
             Some(Said::End(status)) => end = Some(status),
             None => break,
         }
     }
-    Ok(end.context("cargo was not waited for")??.success())
+    println!("{block}== {:.0} s", started.elapsed().as_secs_f32());
+    let succeeded = end.context("cargo was not waited for")??.success();
+    if !succeeded && counts.failed == 0 {
+        // It was not built, or a program ended without counting its tests.
+        counts.failed = 1;
+    }
+    Ok(counts)
 }
+
+/// How cargo's line before each test program begins.
+const BEGINS: &str = "Running ";
 
 /// What comes from cargo.
 enum Said {
     Line(String),
-    End(std::io::Result<ExitStatus>),
+    End(io::Result<ExitStatus>),
 }
 
 /// For so long lines may still come out of the pipe after cargo's end.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 impl Counts {
+    fn add_all(&mut self, others: &Self) {
+        self.passed += others.passed;
+        self.failed += others.failed;
+        self.skipped += others.skipped;
+    }
+
     /// Reads `test result: ok. 3 passed; 0 failed; 0 ignored; ...`.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
