@@ -106,13 +106,19 @@ impl fmt::Display for MetricsAddress {
 
 /// The socket of the metrics, taken before anything else is done.
 #[derive(Debug)]
-pub(super) enum MetricsListener {
+pub enum MetricsListener {
+    /// As [`MetricsAddress::Unix`].
     Unix(Listener),
+    /// As [`MetricsAddress::Loopback`].
     Loopback(std::net::TcpListener),
 }
 
 impl MetricsListener {
-    pub(super) fn bind(address: &MetricsAddress) -> Result<Self> {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When it is taken already, or cannot be.
+    pub fn bind(address: &MetricsAddress) -> Result<Self> {
         match address {
             MetricsAddress::Unix(path) => Listener::bind(path).map(Self::Unix),
             MetricsAddress::Loopback(socket) => {
@@ -125,7 +131,7 @@ impl MetricsListener {
     }
 
     /// Serves until the daemon ends.
-    pub(super) async fn serve(self, registry: Arc<Registry>, shutdown: Shutdown) {
+    pub async fn serve(self, registry: Arc<Registry>, shutdown: Shutdown) {
         let page = Page {
             registry,
             threads: Threads::few(PAGES_MAX, LIMITS),

@@ -24,7 +24,7 @@ mod incoming;
 mod logging;
 mod metrics;
 mod nearest;
-mod notify;
+pub mod notify;
 mod request_metrics;
 mod run;
 mod services;
@@ -33,7 +33,7 @@ mod socket;
 
 pub use activation::passed_socket;
 pub use logging::{LogConfig, LogFormat, LogLevel, Logging};
-pub use metrics::{MetricsAddress, MetricsConfig};
+pub use metrics::{MetricsAddress, MetricsConfig, MetricsListener};
 pub use nearest::{nearest, suggestion};
 pub use run::{Daemon, Finish, Reload, Served, ServerConfig, Settings};
 pub use services::Services;

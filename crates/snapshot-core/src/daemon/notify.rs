@@ -1,16 +1,18 @@
 //! What the service manager is told (sd_notify(3)). Without one, nothing happens.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use sd_notify::NotifyState;
 
+use super::Shutdown;
+
 /// The daemon serves.
-pub(super) fn ready(status: &str) {
+pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The configuration is about to be read again; [`ready`] follows.
-pub(super) fn reloading() {
+pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
@@ -18,19 +20,34 @@ pub(super) fn reloading() {
 }
 
 /// The daemon finishes what it has begun.
-pub(super) fn stopping(status: &str) {
+pub fn stopping(status: &str) {
     send(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
 /// The daemon's loop turns.
-pub(super) fn alive() {
+fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
 /// How often [`alive`] must be told: half of what the manager waits for, as sd_watchdog_enabled(3)
 /// recommends.
-pub(super) fn alive_interval() -> Option<Duration> {
+fn alive_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+/// Runs on the thread that serves: a loop that hangs is not reported as alive.
+pub async fn keep_alive(shutdown: Shutdown) {
+    let Some(interval) = alive_interval().filter(|interval| !interval.is_zero()) else {
+        return;
+    };
+    let mut ticks = tokio::time::interval(interval);
+    let mut ending = pin!(shutdown.wait());
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => alive(),
+            () = &mut ending => return,
+        }
+    }
 }
 
 fn send(state: &[NotifyState<'_>]) {

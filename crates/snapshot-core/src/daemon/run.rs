@@ -322,7 +322,7 @@ impl Begun {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.serve(Arc::new(registry), self.shutdown.clone()));
         }
-        tokio::spawn(keep_alive(self.shutdown.clone()));
+        tokio::spawn(notify::keep_alive(self.shutdown.clone()));
         notify::ready(&self.status);
         tracing::info!(status = self.status, "ready");
 
@@ -472,19 +472,4 @@ impl Ending {
 
 async fn until_end_is_asked(signals: &mut Signals) {
     while !matches!(signals.next().await, Asked::End) {}
-}
-
-/// Runs on the thread that serves: a loop that hangs is not reported as alive.
-async fn keep_alive(shutdown: Shutdown) {
-    let Some(interval) = notify::alive_interval().filter(|interval| !interval.is_zero()) else {
-        return;
-    };
-    let mut ticks = tokio::time::interval(interval);
-    let mut ending = pin!(shutdown.wait());
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => notify::alive(),
-            () = &mut ending => return,
-        }
-    }
 }
