@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "snapshotter-quota",
         &["mounts", "proto", "snapshot-core", "sys"],
     ),
-    ("snapshotter-remote", &["disk"]),
+    ("snapshotter-remote", &["disk", "snapshot-core"]),
     ("runlxc-init", &["launch", "mounts", "sys"]),
     (
         "runlxc",

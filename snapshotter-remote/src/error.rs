@@ -1,6 +1,6 @@
 //! What can go wrong with disks that are kept; must not log.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use disk::Digest;
 
@@ -125,6 +125,21 @@ pub enum Error {
         /// Why not.
         #[source]
         source: disk::Error,
+    },
+    /// A setting that nobody could serve with: says which, and what to do.
+    #[error("{0}")]
+    Setting(String),
+    /// What daemons have in common could not be done.
+    #[error(transparent)]
+    Daemon(#[from] snapshot_core::Error),
+    /// An address that cannot be served.
+    #[error("listening on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The answer.
+        #[source]
+        source: io::Error,
     },
     /// Standard output does not take what it is given.
     #[error("writing to standard output")]

@@ -16,6 +16,7 @@ mod error;
 mod fields;
 pub mod image;
 pub mod manifest;
+pub mod serve;
 pub mod signature;
 pub mod store;
 pub mod table;

@@ -13,6 +13,7 @@ mod key;
 mod layer;
 mod listing;
 mod objects;
+mod reading;
 mod verify;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use std::path::Path;
 pub use add::Added;
 pub use listing::Listed;
 pub use objects::{Name, Objects};
+pub use reading::{Opened, Reader};
 pub use verify::{Damage, Verified};
 
 use crate::{error::Result, signature::PrivateKey};

@@ -109,6 +109,21 @@ impl Table {
         *blake3::hash(&bytes).as_bytes()
     }
 
+    /// The table of these bytes, if they are those that the digest in a manifest promises.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn open(object: &str, bytes: &[u8], digest: [u8; 32]) -> Result<Self> {
+        if blake3::hash(bytes) != digest {
+            let what = "its contents are others than its name says";
+            return Err(Error::damaged(object, what));
+        }
+        let mut fields = Fields::new(object, bytes);
+        let table = Self::decode(&mut fields)?;
+        fields.finish()?;
+        Ok(table)
+    }
+
     /// Writes everything the table stands for, verified chunk by chunk.
     ///
     /// # Errors

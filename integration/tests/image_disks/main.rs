@@ -9,6 +9,7 @@ mod guests;
 mod kernel;
 mod mounted;
 mod random;
+mod served;
 mod stock;
 mod store;
 mod tars;

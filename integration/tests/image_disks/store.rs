@@ -15,7 +15,7 @@ use integration::{
 use super::{converted::Converted, expected, kernel::fsck, mounted::with_erofs};
 
 /// What the command writes.
-fn store(words: &[&str], directory: &Path) -> Result<String> {
+pub(super) fn store(words: &[&str], directory: &Path) -> Result<String> {
     let mut command = command(built("snapshotter-remote")?);
     command.arg("store").args(words).arg("--dir").arg(directory);
     let finished = Running::start(&mut command)?.finish(SOON * 60)?;

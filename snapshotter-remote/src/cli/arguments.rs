@@ -1,9 +1,10 @@
 //! The command line as values.
 
-use std::{path::PathBuf, str::FromStr, sync::LazyLock};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand};
 use disk::Digest;
+use snapshot_core::daemon::MetricsAddress;
 
 use crate::{image::Platform, signature::digest};
 
@@ -36,6 +37,8 @@ pub(super) enum Store {
     Ls(Directory),
     /// Read every byte and compare it with its name; fails if something is damaged or missing.
     Verify(Verify),
+    /// Serve it to hosts by HTTP, read-only.
+    Serve(Serve),
     /// Write a disk to a new file, which `mount -t erofs -o loop,ro` takes.
     Export(Export),
 }
@@ -78,6 +81,28 @@ pub(super) struct Export {
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) directory: Directory,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Serve {
+    /// Directory of the store.
+    #[arg(long = "dir", value_name = "DIR")]
+    pub(super) path: Option<PathBuf>,
+    /// Where hosts connect: ADDRESS:PORT; port 0 is one that is free.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Serve an address that other hosts reach, although everything on it is plain text.
+    #[arg(long)]
+    pub(super) plaintext: bool,
+    /// Who may ask: a file with a line for each host, its name and its token.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Where metrics are: unix:/PATH or a loopback address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics: Option<MetricsAddress>,
+    /// Everything else, and all of this [default: /etc/snapshotter-remote-store/config.toml].
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 /// Where an image is.

@@ -2,13 +2,16 @@
 
 use std::{fmt::Write, process::ExitCode};
 
+use snapshot_core::daemon::Logging;
+
 use super::{
-    arguments::{Add, Export, Store as Command, Verify},
+    arguments::{Add, Export, Serve, Store as Command, Verify},
     in_one_line, out,
 };
 use crate::{
     Result,
     image::{Layout, Platform},
+    serve::{Config, Server},
     store::Store,
 };
 
@@ -17,6 +20,7 @@ pub(super) fn perform(command: &Command) -> Result<ExitCode> {
         Command::Add(asked) => add(asked)?,
         Command::Ls(directory) => list(&Store::open(&directory.path)?)?,
         Command::Verify(asked) => return verify(asked),
+        Command::Serve(asked) => serve(asked)?,
         Command::Export(asked) => export(asked)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -88,6 +92,35 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn serve(asked: &Serve) -> Result<()> {
+    let asked = asked.clone();
+    let reread = move || {
+        let mut config = Config::read(asked.config.as_deref())?;
+        override_by(&mut config, &asked);
+        Ok(config)
+    };
+    let config = reread()?;
+    let logging = Logging::start(config.log, env!("CARGO_CRATE_NAME"))?;
+    Server::claim(config)?.run(&logging, &reread)
+}
+
+/// Puts what the flags say over a configuration.
+fn override_by(config: &mut Config, asked: &Serve) {
+    if let Some(path) = &asked.path {
+        config.dir.clone_from(path);
+    }
+    if let Some(listen) = asked.listen {
+        config.listen = listen;
+    }
+    config.plaintext |= asked.plaintext;
+    if let Some(file) = &asked.token_file {
+        config.token_file = Some(file.clone());
+    }
+    if let Some(metrics) = &asked.metrics {
+        config.metrics.address = Some(metrics.clone());
+    }
 }
 
 fn export(asked: &Export) -> Result<()> {

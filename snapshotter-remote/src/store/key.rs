@@ -36,6 +36,18 @@ pub(super) fn load(directory: &Path) -> Result<PrivateKey> {
     line.parse().map_err(|what| Error::Key { path, what })
 }
 
+/// Says whether the directory has a store, to somebody who may not read its private key.
+pub(super) fn is_public_there(directory: &Path) -> Result<()> {
+    let path = directory.join(PUBLIC);
+    match fs::symlink_metadata(&path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoStore {
+            directory: directory.to_owned(),
+        }),
+        Err(error) => Err(unreadable(&path, error)),
+    }
+}
+
 /// The key of the store in that directory; a new one if nothing is in it yet.
 ///
 /// # Errors

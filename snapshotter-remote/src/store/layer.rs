@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fields::Fields,
     image::LayerTar,
     table::{PIECES_MAX, Table},
 };
@@ -92,18 +91,8 @@ impl Kept {
 /// The table of that digest.
 pub(super) fn table(objects: &Objects, digest: [u8; 32]) -> Result<Table> {
     let name = Name::Table(digest);
-    let object = name.to_string();
     let bytes = objects.get(name, TABLE_BYTES_MAX)?;
-    if blake3::hash(&bytes) != digest {
-        return Err(Error::damaged(
-            object,
-            "its contents are others than its name says",
-        ));
-    }
-    let mut fields = Fields::new(&object, &bytes);
-    let table = Table::decode(&mut fields)?;
-    fields.finish()?;
-    Ok(table)
+    Table::open(&name.to_string(), &bytes, digest)
 }
 
 impl Store {

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use disk::{Digest, FORMAT_VERSION};
@@ -37,6 +38,11 @@ pub enum Name {
     /// A signed manifest, by chainID.
     Disk(Digest),
 }
+
+/// A text that is no object's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no object has such a name")]
+pub struct NoName;
 
 /// Objects in a directory.
 #[derive(Debug)]
@@ -192,6 +198,30 @@ impl Name {
             Self::Layer(diff_id) => format!("layers/{FORMAT_VERSION}/{diff_id}"),
             Self::Disk(chain_id) => format!("disks/{FORMAT_VERSION}/{chain_id}"),
         })
+    }
+}
+
+impl FromStr for Name {
+    type Err = NoName;
+
+    /// Of what [`Name`] shows, and of nothing else.
+    fn from_str(text: &str) -> Result<Self, NoName> {
+        let (directory, last) = text.rsplit_once('/').ok_or(NoName)?;
+        let digest = digest(last).ok_or(NoName)?;
+        let kind = directory.split('/').next();
+        let name = match kind {
+            Some("chunks") => Self::Chunk(ChunkId(digest.0)),
+            Some("tables") => Self::Table(digest.0),
+            Some("layers") => Self::Layer(digest),
+            Some("disks") => Self::Disk(digest),
+            _ => return Err(NoName),
+        };
+        // What is between them is a matter of the whole name.
+        if name.to_string() == text {
+            Ok(name)
+        } else {
+            Err(NoName)
+        }
     }
 }
 

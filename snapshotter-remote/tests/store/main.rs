@@ -8,3 +8,5 @@ mod command;
 mod damaged;
 mod images;
 mod refused;
+mod served;
+mod server;

@@ -1,0 +1,307 @@
+//! One request and its answer. Failures are one line of text, and no cache keeps them.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+};
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{self, HeaderName, HeaderValue},
+};
+
+use super::{
+    body::{Sent, Stretch},
+    conditions::{Conditions, Selected},
+    measured::Measured,
+    target::{NoTarget, Target},
+    tokens::{Tokens, bearer},
+    traffic::Traffic,
+};
+use crate::{
+    error::Result,
+    store::{Name, Reader},
+};
+
+/// What every request needs.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) reader: Reader,
+    /// Who may ask; without them, everybody.
+    pub(super) tokens: Option<RwLock<Arc<Tokens>>>,
+    pub(super) measured: Measured,
+}
+
+/// What is told in place of an object.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    text: &'static str,
+    field: Option<(HeaderName, HeaderValue)>,
+}
+
+/// Bytes never change under these names but for a better zstd, and the client verifies them.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+/// Asked again each time: another key signs another manifest. Where tokens are needed, a cache must not
+/// answer for the store.
+const CHANGING: &str = "no-cache";
+const CHANGING_PRIVATE: &str = "private, no-cache";
+
+impl Served {
+    /// The answer to a request that came on a connection of that peer.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        traffic: Traffic,
+    ) -> Response<Sent> {
+        let answering = traffic.begin();
+        let target = Target::of(request.uri().path(), request.uri().query());
+        let answered = self.decide(&request, target).await;
+        let response = answered.unwrap_or_else(Refusal::into_response);
+        let code = response.status().as_u16();
+        let kind = target.map_or("none", |target| target.kind());
+        self.measured.answered(kind, code);
+        tracing::debug!(
+            %peer, method = %request.method(), path = request.uri().path(), code, "request"
+        );
+        response.map(|body| body.counted(answering))
+    }
+
+    async fn decide(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        target: Result<Target, NoTarget>,
+    ) -> Result<Response<Sent>, Refusal> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let allowed = (header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Err(Refusal {
+                field: Some(allowed),
+                ..refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "objects are read here, with GET and HEAD\n",
+                )
+            });
+        }
+        if !request.body().is_end_stream() {
+            let text = "a request for an object has no contents\n";
+            return Err(Refusal {
+                field: Some((header::CONNECTION, HeaderValue::from_static("close"))),
+                ..refusal(StatusCode::BAD_REQUEST, text)
+            });
+        }
+        let name = match target {
+            Ok(Target::Health) => return Ok(health()),
+            Ok(Target::Object(name)) => Some(name),
+            Err(NoTarget::Unknown) => None,
+            Err(NoTarget::Malformed(text)) => return Err(refusal(StatusCode::BAD_REQUEST, text)),
+        };
+        self.authorise(request.headers())?;
+        let Some(name) = name else {
+            return Err(refusal(
+                StatusCode::NOT_FOUND,
+                "nothing here: /v1/disks/1/CHAINID, /v1/layers/1/DIFFID, /v1/tables/DIGEST, \
+                 /v1/chunks/DI/DIGEST, /v1/health\n",
+            ));
+        };
+        let asked = Asked::of(request, name);
+        let this = Arc::clone(self);
+        let found = tokio::task::spawn_blocking(move || this.object(&asked)).await;
+        match found {
+            Ok(Ok(Some(response))) => Ok(response),
+            Ok(Ok(None)) => Err(refusal(
+                StatusCode::NOT_FOUND,
+                "the store has no such object\n",
+            )),
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "an object cannot be read");
+                let text = "the store has it and cannot read it\n";
+                Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, text))
+            }
+            // The runtime is ending.
+            Err(_ended) => Err(refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the server is ending\n",
+            )),
+        }
+    }
+
+    fn authorise(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        let Some(tokens) = &self.tokens else {
+            return Ok(());
+        };
+        let tokens = Arc::clone(
+            &tokens
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        let field = text(fields, &header::AUTHORIZATION);
+        let host = field
+            .as_deref()
+            .and_then(bearer)
+            .and_then(|token| tokens.host(token));
+        let Some(host) = host else {
+            let challenge = HeaderValue::from_static("Bearer");
+            return Err(Refusal {
+                field: Some((header::WWW_AUTHENTICATE, challenge)),
+                ..refusal(
+                    StatusCode::UNAUTHORIZED,
+                    "a host's token is needed: Authorization: Bearer\n",
+                )
+            });
+        };
+        tracing::debug!(host, "authorised");
+        Ok(())
+    }
+
+    /// Opens and reads; blocks.
+    fn object(&self, asked: &Asked) -> Result<Option<Response<Sent>>> {
+        let Some(object) = self.reader.object(asked.name)? else {
+            return Ok(None);
+        };
+        let tag = format!("\"{}-{}\"", asked.digest(), object.version(asked.name)?);
+        let bytes = object.bytes;
+        let selected = asked.conditions.select(&tag, bytes);
+        let mut response = Response::new(Sent::text(""));
+        let fields = response.headers_mut();
+        fields.insert(header::ETAG, value(&tag));
+        let cached = match asked.name {
+            Name::Disk(_) if self.tokens.is_some() => CHANGING_PRIVATE,
+            Name::Disk(_) => CHANGING,
+            Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => IMMUTABLE,
+        };
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static(cached));
+        fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        let (status, first, count) = match selected {
+            Selected::NotModified => {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                return Ok(Some(response));
+            }
+            Selected::NotSatisfiable => return Ok(Some(not_satisfiable(bytes))),
+            Selected::Whole => (StatusCode::OK, 0, bytes),
+            Selected::Part { first, last } => {
+                let range = format!("bytes {first}-{last}/{bytes}");
+                fields.insert(header::CONTENT_RANGE, value(&range));
+                (StatusCode::PARTIAL_CONTENT, first, last - first + 1)
+            }
+        };
+        let kind = match asked.name {
+            Name::Chunk(_) => "application/zstd",
+            Name::Table(_) | Name::Layer(_) | Name::Disk(_) => "application/octet-stream",
+        };
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        fields.insert(header::CONTENT_LENGTH, count.into());
+        *response.status_mut() = status;
+        if !asked.is_head {
+            let failed = |source: io::Error| crate::Error::File {
+                doing: "reading",
+                path: asked.name.to_string().into(),
+                source,
+            };
+            let stretch = Stretch::begin(object, first, count).map_err(failed)?;
+            *response.body_mut() = Sent::stretch(stretch);
+        }
+        Ok(Some(response))
+    }
+}
+
+/// An object and how it is wanted.
+#[derive(Debug)]
+struct Asked {
+    name: Name,
+    is_head: bool,
+    conditions: Conditions,
+}
+
+impl Asked {
+    fn of(request: &Request<Incoming>, name: Name) -> Self {
+        let fields = request.headers();
+        let is_head = *request.method() == Method::HEAD;
+        let range = if is_head {
+            None
+        } else {
+            text(fields, &header::RANGE)
+        };
+        Self {
+            name,
+            is_head,
+            conditions: Conditions {
+                none_match: text(fields, &header::IF_NONE_MATCH),
+                range,
+                if_range: text(fields, &header::IF_RANGE),
+            },
+        }
+    }
+
+    /// The last part of its name.
+    fn digest(&self) -> String {
+        let name = self.name.to_string();
+        name.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+}
+
+impl Refusal {
+    fn into_response(self) -> Response<Sent> {
+        let mut response = line(self.status, self.text);
+        if let Some((name, value)) = self.field {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Refusal {
+    Refusal {
+        status,
+        text,
+        field: None,
+    }
+}
+
+fn health() -> Response<Sent> {
+    line(StatusCode::OK, "ok\n")
+}
+
+fn not_satisfiable(bytes: u64) -> Response<Sent> {
+    let text = "the object has no such bytes\n";
+    let mut response = line(StatusCode::RANGE_NOT_SATISFIABLE, text);
+    let range = format!("bytes */{bytes}");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_RANGE, value(&range));
+    response
+}
+
+/// A line of text that no cache keeps.
+fn line(status: StatusCode, text: &'static str) -> Response<Sent> {
+    let text = if text.ends_with('\n') {
+        text.to_owned()
+    } else {
+        format!("{text}\n")
+    };
+    let mut response = Response::new(Sent::text(text));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    fields.insert(header::CONTENT_TYPE, plain);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A field, all its lines as one list (RFC 9110, 5.3); nothing if it is no text.
+fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Vec<&str> = fields
+        .get_all(name)
+        .iter()
+        .map(|value| value.to_str().ok())
+        .collect::<Option<_>>()?;
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("digits, letters and signs make a field")
+}

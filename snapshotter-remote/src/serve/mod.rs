@@ -1,0 +1,28 @@
+//! The store for hosts: its objects by HTTP/1.1, so that clients, proxies and caches need nothing of
+//! ours. It reads and never writes, and has no private key.
+//!
+//! ```text
+//!  Config     from file and flags
+//!    |
+//!  Server::claim   store there, tokens read, sockets taken: what is wrong ends here
+//!    |  READY=1
+//!  Server::run     one task for each connection, so many and no more (connection, traffic)
+//!    |               GET -> target -> token -> object -> conditions and range -> body
+//!    |  SIGHUP       tokens and the log's level are read again
+//!    |  SIGTERM      no new connections; answers that are begun are ended, within a limit
+//!   end
+//! ```
+
+mod answer;
+mod body;
+mod conditions;
+mod config;
+mod connection;
+mod measured;
+mod run;
+mod target;
+mod tokens;
+mod traffic;
+
+pub use config::{Config, FILE, Limits};
+pub use run::{Reread, Server};

@@ -1,0 +1,327 @@
+//! The server's process: what it takes before it serves, its connections, signals, and an end that
+//! finishes what is begun.
+
+use std::{
+    net::{SocketAddr, TcpListener as Listener},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::registry::Registry;
+use snapshot_core::daemon::{Logging, MetricsListener, Shutdown, notify};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use super::{
+    answer::Served,
+    config::{Config, Limits},
+    connection,
+    measured::Measured,
+    tokens::Tokens,
+};
+use crate::{
+    error::{Error, Result},
+    store::Reader,
+};
+
+/// Connections that wait in the kernel until they are accepted, as far as it keeps so many.
+const BACKLOG: u32 = 4096;
+
+/// Threads for what is no object: the page of metrics.
+const OTHER_THREADS: usize = 4;
+
+/// Idle threads go after this.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// A full table of descriptors stays full for a while; asking at once again would burn a core.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is refused again and again fills no log.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// The last word to a connection that has no place.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+    cache-control: no-store\r\nretry-after: 1\r\ncontent-type: text/plain\r\n\
+    content-length: 30\r\n\r\ntoo many connections are open\n";
+
+/// Reads the configuration again.
+pub type Reread = dyn Fn() -> Result<Config>;
+
+/// A server that has its store, its tokens and its sockets.
+pub struct Server {
+    config: Config,
+    served: Arc<Served>,
+    registry: Registry,
+    listener: Listener,
+    metrics: Option<MetricsListener>,
+    runtime: Runtime,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Takes everything it needs.
+    ///
+    /// # Errors
+    /// For a configuration that cannot be served, a directory that is no store, tokens that cannot
+    /// be read, an address that is taken.
+    pub fn claim(config: Config) -> Result<Self> {
+        config.check()?;
+        let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
+        let mut registry = Registry::with_prefix("snapshotter_remote_store");
+        let served = Served {
+            reader: Reader::open(&config.dir)?,
+            tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
+            measured: Measured::register(&mut registry),
+        };
+        let listening = |source| Error::Listen {
+            address: config.listen,
+            source,
+        };
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(config.server.threads_max + OTHER_THREADS)
+            .thread_keep_alive(THREAD_KEEP_ALIVE)
+            .build()
+            .map_err(listening)?;
+        let listener = runtime.block_on(async { listen(config.listen) });
+        let metrics = config.metrics.address.as_ref().map(MetricsListener::bind);
+        Ok(Self {
+            listener: listener.map_err(listening)?,
+            metrics: metrics.transpose()?,
+            served: Arc::new(served),
+            registry,
+            runtime,
+            config,
+        })
+    }
+
+    /// Serves until a signal ends it. On SIGHUP, `reread` says what counts from then on.
+    ///
+    /// # Errors
+    /// What keeps it from serving.
+    pub fn run(self, logging: &Logging, reread: &Reread) -> Result<()> {
+        let Self {
+            config,
+            served,
+            registry,
+            listener,
+            metrics,
+            runtime,
+        } = self;
+        let (trigger, shutdown) = Shutdown::channel();
+        let ended = runtime.block_on(async {
+            let address = listener.local_addr();
+            let listener = TcpListener::from_std(listener);
+            let listening = |source| Error::Listen {
+                address: config.listen,
+                source,
+            };
+            let listener = listener.map_err(listening)?;
+            let address = address.map_err(listening)?;
+            let mut signals = Signals::new().map_err(listening)?;
+            if let Some(metrics) = metrics {
+                tokio::spawn(metrics.serve(Arc::new(registry), shutdown.clone()));
+            }
+            tokio::spawn(notify::keep_alive(shutdown.clone()));
+            let status = format!("serving {} on http://{address}", config.dir.display());
+            warn_about(&config, address, &served);
+            notify::ready(&status);
+            tracing::info!(status, "ready");
+            let mut connections = Connections::new(Arc::clone(&served), config.server, shutdown);
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => connections.take(accepted).await,
+                    Some(_ended) = connections.tasks.join_next() => {}
+                    asked = signals.next() => match asked {
+                        Asked::End => break,
+                        Asked::Reload => reload(&served, logging, reread, &status),
+                    },
+                }
+            }
+            drop(listener);
+            trigger.pull();
+            connections.end(config.server.drain(), signals).await;
+            Ok(())
+        });
+        // Reads of a disk that hangs are not waited for.
+        runtime.shutdown_background();
+        tracing::info!("ended");
+        ended
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<Listener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // After a restart, connections of the last one may still be there in the kernel.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
+    match &served.tokens {
+        None if !address.ip().is_loopback() => tracing::warn!(
+            "there is no token_file: whoever reaches the address can read every image"
+        ),
+        None => {}
+        Some(tokens) => {
+            let tokens = tokens
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .count();
+            tracing::info!(tokens, "only hosts with a token are answered");
+        }
+    }
+    if config.plaintext && !address.ip().is_loopback() {
+        tracing::warn!("images and tokens are sent as plain text");
+    }
+}
+
+/// Reads tokens and the level of the log again; what is wrong leaves them as they were.
+fn reload(served: &Served, logging: &Logging, reread: &Reread, status: &str) {
+    notify::reloading();
+    let read = reread().and_then(|config| {
+        let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
+        match (&served.tokens, tokens) {
+            (Some(now), Some(tokens)) => {
+                *now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+            }
+            (None, None) => {}
+            _ => {
+                let what = "token_file comes or goes at a start only: restart the server";
+                return Err(Error::Setting(what.to_owned()));
+            }
+        }
+        logging.set_level(config.log.level);
+        Ok(())
+    });
+    match read {
+        Ok(()) => tracing::info!("tokens and the level of the log were read again"),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "tokens and the level of the log stay as they were");
+        }
+    }
+    notify::ready(status);
+}
+
+/// The connections that are open.
+struct Connections {
+    served: Arc<Served>,
+    limits: Limits,
+    shutdown: Shutdown,
+    places: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+    told: Option<Instant>,
+}
+
+impl Connections {
+    fn new(served: Arc<Served>, limits: Limits, shutdown: Shutdown) -> Self {
+        Self {
+            served,
+            limits,
+            shutdown,
+            places: Arc::new(Semaphore::new(limits.connections_max)),
+            tasks: JoinSet::new(),
+            told: None,
+        }
+    }
+
+    async fn take(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                return tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return self.refuse(&socket);
+        };
+        let served = Arc::clone(&self.served);
+        let (limits, shutdown) = (self.limits, self.shutdown.clone());
+        self.tasks.spawn(async move {
+            connection::serve(socket, peer, served, limits, shutdown).await;
+            drop(place);
+        });
+    }
+
+    fn refuse(&mut self, socket: &TcpStream) {
+        self.served.measured.refused();
+        // Who does not hear it sees that it was closed.
+        let _said = socket.try_write(REFUSAL);
+        if self.told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
+            let connections_max = self.limits.connections_max;
+            tracing::warn!(
+                connections_max,
+                "connections are refused: too many are open"
+            );
+            self.told = Some(Instant::now());
+        }
+    }
+
+    /// Waits until all have ended, so long and no longer; another signal ends it at once.
+    async fn end(mut self, limit: Duration, mut signals: Signals) {
+        let connections = self.tasks.len();
+        notify::stopping(&format!("{connections} connections end"));
+        tracing::info!(connections, "ending");
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let is_done = tokio::select! {
+            () = all => true,
+            () = tokio::time::sleep(limit) => false,
+            () = signals.end() => false,
+        };
+        if !is_done {
+            tracing::warn!(connections = self.tasks.len(), "answers are cut off");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+enum Asked {
+    End,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+
+    async fn end(&mut self) {
+        while !matches!(self.next().await, Asked::End) {}
+    }
+}

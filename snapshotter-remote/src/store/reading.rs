@@ -1,0 +1,221 @@
+//! Objects for whoever may read a store and nothing more: its server. Files are opened below the store's
+//! directory, name by name, and no symbolic link is followed.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use disk::Digest;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    sys::stat::Mode,
+};
+
+use super::{
+    key,
+    objects::{Name, unreadable},
+};
+use crate::error::Result;
+
+/// The directory of a store.
+#[derive(Debug)]
+pub struct Reader {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+/// An object's bytes.
+#[derive(Debug)]
+pub struct Opened {
+    /// A regular file.
+    pub file: File,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Reader {
+    /// Of the store in that directory; the private key is not needed and not looked at.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(path, flags, Mode::empty());
+        let directory = directory.map_err(|errno| unreadable(path, errno.into()))?;
+        key::is_public_there(path)?;
+        Ok(Self {
+            directory,
+            path: path.to_owned(),
+        })
+    }
+
+    /// An object, if it is there.
+    ///
+    /// # Errors
+    /// What the file system answers, and anything else than a file under an object's name.
+    pub fn object(&self, name: Name) -> Result<Option<Opened>> {
+        let shown = name.to_string();
+        let failed = |source: io::Error| unreadable(&self.path.join(&shown), source);
+        let file = match self.descend(&shown) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            let what = "it is no regular file";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        Ok(Some(Opened {
+            bytes: metadata.len(),
+            file,
+        }))
+    }
+
+    fn descend(&self, name: &str) -> nix::Result<File> {
+        let (directories, last) = name.rsplit_once('/').unwrap_or(("", name));
+        let mut below: Option<OwnedFd> = None;
+        for directory in directories.split('/') {
+            let above = below.as_ref().unwrap_or(&self.directory);
+            below = Some(openat(
+                above.as_fd(),
+                directory,
+                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?);
+        }
+        let above = below.as_ref().unwrap_or(&self.directory);
+        // Not blocking: what else may lie under the name (a fifo) is not waited for.
+        let flags = OFlag::O_RDONLY
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY
+            | OFlag::O_CLOEXEC;
+        openat(above.as_fd(), last, flags, Mode::empty()).map(File::from)
+    }
+}
+
+impl Opened {
+    /// What changes with the bytes of the object, as far as they can change under its name: a chunk
+    /// and a layer by another zstd, which is told by the length; a manifest by another key, which its
+    /// signature tells.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn version(&self, name: Name) -> Result<String> {
+        match name {
+            Name::Disk(_) => {
+                // The signature is the last of it, and half of that is enough.
+                let mut half = [0; 32];
+                let at = self.bytes.saturating_sub(64);
+                let read = self.file.read_exact_at(&mut half, at);
+                read.map_err(|source| unreadable(Path::new(&name.to_string()), source))?;
+                Ok(Digest(half).to_string())
+            }
+            Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => Ok(format!("{:x}", self.bytes)),
+        }
+    }
+
+    /// So many bytes from there on.
+    ///
+    /// # Errors
+    /// What the file system answers, and that it has become shorter.
+    pub fn read(&self, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let mut read = vec![0; bytes];
+        self.file.read_exact_at(&mut read, at)?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::{
+        Error,
+        chunk::ChunkId,
+        store::{Store, objects::NoName},
+    };
+
+    #[test]
+    fn names_are_read_as_they_are_written_and_not_otherwise() {
+        let digits = "ab".repeat(32);
+        let names = [
+            Name::Chunk(ChunkId([0xab; 32])),
+            Name::Table([0xab; 32]),
+            Name::Layer(Digest([0xab; 32])),
+            Name::Disk(Digest([0xab; 32])),
+        ];
+        for name in names {
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+        for wrong in [
+            String::new(),
+            digits.clone(),
+            format!("chunks/{digits}"),
+            format!("chunks/ac/{digits}"),
+            format!("chunks/ab/x/{digits}"),
+            format!("chunks//ab/{digits}"),
+            format!("/chunks/ab/{digits}"),
+            format!("chunks/ab/{digits}/"),
+            format!("chunks/ab/{digits}0"),
+            format!("chunks/ab/{}", &digits[1..]),
+            format!("chunks/AB/{}", digits.to_uppercase()),
+            format!("disks/{digits}"),
+            format!("disks/2/{digits}"),
+            format!("disks/../disks/1/{digits}"),
+            format!("key/{digits}"),
+            "key".to_owned(),
+        ] {
+            assert_eq!(wrong.parse::<Name>(), Err(NoName), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn links_and_other_things_in_a_store_are_not_followed() {
+        let directory = tempdir().unwrap();
+        let path = directory.path();
+        Store::create(path).unwrap();
+        let reader = Reader::open(path).unwrap();
+        let table = Name::Table([1; 32]);
+        assert!(reader.object(table).unwrap().is_none(), "no directory");
+        fs::create_dir(path.join("tables")).unwrap();
+        assert!(reader.object(table).unwrap().is_none(), "no file");
+        let at = path.join(table.to_string());
+        fs::write(&at, "table").unwrap();
+        let opened = reader.object(table).unwrap().unwrap();
+        assert_eq!(
+            (opened.bytes, opened.read(1, 3).unwrap()),
+            (5, b"abl".to_vec())
+        );
+
+        symlink(
+            path.join("key"),
+            path.join(Name::Table([2; 32]).to_string()),
+        )
+        .unwrap();
+        assert!(reader.object(Name::Table([2; 32])).is_err(), "a link");
+        fs::create_dir(path.join(Name::Table([3; 32]).to_string())).unwrap();
+        assert!(reader.object(Name::Table([3; 32])).is_err(), "a directory");
+        fs::rename(path.join("tables"), path.join("elsewhere")).unwrap();
+        symlink(path.join("elsewhere"), path.join("tables")).unwrap();
+        assert!(reader.object(table).is_err(), "a directory that is a link");
+    }
+
+    #[test]
+    fn a_directory_without_a_store_is_told() {
+        let directory = tempdir().unwrap();
+        let error = Reader::open(directory.path()).unwrap_err();
+        assert!(matches!(error, Error::NoStore { .. }), "{error}");
+    }
+}
