@@ -79,8 +79,8 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         for (number, (flag, value, why)) in [
             (
                 "--annotation",
-                "org.pouch.rich.mode=systemd",
-                "mode systemd is not available in this version, only dumb-init",
+                "org.pouch.rich.mode=sbin-init",
+                "mode sbin-init is not available in this version, only dumb-init",
             ),
             (
                 "--annotation",
@@ -97,7 +97,11 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
                 "rich_mode_launch_manner=dumb-init",
                 "without rich_mode=true",
             ),
-            ("--env", "ali_run_mode=vm", "process.env ali_run_mode"),
+            (
+                "--env",
+                "ali_run_mode=vm",
+                "the image has none of /usr/lib/systemd/systemd",
+            ),
         ]
         .into_iter()
         .enumerate()

@@ -127,16 +127,15 @@ pub(crate) fn common(options: &mut Options, folders: &Folders, log: &str, plan: 
 
 /// The program file of such a pid 1 is in no mount namespace any more, where CRIU looks for it.
 pub(crate) fn refuse_stub(pid_one: &PidOne) -> Result<()> {
-    match pid_one {
-        PidOne::Program => Ok(()),
-        PidOne::Stub { .. } => {
-            let why = "its pid 1 is runlxc-init (rich mode dumb-init)";
-            Err(Error::unsupported(
-                "checkpoint and restore of this container",
-                why,
-            ))
-        }
-    }
+    let why = match pid_one {
+        PidOne::Program => return Ok(()),
+        PidOne::Stub { .. } => "its pid 1 is runlxc-init (rich mode dumb-init)",
+        PidOne::Systemd(_) => "its program has runlxc-init for a parent (rich mode systemd)",
+    };
+    Err(Error::unsupported(
+        "checkpoint and restore of this container",
+        why,
+    ))
 }
 
 impl Container {

@@ -1,16 +1,29 @@
 //! Signals, and freezing and thawing.
 
 use bundle::Status;
+use launch::plan::PidOne;
 use sys::Signal;
 
 use crate::container::{Container, required};
 use crate::journal::PidNamespace;
+use crate::process::ProcessId;
 use crate::{Error, Result};
 
 const SIGKILL: i32 = Signal::SIGKILL as i32;
 
 /// What no process can pass on, because it happens to itself, and what undoes it.
 const STOP_AND_GO: [i32; 2] = [Signal::SIGSTOP as i32, Signal::SIGCONT as i32];
+
+/// What asks programs to end, a container's stop signal by rule.
+const STOPS: [i32; 4] = [
+    Signal::SIGTERM as i32,
+    Signal::SIGINT as i32,
+    Signal::SIGQUIT as i32,
+    Signal::SIGPWR as i32,
+];
+
+/// SIGRTMIN+3: systemd(1) stops all units in order, and halts.
+const HALT: i32 = 34 + 3;
 
 impl Container {
     /// Sends a signal (a number, real-time ones too) to init. SIGKILL reaches frozen processes,
@@ -29,7 +42,7 @@ impl Container {
             return self.kill_all(signal);
         }
         let init = self.init()?;
-        init.signal(signal)?;
+        init.signal(self.for_systemd(signal).unwrap_or(signal))?;
         if signal == SIGKILL {
             self.thaw_for_kill()?;
         }
@@ -42,12 +55,30 @@ impl Container {
     /// # Errors
     /// When the cgroup cannot be read or the kernel refuses.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
-        match self.stub() {
+        if let Some(halt) = self.for_systemd(signal) {
+            return self.init()?.signal(halt);
+        }
+        match self.stub().or(self.systemd()) {
             Some(stub) if signal != SIGKILL => {
                 Ok(self.cgroup.signal_all_but(stub.as_pid(), signal)?)
             }
             _ => Ok(self.cgroup.kill_all(signal)?),
         }
+    }
+
+    /// Pid 1, when it is an image's systemd that was started.
+    fn systemd(&self) -> Option<ProcessId> {
+        match self.journal.pid_one {
+            PidOne::Systemd(_) if !self.dir.start_socket().exists() => self.journal.init,
+            _ => None,
+        }
+    }
+
+    /// What a systemd gets instead of what stops a program: it would take TERM for a wish to execute
+    /// itself anew, INT for one to reboot, and end by QUIT.
+    fn for_systemd(&self, signal: i32) -> Option<i32> {
+        self.systemd()?;
+        STOPS.contains(&signal).then_some(HALT)
     }
 
     /// A killed process of a frozen version 1 cgroup dies only once it is thawed.

@@ -8,7 +8,7 @@ use crate::{Error, Result, rich};
 pub const PREFIX: &str = "org.pouch.";
 
 /// The keys of ours that mean something.
-pub const KNOWN: &[&str] = &[rich::MODE, rich::SIGNALS];
+pub const KNOWN: &[&str] = &[rich::MODE, rich::SIGNALS, rich::USER, rich::SERVICES];
 
 /// Checks that every key below [`PREFIX`] is known.
 ///

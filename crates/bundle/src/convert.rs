@@ -36,13 +36,14 @@ impl Bundle {
         let linux = self.linux()?;
         let mut warnings = self.warnings.clone();
         refuse_unsupported(linux)?;
-        let namespaces = Namespaces::of(linux)?;
+        let mut namespaces = Namespaces::of(linux)?;
         let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
         let mut notes = Vec::new();
         let rich = Rich::of(&own_annotations, self.env())?;
         let mut init = self.init(context, linux, &namespaces, (&mut warnings, &mut notes))?;
         if let Some(rich) = rich {
-            init.pid_one = rich.pid_one(&namespaces, linux.seccomp().as_ref())?;
+            let filter = linux.seccomp().as_ref();
+            rich.apply(context, (&mut init, &mut namespaces), filter)?;
         }
         maps.check(&init.process)?;
         let resources = resources::initial(linux.resources().as_ref(), &init.devices)?;

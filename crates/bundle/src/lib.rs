@@ -21,6 +21,7 @@ mod resources;
 pub mod rich;
 mod scheduling;
 mod sysctl;
+mod systemd;
 
 mod convert;
 pub mod plan;

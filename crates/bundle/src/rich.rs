@@ -3,19 +3,31 @@
 
 use std::collections::BTreeMap;
 
-use launch::plan::{PidOne, Rewrite};
+use launch::plan::{InitPlan, PidOne, Rewrite};
 use launch::signals;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
 use crate::annotations::nearest;
 use crate::namespaces::Namespaces;
-use crate::plan::NamespaceKind;
-use crate::{Error, Result};
+use crate::plan::{NamespaceKind, PlanContext};
+use crate::{Error, Result, systemd};
 
 /// Who is pid 1.
 pub const MODE: &str = "org.pouch.rich.mode";
 /// Signals that the program gets as other ones: `TERM:QUIT,HUP:0`.
 pub const SIGNALS: &str = "org.pouch.rich.signals";
+
+/// Who the program runs as, by the image's name of the user.
+pub const USER: &str = "org.pouch.rich.user";
+/// Services to run beside the program: `cron,ssh`.
+pub const SERVICES: &str = "org.pouch.rich.services";
+
+/// What only one mode has.
+const OF_MODES: [(&str, Mode); 3] = [
+    (SIGNALS, Mode::DumbInit),
+    (USER, Mode::Systemd),
+    (SERVICES, Mode::Systemd),
+];
 
 /// PouchContainer's daemon told its runtime by these two variables.
 const POUCH_RICH: &str = "rich_mode";
@@ -65,6 +77,10 @@ pub struct Rich {
     pub asked_by: String,
     /// Signals that the program gets as other ones.
     pub rewrites: Vec<Rewrite>,
+    /// The program's user by the image's name of it; none: `process.user`.
+    pub user: Option<String>,
+    /// Names of units.
+    pub services: Vec<String>,
 }
 
 /// Who is pid 1 of a rich container.
@@ -72,12 +88,14 @@ pub struct Rich {
 pub enum Mode {
     /// runlxc-init, whose child the program is; the image needs nothing.
     DumbInit,
+    /// The image's own, of which the program is a unit.
+    Systemd,
 }
 
-/// The words for modes; only one means something yet.
+/// The words for modes; some mean nothing yet.
 const MODES: [(&str, Option<Mode>); 4] = [
     ("dumb-init", Some(Mode::DumbInit)),
-    ("systemd", None),
+    ("systemd", Some(Mode::Systemd)),
     ("sbin-init", None),
     ("auto", None),
 ];
@@ -104,11 +122,16 @@ impl Rich {
     /// [`Error::Unsupported`] for a mode that is not done yet.
     pub fn of(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Self>> {
         let Some(asked) = asked(annotations, env)? else {
-            if annotations.contains_key(SIGNALS) {
-                let why = format!("only rich containers have it: {MODE} is missing");
-                return Err(Error::invalid(annotation(SIGNALS), why));
-            }
-            return Ok(None);
+            return match OF_MODES
+                .iter()
+                .find(|(key, _)| annotations.contains_key(*key))
+            {
+                Some((key, _)) => {
+                    let why = format!("only rich containers have it: {MODE} is missing");
+                    Err(Error::invalid(annotation(key), why))
+                }
+                None => Ok(None),
+            };
         };
         let known = MODES.iter().find(|(word, _)| *word == asked.mode);
         let Some(mode) = known.and_then(|(_, mode)| *mode) else {
@@ -121,21 +144,39 @@ impl Rich {
             );
             return Err(Error::unsupported(asked.field, why));
         };
+        let mut others = OF_MODES.iter().filter(|(_, only)| *only != mode);
+        if let Some((key, _)) = others.find(|(key, _)| annotations.contains_key(*key)) {
+            let why = format!("mode {} has no such thing", asked.mode);
+            return Err(Error::invalid(annotation(key), why));
+        }
+        let services = annotations.get(SERVICES);
+        let services = services.map(|text| systemd::services(&annotation(SERVICES), text));
         let rewrites = annotations.get(SIGNALS).map(|text| rewrites(text));
         Ok(Some(Self {
             mode,
             asked_by: asked.field,
             rewrites: rewrites.transpose()?.unwrap_or_default(),
+            user: annotations.get(USER).cloned(),
+            services: services.transpose()?.unwrap_or_default(),
         }))
     }
 
-    /// What it means for pid 1 of a container in these namespaces and under this filter.
-    pub(crate) fn pid_one(
+    /// Changes a plan to what it means for a container in these namespaces and under this filter.
+    pub(crate) fn apply(
         self,
-        namespaces: &Namespaces,
+        context: &PlanContext,
+        (init, namespaces): (&mut InitPlan, &mut Namespaces),
         filter: Option<&LinuxSeccomp>,
-    ) -> Result<PidOne> {
-        let Mode::DumbInit = self.mode;
+    ) -> Result<()> {
+        match self.mode {
+            Mode::DumbInit => init.pid_one = self.pid_one(namespaces, filter)?,
+            Mode::Systemd => systemd::furnish(&self, context, (init, namespaces))?,
+        }
+        Ok(())
+    }
+
+    /// What mode dumb-init means for pid 1.
+    fn pid_one(self, namespaces: &Namespaces, filter: Option<&LinuxSeccomp>) -> Result<PidOne> {
         if !namespaces.makes(NamespaceKind::Pid) {
             let why = "mode dumb-init needs a new pid namespace, and linux.namespaces has none";
             return Err(Error::invalid(self.asked_by, why));
@@ -371,16 +412,20 @@ mod tests {
         let not_yet = |field: &str, mode: &str| {
             format!(
                 "{field} is not supported: mode {mode} is not available in this version, only \
-                 dumb-init"
+                 dumb-init, systemd"
             )
         };
-        for mode in ["systemd", "sbin-init", "auto"] {
+        for mode in ["sbin-init", "auto"] {
             let why = not_yet("annotations.org.pouch.rich.mode", mode);
             refused(&[(MODE, mode)], &[], &why);
             let manner = format!("rich_mode_launch_manner={mode}");
             let why = not_yet("process.env rich_mode_launch_manner", mode);
             refused(&[], &["rich_mode=true", &manner], &why);
         }
+    }
+
+    #[test]
+    fn what_was_like_a_machine_has_systemd() {
         for (entry, name) in [
             ("ali_run_mode=vm", "ali_run_mode"),
             ("ali_run_mode=common_vm", "ali_run_mode"),
@@ -391,17 +436,36 @@ mod tests {
                 "label__com_alipay_acs_container_server_type",
             ),
         ] {
-            let why = not_yet(&format!("process.env {name}"), "systemd");
-            refused(&[], &[entry], &why);
-            refused(&[], &[entry, "rich_mode=true"], &why);
+            for env in [&[entry][..], &[entry, "rich_mode=true"]] {
+                let rich = parse(&[], env).unwrap().unwrap();
+                let asked_by = format!("process.env {name}");
+                assert_eq!((rich.mode, rich.asked_by), (Mode::Systemd, asked_by));
+            }
         }
         for label in [
             ("com.alipay.acs.container.server_type", "DOCKER_VM"),
             ("ali.host.dns", "true"),
         ] {
-            let why = not_yet(&format!("annotations.{}", label.0), "systemd");
-            refused(&[label], &[], &why);
+            let rich = parse(&[label], &[]).unwrap().unwrap();
+            assert_eq!(rich.mode, Mode::Systemd);
         }
+    }
+
+    #[test]
+    fn systemd_has_a_user_and_services_and_dumb_init_has_not() {
+        let systemd = (MODE, "systemd");
+        let rich = parse(&[systemd, (USER, "admin"), (SERVICES, "cron,ssh")], &[]);
+        let rich = rich.unwrap().unwrap();
+        assert_eq!(rich.user.as_deref(), Some("admin"));
+        assert_eq!(rich.services, ["cron.service", "ssh.service"]);
+        let why = "annotations.org.pouch.rich.signals: mode systemd has no such thing";
+        refused(&[systemd, (SIGNALS, "TERM:QUIT")], &[], why);
+        let dumb_init = (MODE, "dumb-init");
+        let why = "annotations.org.pouch.rich.user: mode dumb-init has no such thing";
+        refused(&[dumb_init, (USER, "admin")], &[], why);
+        let why = "annotations.org.pouch.rich.services: only rich containers have it: \
+                   org.pouch.rich.mode is missing";
+        refused(&[(SERVICES, "cron")], &[], why);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::procfs::Proc;
 use crate::reaper::{self, Passage, Reaper, Side};
 use crate::rootfs::{self, NewRoot};
 use crate::start::{self, Word};
+use crate::systemd::{self, FromHost};
 use crate::terminal::Terminal;
 
 /// How the stub ended without having become the program.
@@ -83,6 +84,9 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
         Ok(furnished) => furnished,
         Err(error) => return tell(&control, &error),
     };
+    if let PidOne::Systemd(systemd) = &plan.pid_one {
+        return systemd::run(&plan, systemd, furnished, (control, start));
+    }
     if let PidOne::Stub { rewrites } = &plan.pid_one {
         match reaper::fork() {
             Ok(Side::Child(gate)) => match gate.wait() {
@@ -122,9 +126,11 @@ pub(crate) fn tell(socket: impl AsFd, error: &Error) -> Result<End> {
 }
 
 /// A container that is set up but for its program's own process.
-struct Furnished {
-    terminal: Option<Terminal>,
-    proc: Proc,
+pub(crate) struct Furnished {
+    pub(crate) terminal: Option<Terminal>,
+    pub(crate) proc: Proc,
+    /// What is known of the host, for an image's systemd.
+    pub(crate) from_host: FromHost,
 }
 
 impl Furnished {
@@ -179,12 +185,19 @@ fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
         &plan.state_creating,
         Stage::CreateContainer,
     )?;
+    let from_host = match &plan.pid_one {
+        PidOne::Systemd(_) => FromHost::read(),
+        PidOne::Program | PidOne::Stub { .. } => FromHost::default(),
+    };
     root.enter()?;
 
     devices.replace_null_streams()?;
     make_working_directory(&plan.process)?;
     let terminal = plan.process.terminal.map(Terminal::open).transpose()?;
-    if let Some(terminal) = &terminal {
+    // systemd would write to the program's terminal.
+    if let Some(terminal) = &terminal
+        && !matches!(plan.pid_one, PidOne::Systemd(_))
+    {
         terminal.bind_console(&proc)?;
     }
     name_and_tune(plan, &proc)?;
@@ -196,7 +209,11 @@ fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
     masks::protect(&proc, &plan.readonly_paths)?;
     masks::mask(&proc, &plan.masked_paths, plan.mount_label.as_deref())?;
     chdir("/").map_err(host(|| "change directory to /".to_owned()))?;
-    Ok(Furnished { terminal, proc })
+    Ok(Furnished {
+        terminal,
+        proc,
+        from_host,
+    })
 }
 
 /// The specification wants the pid as the container sees it; the host side knows another one.
@@ -275,14 +292,19 @@ fn name_and_tune(plan: &InitPlan, proc: &Proc) -> Result<()> {
 
 /// The last steps, under the program's own rights; returns only on failure.
 fn become_program(plan: &InitPlan, prepared: &Prepared<'_>) -> Result<std::convert::Infallible> {
+    run_start_hooks(plan, prepared)?;
+    Err(prepared.execute())
+}
+
+/// Limits, filter, startContainer hooks: only execve(2) may follow.
+pub(crate) fn run_start_hooks(plan: &InitPlan, prepared: &Prepared<'_>) -> Result<()> {
     prepared.commit()?;
     let hooks: Vec<Hook> = plan
         .start_container_hooks
         .iter()
         .map(|hook| with_default_environment(hook, prepared.environment()))
         .collect();
-    hooks::run_all(&hooks, &plan.state_created, Stage::StartContainer)?;
-    Err(prepared.execute())
+    hooks::run_all(&hooks, &plan.state_created, Stage::StartContainer)
 }
 
 /// A startContainer hook without an environment gets the program's: not in the specification, but

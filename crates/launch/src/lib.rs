@@ -24,6 +24,7 @@ mod rootfs;
 mod scheduling;
 pub mod signals;
 mod start;
+pub mod systemd;
 mod terminal;
 
 pub use error::{Error, Result};

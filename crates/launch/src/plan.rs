@@ -56,6 +56,19 @@ pub enum PidOne {
         /// Signals that the program gets as other ones.
         rewrites: Vec<Rewrite>,
     },
+    /// The image's own systemd, of which the program is a unit.
+    Systemd(SystemdPlan),
+}
+
+/// What is asked of an image's systemd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemdPlan {
+    /// The container's id.
+    pub id: String,
+    /// The program's user by the image's name of it; none: the one of [`Process`].
+    pub user: Option<String>,
+    /// Units to start beside the program, with their suffix.
+    pub services: Vec<String>,
 }
 
 /// A signal that the program gets as another one.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgid, setgroups, setuid};
 use sys::process::{self, Capabilities};
@@ -139,6 +140,15 @@ impl Prepared<'_> {
         match process::reset_signals() {
             Ok(()) => self.executable.execute(),
             Err(error) => host(|| "reset signals".to_owned())(error),
+        }
+    }
+
+    /// As [`Prepared::execute`], for a program that keeps all signals blocked until it listens.
+    pub(crate) fn execute_with_signals_blocked(&self) -> Error {
+        let blocked = process::reset_signals().and_then(|()| Ok(SigSet::all().thread_block()?));
+        match blocked {
+            Ok(()) => self.executable.execute(),
+            Err(error) => host(|| "block signals".to_owned())(error),
         }
     }
 

@@ -51,6 +51,11 @@ impl Terminal {
         procfs::bind(&self.pty.slave, &target).map_err(host(step))
     }
 
+    /// Master and slave, for somebody else to wear.
+    pub(crate) fn split(self) -> (OwnedFd, OwnedFd) {
+        (self.pty.master, self.pty.slave)
+    }
+
     /// Makes the slave controlling terminal and standard streams; gives the master.
     pub(crate) fn wear(self) -> Result<OwnedFd> {
         let slave = self.pty.slave;

@@ -3,16 +3,23 @@
 //! Reads the command line and nothing else; what to do comes over the sockets it names.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use launch::init::End;
 
-const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | --version";
+const USAGE: &str =
+    "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | application | --version";
 
 /// As runc's init: no program of the container ends with it by chance.
 const EXIT_FAILED: u8 = 255;
 
 fn main() -> ExitCode {
+    // What an image's systemd takes for its own; the arguments are about turning off a machine.
+    if is_named(launch::systemd::SHUTDOWN) && std::process::id() == 1 {
+        let status = launch::systemd::run_shutdown();
+        return ExitCode::from(u8::try_from(status).unwrap_or(EXIT_FAILED));
+    }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
     let end = match words.as_slice() {
@@ -25,6 +32,7 @@ fn main() -> ExitCode {
             Ok(control) => launch::exec::run(control),
             Err(_) => return refuse(),
         },
+        [Some("application")] => launch::systemd::run_application(),
         _ => return refuse(),
     };
     match end {
@@ -42,6 +50,11 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+fn is_named(name: &str) -> bool {
+    let own = std::env::args_os().next().unwrap_or_default();
+    Path::new(&own).file_name().is_some_and(|last| last == name)
 }
 
 fn say_version() -> ExitCode {

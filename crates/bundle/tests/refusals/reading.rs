@@ -140,3 +140,34 @@ fn a_rich_container_has_pid_1_beside_its_program_in_a_new_pid_namespace() {
         check(&[env, namespaces, hostname], &of("process.env rich_mode"));
     }
 }
+
+#[test]
+fn an_images_systemd_gets_a_cgroup_namespace_and_tmpfs() {
+    let mode = ("/annotations", json!({"org.pouch.rich.mode": "systemd"}));
+    let plan = accepted(std::slice::from_ref(&mode));
+    assert!(matches!(plan.init.pid_one, PidOne::Systemd(_)));
+    assert_eq!(plan.init.cgroup_namespace, Toggle::On);
+    let has_cgroup = |kind: &bundle::Namespace| kind.kind == bundle::NamespaceKind::Cgroup;
+    assert_eq!(
+        plan.namespaces
+            .iter()
+            .filter(|kind| has_cgroup(kind))
+            .count(),
+        1
+    );
+    for (namespaces, why) in [
+        (
+            json!([{"type": "mount"}]),
+            ": mode systemd needs a new pid namespace, and linux.namespaces has none",
+        ),
+        (
+            json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup", "path": "/proc/1/ns/cgroup"}]),
+            ": mode systemd needs a new cgroup namespace, and linux.namespaces joins one",
+        ),
+    ] {
+        let namespaces = ("/linux/namespaces", namespaces);
+        let hostname = ("/hostname", Value::Null);
+        let why = format!("annotations.org.pouch.rich.mode{why}");
+        check(&[mode.clone(), namespaces, hostname], &why);
+    }
+}

@@ -1,0 +1,163 @@
+//! The main process of the program's unit: parent of the program, which it gets from the keeper, and
+//! writer of its status. When the program has ended, systemd is asked to end all in order.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use sys::process::kill_number;
+use sys::pty::set_controlling;
+use sys::{ExitStatus, Pid};
+
+use crate::control::{self, Received, ToStub};
+use crate::error::{Error, Result, host};
+use crate::init::End;
+use crate::plan::Process;
+use crate::process;
+use crate::procfs::Proc;
+use crate::reaper::{self, Passage, Reaper, Side};
+
+use super::{OWN, keeper, refusal};
+
+/// systemd(1): halts.
+const SIGRTMIN_3: i32 = 34 + 3;
+
+/// Of a program that was not seen to end: whoever kills its parent kills it, too.
+const KILLED: i32 = 137;
+
+/// Of a program that could not be started.
+const FAILED: i32 = 255;
+
+/// Where the status is for the last pid 1.
+pub(super) fn status_path() -> String {
+    format!("{OWN}/status")
+}
+
+/// Runs the program of a container, as a unit of its systemd.
+///
+/// # Errors
+/// Whatever keeps the program from running; systemd is told to halt then, too. Nothing is done
+/// where this process is not the copy in [`OWN`]: on a host, pid 1 would be the host's.
+pub fn run() -> Result<End> {
+    let own = std::env::current_exe().unwrap_or_default();
+    if own != Path::new(OWN).join("init") {
+        let why = "only the unit of a container's application runs this";
+        return Err(refusal(why));
+    }
+    let mut status = Status::create()?;
+    match start() {
+        Ok(Started::Parent(reaper, plan)) => {
+            status.write(KILLED)?;
+            let ended = stay(reaper, &plan);
+            status.write(ended.as_ref().map_or(FAILED, |ended| ended.code()))?;
+            halt()?;
+            Ok(End::Program(ended?))
+        }
+        Ok(Started::Child(child)) => match *child {
+            Some(child) => child.become_program(),
+            None => Ok(End::Abandoned),
+        },
+        Err(error) => {
+            status.write(FAILED)?;
+            halt()?;
+            Err(error)
+        }
+    }
+}
+
+enum Started {
+    Parent(Reaper, Box<Process>),
+    /// None: its parent is gone.
+    Child(Box<Option<Application>>),
+}
+
+fn start() -> Result<Started> {
+    let Application { plan, fds } = Application::receive()?;
+    match reaper::fork()? {
+        Side::Parent(reaper) => Ok(Started::Parent(reaper, Box::new(plan))),
+        Side::Child(gate) => Ok(Started::Child(Box::new(match gate.wait() {
+            Passage::Open => Some(Application { plan, fds }),
+            Passage::Closed => None,
+        }))),
+    }
+}
+
+fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
+    reaper.settle(plan, &Proc::open()?)?.run(&[])
+}
+
+fn halt() -> Result<()> {
+    kill_number(Pid::from_raw(1), SIGRTMIN_3).map_err(host(|| "tell pid 1 to halt".to_owned()))
+}
+
+/// What the keeper gave.
+struct Application {
+    plan: Process,
+    fds: Vec<OwnedFd>,
+}
+
+impl Application {
+    fn receive() -> Result<Self> {
+        let path = keeper::socket();
+        let gone = || format!("connect to {path}: the program runs only once in each start");
+        let socket = UnixStream::connect(&path).map_err(host(gone))?;
+        match control::recv(&socket)? {
+            Some(Received {
+                message: ToStub::Exec(plan),
+                fds,
+                ..
+            }) => Ok(Self {
+                plan: plan.process,
+                fds,
+            }),
+            _ => Err(Error::Unexpected("instead of a program")),
+        }
+    }
+
+    /// Returns only on failure, which is told on the program's own standard error.
+    fn become_program(self) -> Result<End> {
+        wear(&self.fds)?;
+        let prepared = process::prepare(&self.plan)?;
+        prepared.commit()?;
+        Err(prepared.execute())
+    }
+}
+
+/// Makes them the standard streams: three, or one terminal.
+fn wear(fds: &[OwnedFd]) -> Result<()> {
+    let (stdin, stdout, stderr) = match fds {
+        [terminal] => {
+            set_controlling(terminal)
+                .map_err(host(|| "set the controlling terminal".to_owned()))?;
+            (terminal, terminal, terminal)
+        }
+        [stdin, stdout, stderr] => (stdin, stdout, stderr),
+        _ => return Err(refusal("the program's standard streams did not come")),
+    };
+    dup2_stdin(stdin)
+        .and_then(|()| dup2_stdout(stdout))
+        .and_then(|()| dup2_stderr(stderr))
+        .map_err(host(|| "take over the standard streams".to_owned()))
+}
+
+/// The file with the status: three digits, overwritten as a whole.
+struct Status(File);
+
+impl Status {
+    fn create() -> Result<Self> {
+        let path = status_path();
+        let file = File::create(&path).map_err(host(|| format!("create {path}")))?;
+        Ok(Self(file))
+    }
+
+    fn write(&mut self, code: i32) -> Result<()> {
+        let text = format!("{:03}\n", code & 0xff);
+        self.0
+            .rewind()
+            .and_then(|()| self.0.write_all(text.as_bytes()))
+            .map_err(host(|| format!("write {}", status_path())))
+    }
+}

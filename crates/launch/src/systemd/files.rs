@@ -1,0 +1,234 @@
+//! What systemd finds in the container beside the image: files and links below `/run`, and two
+//! files of the image that are covered. Runs inside the container's root.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::error::{Error, Result, host};
+use crate::procfs::Proc;
+use crate::rootfs::remount_readonly;
+
+use super::image::Image;
+use super::{CONTAINER, OWN, UNIT};
+
+const UNITS: &str = "/run/systemd/system";
+const ABOUT_HOST: &str = "/run/host";
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// Units that have no use in a container, or are about devices of the host.
+const MASKED: [&str; 21] = [
+    "console-getty.service",
+    "container-getty@.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "getty-static.service",
+    "getty@.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "proc-sys-fs-binfmt_misc.mount",
+    "serial-getty@.service",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-firstboot.service",
+    "systemd-modules-load.service",
+    "systemd-remount-fs.service",
+    "systemd-udev-settle.service",
+    "systemd-udev-trigger.service",
+    "systemd-udevd-control.socket",
+    "systemd-udevd-kernel.socket",
+    "systemd-udevd.service",
+];
+
+/// Words of systemd for limits, by the numbers of asm-generic/resource.h.
+const LIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// What the files say.
+pub(super) struct Files<'a> {
+    pub(super) uuid: &'a str,
+    pub(super) os_release: &'a [u8],
+    pub(super) image: &'a Image,
+    pub(super) rlimits: &'a [(u32, u64, u64)],
+}
+
+impl Files<'_> {
+    /// Makes them all.
+    pub(super) fn make(&self, proc: &Proc) -> Result<()> {
+        self.copy_stub(proc)?;
+        self.cover_image()?;
+        self.about_host()?;
+        self.units()
+    }
+
+    /// A copy of the stub that belongs to the container: not the host's file, which somebody with
+    /// the right to remount could write.
+    fn copy_stub(&self, proc: &Proc) -> Result<()> {
+        let stub = format!("{OWN}/init");
+        proc.make_working_directory()?;
+        let copied = fs::copy("self/exe", &stub);
+        copied.map_err(host(|| format!("copy the stub to {stub}")))?;
+        set_mode(&stub, 0o755)
+    }
+
+    fn cover_image(&self) -> Result<()> {
+        let stub = format!("{OWN}/init");
+        cover(&stub, &self.image.shutdown)?;
+        // A missing one stays missing: its mount point would be a change of the image. With an id
+        // systemd takes no start for the first, which would change the image as well.
+        let there = fs::symlink_metadata(MACHINE_ID);
+        if there.is_ok_and(|about| about.is_file()) {
+            let own = format!("{OWN}/machine-id");
+            write(&own, format!("{}\n", self.uuid).as_bytes(), 0o444)?;
+            cover(&own, Path::new(MACHINE_ID))?;
+        }
+        Ok(())
+    }
+
+    fn about_host(&self) -> Result<()> {
+        make_directory(ABOUT_HOST)?;
+        for (name, content) in [
+            ("container-manager", CONTAINER.as_bytes()),
+            ("container-uuid", self.uuid.as_bytes()),
+            ("os-release", self.os_release),
+        ] {
+            write(&format!("{ABOUT_HOST}/{name}"), content, 0o444)?;
+        }
+        Ok(())
+    }
+
+    fn units(&self) -> Result<()> {
+        let wants = format!("{UNITS}/multi-user.target.wants");
+        make_directory(&wants)?;
+        for name in MASKED {
+            link("/dev/null", &format!("{UNITS}/{name}"))?;
+        }
+        let unit = format!("{UNITS}/{UNIT}");
+        write(&unit, self.unit().as_bytes(), 0o644)?;
+        link(&unit, &format!("{wants}/{UNIT}"))?;
+        for (name, path) in &self.image.services {
+            link(path, &format!("{wants}/{name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing in it comes from the program: systemd's rules of quoting have no say.
+    fn unit(&self) -> String {
+        let mut after = "basic.target network.target".to_owned();
+        for (name, _) in &self.image.services {
+            let _written = write!(after, " {name}");
+        }
+        let mut limits = String::new();
+        for &(resource, _, hard) in self.rlimits {
+            let index = usize::try_from(resource).unwrap_or(usize::MAX);
+            let Some(word) = LIMITS.get(index) else {
+                continue;
+            };
+            let _written = match hard {
+                u64::MAX => writeln!(limits, "Limit{word}=infinity"),
+                hard => writeln!(limits, "Limit{word}={hard}"),
+            };
+        }
+        format!(
+            "[Unit]\n\
+             Description=The application of this container\n\
+             After={after}\n\
+             \n\
+             [Service]\n\
+             ExecStart={OWN}/init application\n\
+             KillMode=mixed\n\
+             StandardInput=null\n\
+             StandardOutput=null\n\
+             StandardError=journal\n\
+             {limits}"
+        )
+    }
+}
+
+fn cover(source: &str, target: &Path) -> Result<()> {
+    let step = || format!("bind {source} on {}", target.display());
+    let none: Option<&str> = None;
+    mount(Some(source), target, none, MsFlags::MS_BIND, none).map_err(host(step))?;
+    remount_readonly(&target.to_string_lossy()).map_err(host(step))
+}
+
+fn make_directory(path: &str) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map_err(host(|| format!("mkdir {path}")))
+}
+
+fn write(path: &str, content: &[u8], mode: u32) -> Result<()> {
+    fs::write(path, content).map_err(host(|| format!("write {path}")))?;
+    set_mode(path, mode)
+}
+
+fn set_mode(path: &str, mode: u32) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(host(|| format!("chmod {path}")))
+}
+
+fn link(target: impl AsRef<Path>, path: &str) -> Result<()> {
+    match symlink(target, path) {
+        // Asked for twice.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|source| Error::Host {
+            step: format!("link {path}"),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn the_unit_says_when_and_with_which_limits() {
+        let image = Image {
+            systemd: "/lib/systemd/systemd".to_owned(),
+            shutdown: PathBuf::from("/lib/systemd/systemd-shutdown"),
+            services: vec![(
+                "cron.service".to_owned(),
+                PathBuf::from("/lib/cron.service"),
+            )],
+        };
+        let files = Files {
+            uuid: "",
+            os_release: &[],
+            image: &image,
+            rlimits: &[(7, 1, 1024), (4, 0, u64::MAX), (99, 1, 1)],
+        };
+        let unit = files.unit();
+        assert!(
+            unit.contains("After=basic.target network.target cron.service\n"),
+            "{unit}"
+        );
+        assert!(
+            unit.ends_with("LimitNOFILE=1024\nLimitCORE=infinity\n"),
+            "{unit}"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Rich containers with an image's own systemd as pid 1.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    check::{Bench, check},
+    ctr::{Container, Task},
+    images::Image,
+    process::Finished,
+    runtime::Runtime,
+    terminal::Size,
+    wait::SOON,
+};
+use nix::sys::signal::Signal;
+
+const RUNTIME: Runtime = Runtime::Runlxc;
+
+const SIZE: Size = Size {
+    rows: 37,
+    columns: 111,
+};
+
+/// Until systemd has nothing more to start; some of its own units fail in any container.
+const SETTLED: &str = "systemctl is-system-running --wait";
+
+fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
+    let mode = ["--annotation", "org.pouch.rich.mode=systemd"];
+    bench.container(name).flags(&mode)
+}
+
+fn with<'a>(container: Container<'a>, key: &str, value: &str) -> Container<'a> {
+    let annotation = format!("org.pouch.rich.{key}={value}");
+    container.flags(&["--annotation", &annotation])
+}
+
+fn on_systemd(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
+    check(RUNTIME, &[Image::DebianSystemd], behaviour);
+}
+
+/// What a shell in the running container says, whatever its exit code.
+fn asked(task: &Task<'_>, script: &str) -> Result<Finished> {
+    task.exec(&["sh", "-c", script])
+}
+
+#[test]
+fn the_program_is_a_unit_and_its_output_and_exit_code_are_the_containers() {
+    on_systemd(|bench| {
+        for code in [0, 3, 255] {
+            let script = format!("echo out; echo err >&2; exit {code}");
+            let ended = rich(bench, &format!("code-{code}")).shell(&script)?;
+            ensure!(
+                ended.code() == code
+                    && ended.stdout() == "out\n"
+                    && ended.stderr().contains("err\n"),
+                "{code}: {ended}"
+            );
+        }
+        rich(bench, "killed")
+            .shell("kill -KILL $$")?
+            .with_code(137)?;
+        let script = "cat /proc/1/comm; cat /proc/self/cgroup | grep name=systemd; \
+                      systemctl is-active pouch-application.service; cat /etc/machine-id | wc -c";
+        let shown = rich(bench, "shown").output(script)?;
+        let unit = "name=systemd:/system.slice/pouch-application.service\nactive\n33\n";
+        ensure!(
+            shown.starts_with("systemd\n") && shown.ends_with(unit),
+            "{shown:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn user_environment_directory_and_any_argument_arrive_intact() {
+    on_systemd(|bench| {
+        let container = with(rich(bench, "intact"), "user", "daemon").flags(&[
+            "--env",
+            "ODD=a b $HOME %n \"q\" \\ 'x' ${Y} %%",
+            "--cwd",
+            "/var/tmp",
+            "--seccomp",
+        ]);
+        let script = "id -u; id -g; pwd; printf '[%s]\\n' \"$ODD\" \"$@\"";
+        let odd = "two\nlines $HOME %i \"q\" \\ 'x'; &";
+        let ended = container.run(&["sh", "-c", script, "name", odd, "", "-x", "@y"])?;
+        let expected = format!(
+            "1\n1\n/var/tmp\n[a b $HOME %n \"q\" \\ 'x' ${{Y}} %%]\n[{odd}]\n[]\n[-x]\n[@y]\n"
+        );
+        ensure!(ended.code() == 0 && ended.stdout() == expected, "{ended}");
+        Ok(())
+    });
+}
+
+#[test]
+fn services_run_and_a_stop_ends_them_in_order() {
+    on_systemd(|bench| {
+        let directory = tempfile::tempdir()?;
+        let unit = directory.path().join("slow.service");
+        fs::write(
+            &unit,
+            "[Service]\nExecStart=sleep 600\nExecStop=sh -c 'echo stopped >/seen/stop'\n",
+        )?;
+        let bind = |source: &Path, target: &str, options: &str| {
+            format!(
+                "type=bind,src={},dst={target},options=rbind:{options}",
+                source.display()
+            )
+        };
+        let container = with(rich(bench, "services"), "services", "cron,slow,rsyslog").flags(&[
+            "--mount",
+            &bind(&unit, "/etc/systemd/system/slow.service", "ro"),
+            "--mount",
+            &bind(directory.path(), "/seen", "rw"),
+        ]);
+        let script = "trap 'echo term; exit 7' TERM; while :; do sleep 1 & wait; done";
+        let task = container.detach(&["sh", "-c", script])?;
+        asked(&task, SETTLED)?;
+        for service in ["cron", "slow", "rsyslog", "pouch-application"] {
+            let shown = asked(&task, &format!("systemctl is-active {service}"))?;
+            ensure!(shown.stdout() == "active\n", "{service}: {shown}");
+        }
+        task.metrics()?;
+        // What units write is theirs: the image below is as it was.
+        task.kill(Signal::SIGTERM)?;
+        let code = task.remove()?;
+        ensure!(code == 7, "expected 7, got {code}");
+        let stopped = fs::read_to_string(directory.path().join("stop"));
+        ensure!(stopped.context("ExecStop was not run")? == "stopped\n");
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_written_to_the_image_but_by_services() {
+    on_systemd(|bench| {
+        let task = rich(bench, "upper").detach(&["sleep", "600"])?;
+        asked(&task, SETTLED)?;
+        let upper = asked(&task, "cat /proc/self/mountinfo")?.stdout();
+        let root = upper.lines().find(|line| line.contains(" / / "));
+        let upper = root
+            .and_then(|line| line.split("upperdir=").nth(1))
+            .and_then(|rest| rest.split(',').next())
+            .context("the root is no overlay")?;
+        let listed = listing(Path::new(upper))?;
+        let allowed = [
+            "dev",
+            "etc",
+            "etc/.pwd.lock",
+            "run",
+            "tmp",
+            "var",
+            "proc",
+            "sys",
+        ];
+        let strange: Vec<_> = listed
+            .iter()
+            .filter(|path| !allowed.contains(&path.as_str()) && !path.starts_with("var/"))
+            .collect();
+        ensure!(strange.is_empty(), "{listed:?}");
+        let code = task.kill_and_remove()?;
+        ensure!(code == 137, "expected 137, got {code}");
+        Ok(())
+    });
+}
+
+/// Everything below a directory, by its path from there.
+fn listing(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            }
+            let path = entry.path();
+            found.push(path.strip_prefix(directory)?.display().to_string());
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_leaves_nothing() {
+    on_systemd(|bench| {
+        for (number, (key, value, why)) in [
+            (
+                "user",
+                "nobody-at-all",
+                "no user \"nobody-at-all\" in /etc/passwd",
+            ),
+            ("services", "corn", "the image has no corn.service in"),
+            ("services", "a b", "is no name of a service"),
+            ("signals", "TERM:QUIT", "mode systemd has no such thing"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let container = with(rich(bench, &format!("refused-{number}")), key, value);
+            let refused = container.shell("true")?;
+            ensure!(refused.code() != 0, "{value}: it ran");
+            ensure!(refused.stderr().contains(why), "{value}: {refused}");
+        }
+        let refused = rich(bench, "absent").run(&["/no/such/program"])?;
+        ensure!(refused.stderr().contains("/no/such/program"), "{refused}");
+        Ok(())
+    });
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let refused = rich(bench, "no-systemd").shell("true")?;
+        let why = "the image has none of /usr/lib/systemd/systemd, /lib/systemd/systemd, and \
+                   /sbin/init is no link to a systemd";
+        ensure!(
+            refused.code() != 0 && refused.stderr().contains(why),
+            "{refused}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_terminal_is_the_programs_alone() {
+    on_systemd(|bench| {
+        let mut terminal = rich(bench, "tty").terminal(SIZE, &["sh"])?;
+        terminal.type_text("tty; stty size; echo up $((40+2))\n")?;
+        terminal.expect("37 111", SOON)?;
+        terminal.expect("up 42", SOON)?;
+        terminal.type_text("exit 9\n")?;
+        let (code, shown) = terminal.finish(SOON)?;
+        ensure!(code == 9, "expected 9, got {code}: {shown:?}");
+        ensure!(!shown.contains("systemd"), "{shown:?}");
+        Ok(())
+    });
+}
