@@ -150,13 +150,14 @@ impl Qemu {
         initrd: &Path,
         console: &Path,
     ) -> Result<Self> {
-        // TCG by name: /dev/kvm may open and still not run a stock kernel.
+        // TCG by name: /dev/kvm may open and still not run a stock kernel. In one thread: in several,
+        // a kernel that patches its own text may run a stale breakpoint, and panics.
         let child = command("qemu-system-x86_64")
             .args([
                 "-M",
                 "q35",
                 "-accel",
-                "tcg,thread=multi",
+                "tcg,thread=single",
                 "-cpu",
                 "qemu64",
                 "-smp",
