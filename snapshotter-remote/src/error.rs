@@ -126,6 +126,42 @@ pub enum Error {
         #[source]
         source: disk::Error,
     },
+    /// Others change the store.
+    #[error(
+        "{} is being added to or cleaned up by another process: try again later",
+        directory.display()
+    )]
+    Busy {
+        /// The store.
+        directory: PathBuf,
+    },
+    /// What cannot be read may need anything, so nothing is removed.
+    #[error(
+        "nothing is removed, because what {object} needs is not known (`store verify` says more)"
+    )]
+    Unsure {
+        /// The object that cannot be read.
+        object: String,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Another disk's layers begin with all of this one's.
+    #[error("disk sha256:{chain_id} stays: disk sha256:{above} stands on it and has to go first")]
+    StoodOn {
+        /// The one that stays.
+        chain_id: Digest,
+        /// The other.
+        above: Digest,
+    },
+    /// A store that a newer or older version of this program has filled, too.
+    #[error(
+        "{object} is there: only the version of this program that made it knows what it needs, so          nothing is removed"
+    )]
+    OtherFormat {
+        /// The directory of its disks.
+        object: String,
+    },
     /// A setting that nobody could serve with: says which, and what to do.
     #[error("{0}")]
     Setting(String),

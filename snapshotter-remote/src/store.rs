@@ -2,6 +2,7 @@
 //! before them; docs/remote.md has the layout and the reasons.
 //!
 //! ```text
+//!  many who add, or one who removes (lock)
 //!  add:  tar -> diffID proved -> chunks -> table -> stored layer     once for each layer
 //!        stored layers -> tree -> metadata -> chunks -> manifest     once for each chain id
 //! ```
@@ -12,9 +13,12 @@ mod export;
 mod key;
 mod layer;
 mod listing;
+mod lock;
 mod objects;
 mod reading;
+mod removal;
 mod verify;
+mod waste;
 
 use std::path::Path;
 
@@ -22,7 +26,9 @@ pub use add::Added;
 pub use listing::Listed;
 pub use objects::{Name, Objects};
 pub use reading::{Opened, Reader};
+pub use removal::Below;
 pub use verify::{Damage, Verified};
+pub use waste::{Sweep, Waste};
 
 use crate::{error::Result, signature::PrivateKey};
 

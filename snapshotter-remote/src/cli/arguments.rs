@@ -37,6 +37,10 @@ pub(super) enum Store {
     Ls(Directory),
     /// Read every byte and compare it with its name; fails if something is damaged or missing.
     Verify(Verify),
+    /// Remove disks; `gc` then frees what only they needed.
+    Rm(Rm),
+    /// Remove what no disk needs, and what a killed `add` left half.
+    Gc(Gc),
     /// Serve it to hosts by HTTP, read-only.
     Serve(Serve),
     /// Write a disk to a new file, which `mount -t erofs -o loop,ro` takes.
@@ -69,6 +73,8 @@ pub(super) struct Verify {
     /// Take away what is damaged; `store add` of its image makes it again.
     #[arg(long)]
     pub(super) remove_damaged: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +87,41 @@ pub(super) struct Export {
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) directory: Directory,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// The disks, as `ls` and `add` name them: sha256:...
+    #[arg(value_name = "CHAINID", required = true)]
+    pub(super) chain_ids: Vec<ChainId>,
+    #[command(flatten)]
+    pub(super) directory: Directory,
+    /// The disks of their lower layers, too, as far as no other disk stands on them.
+    #[arg(long)]
+    pub(super) prefixes: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Gc {
+    #[command(flatten)]
+    pub(super) directory: Directory,
+    /// Only say what would go.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Name each object, too.
+    #[arg(long)]
+    pub(super) names: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// How long to wait until nobody adds; without it, a store that is busy is left alone.
+    #[arg(long = "wait", value_name = "SECONDS", default_value_t = 0)]
+    pub(super) seconds: u32,
 }
 
 #[derive(Debug, Clone, Args)]

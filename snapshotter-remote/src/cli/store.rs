@@ -1,18 +1,18 @@
 //! `snapshotter-remote store`.
 
-use std::{fmt::Write, process::ExitCode};
+use std::{fmt::Write, process::ExitCode, time::Duration};
 
 use snapshot_core::daemon::Logging;
 
 use super::{
-    arguments::{Add, Export, Serve, Store as Command, Verify},
+    arguments::{Add, Export, Gc, Rm, Serve, Store as Command, Verify, Wait},
     in_one_line, out,
 };
 use crate::{
     Result,
     image::{Layout, Platform},
     serve::{Config, Server},
-    store::Store,
+    store::{Below, Store, Sweep, Waste},
 };
 
 pub(super) fn perform(command: &Command) -> Result<ExitCode> {
@@ -20,6 +20,8 @@ pub(super) fn perform(command: &Command) -> Result<ExitCode> {
         Command::Add(asked) => add(asked)?,
         Command::Ls(directory) => list(&Store::open(&directory.path)?)?,
         Command::Verify(asked) => return verify(asked),
+        Command::Rm(asked) => remove(asked)?,
+        Command::Gc(asked) => collect(asked)?,
         Command::Serve(asked) => serve(asked)?,
         Command::Export(asked) => export(asked)?,
     }
@@ -83,7 +85,7 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
     )
     .expect("a string takes everything");
     if asked.remove_damaged {
-        let removed = store.remove_damaged(&verified)?;
+        let removed = store.remove_damaged(&verified, limit(&asked.wait))?;
         writeln!(text, "{removed} removed").expect("a string takes everything");
     }
     out(&text)?;
@@ -92,6 +94,62 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn remove(asked: &Rm) -> Result<()> {
+    let store = Store::open(&asked.directory.path)?;
+    let below = if asked.prefixes {
+        Below::Remove
+    } else {
+        Below::Keep
+    };
+    for chain_id in &asked.chain_ids {
+        for gone in store.remove(chain_id.0, below, limit(&asked.wait))? {
+            out(&format!("sha256:{gone}  removed\n"))?;
+        }
+    }
+    Ok(())
+}
+
+fn collect(asked: &Gc) -> Result<()> {
+    let store = Store::open(&asked.directory.path)?;
+    let (sweep, done) = if asked.dry_run {
+        (Sweep::Count, "would be removed")
+    } else {
+        (Sweep::Remove, "removed")
+    };
+    let waste = store.waste(sweep, limit(&asked.wait))?;
+    let mut text = String::new();
+    let mut of_kinds = Vec::new();
+    for (what, length) in &waste {
+        let (kind, name) = match what {
+            Waste::Object(name) => {
+                let name = name.to_string();
+                (name.split('/').next().unwrap_or_default().to_owned(), name)
+            }
+            Waste::Leftover(path) => ("leftovers".to_owned(), path.display().to_string()),
+        };
+        if asked.names {
+            writeln!(text, "{name}  {}", bytes(*length)).expect("a string takes everything");
+        }
+        match of_kinds.last_mut() {
+            Some((last, count, sum)) if *last == kind => {
+                *count += 1;
+                *sum += length;
+            }
+            _ => of_kinds.push((kind, 1, *length)),
+        }
+    }
+    for (kind, count, sum) in of_kinds {
+        writeln!(text, "{count} {kind} of {}", bytes(sum)).expect("a string takes everything");
+    }
+    let all = waste.iter().map(|(_, length)| length).sum();
+    writeln!(text, "{} {done}", bytes(all)).expect("a string takes everything");
+    out(&text)
+}
+
+fn limit(wait: &Wait) -> Duration {
+    Duration::from_secs(wait.seconds.into())
 }
 
 fn serve(asked: &Serve) -> Result<()> {

@@ -5,7 +5,7 @@ use std::io::Seek;
 
 use disk::{Digest, Form, Image, Tree};
 
-use super::{Store, chunks, objects::Name};
+use super::{Store, chunks, lock, objects::Name};
 use crate::{
     error::{Error, Result},
     image::Source,
@@ -33,6 +33,7 @@ impl Store {
     /// # Errors
     /// For an image that is not what its digests say or cannot be a disk, and what the store answers.
     pub fn add(&self, image: &Source<'_>) -> Result<Added> {
+        let _adding = lock::adding(self.objects.directory())?;
         let layers = image.diff_ids();
         let chain_ids = chain_ids(layers);
         let Some(&chain_id) = chain_ids.last() else {

@@ -2,6 +2,7 @@
 //! layout and the crate `object_store`.
 
 use std::{
+    ffi::OsStr,
     fmt,
     fs::{self, File},
     io,
@@ -24,6 +25,9 @@ use crate::{
 
 /// Where unfinished blobs lie, without names: what a crash leaves of them, the kernel takes away.
 const SCRATCH: &str = "incoming";
+
+/// Directories of objects.
+const KINDS: [&str; 4] = ["chunks", "tables", "layers", "disks"];
 
 /// The name of an object. It never means anything else: what depends on the format of disks has its
 /// version in the name.
@@ -69,6 +73,11 @@ impl Objects {
             runtime: Builder::new_current_thread().build().map_err(failed)?,
             directory: directory.to_owned(),
         })
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// A file without a name on the store's own file system.
@@ -136,6 +145,70 @@ impl Objects {
         }
     }
 
+    /// Its length.
+    pub(super) fn bytes(&self, name: Name) -> Result<u64> {
+        let path = name.path();
+        let found = self.runtime.block_on(self.objects.head(&path));
+        let found = found.map_err(|source| failed("looking for", name, source))?;
+        Ok(found.size)
+    }
+
+    /// Waits until the names in an object's directory are on the disk, whoever made or removed them.
+    pub(super) fn sync_directory_of(&self, name: Name) -> Result<()> {
+        let path = self.directory.join(name.directory());
+        let synced = File::open(&path).and_then(|directory| directory.sync_all());
+        synced.map_err(|source| Error::File {
+            doing: "syncing",
+            path,
+            source,
+        })
+    }
+
+    /// Refuses a store in which disks of another format are.
+    pub(super) fn only_our_format(&self) -> Result<()> {
+        let disks = self.directory.join("disks");
+        for entry in entries(&disks)? {
+            let is_ours = entry.file_name().to_str() == Some(FORMAT_VERSION.to_string().as_str());
+            if !is_ours && entries(&entry.path())?.next().is_some() {
+                let object = entry.path().display().to_string();
+                return Err(Error::OtherFormat { object });
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that were to become objects, with their lengths: an object's name, `#`, a number. They
+    /// are waste while nobody adds.
+    pub(super) fn leftovers(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let mut found = Vec::new();
+        let mut pending: Vec<PathBuf> = KINDS.map(|kind| self.directory.join(kind)).into();
+        while let Some(directory) = pending.pop() {
+            for entry in entries(&directory)? {
+                let unread = |source| unreadable(&entry.path(), source);
+                let metadata = entry.metadata().map_err(unread)?;
+                if metadata.is_dir() {
+                    pending.push(entry.path());
+                } else if metadata.is_file() && is_leftover(&entry.file_name()) {
+                    let path = entry.path();
+                    let below = path.strip_prefix(&self.directory).unwrap_or(&path);
+                    found.push((below.to_owned(), metadata.len()));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// One of these.
+    pub(super) fn remove_leftover(&self, below: &Path) -> Result<()> {
+        let path = self.directory.join(below);
+        fs::remove_file(&path).map_err(|source| Error::File {
+            doing: "removing",
+            path,
+            source,
+        })
+    }
+
     /// Takes an object away.
     ///
     /// # Errors
@@ -190,7 +263,33 @@ impl Objects {
     }
 }
 
+/// What is in a directory; nothing if that is not there.
+fn entries(path: &Path) -> Result<impl Iterator<Item = fs::DirEntry>> {
+    let read = match fs::read_dir(path) {
+        Ok(read) => read.collect::<io::Result<Vec<_>>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    Ok(read.map_err(|source| unreadable(path, source))?.into_iter())
+}
+
+/// As `object_store` names what it has not linked to its name yet.
+fn is_leftover(name: &OsStr) -> bool {
+    let parts = name.to_str().and_then(|name| name.split_once('#'));
+    parts.is_some_and(|(name, number)| {
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && digest(name).is_some()
+    })
+}
+
 impl Name {
+    /// Where it lies with others.
+    pub(super) fn directory(&self) -> String {
+        let mut path = self.to_string();
+        path.truncate(path.rfind('/').unwrap_or_default());
+        path
+    }
+
     fn path(&self) -> ObjectPath {
         ObjectPath::from(match self {
             Self::Chunk(id) => format!("chunks/{:02x}/{id}", id.0[0]),

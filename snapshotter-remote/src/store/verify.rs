@@ -1,12 +1,13 @@
 //! Every byte of the store against its name, and every disk against what it needs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use disk::Digest;
 
 use super::{
     Store,
     layer::{self, Kept},
+    lock,
     objects::Name,
 };
 use crate::{
@@ -103,8 +104,9 @@ impl Store {
     /// Takes damaged objects away, so that adding their images makes them again.
     ///
     /// # Errors
-    /// What the store answers.
-    pub fn remove_damaged(&self, verified: &Verified) -> Result<usize> {
+    /// [`Error::Busy`] when others change the store for as long as `wait`, and what the store answers.
+    pub fn remove_damaged(&self, verified: &Verified, wait: Duration) -> Result<usize> {
+        let _alone = lock::removing(self.objects.directory(), wait)?;
         let damaged = verified.damages.iter().filter(|damage| damage.may_go);
         let mut removed = 0;
         for damage in damaged {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use snapshotter_remote::{Error, store::Store};
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// All files below a directory.
-fn objects(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn objects(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(path) = pending.pop() {
@@ -78,7 +79,7 @@ fn every_object_that_changes_or_goes_is_found_and_made_again() {
                 assert!(!exported.exists());
             }
         }
-        store.remove_damaged(&verified).unwrap();
+        store.remove_damaged(&verified, Duration::ZERO).unwrap();
         add(&store, &image).unwrap();
         let verified = store.verify().unwrap();
         assert!(verified.damages.is_empty(), "{object:?}: {verified:?}");
@@ -108,7 +109,7 @@ fn a_layer_under_the_name_of_another_is_damaged() {
         damage.error.to_string().ends_with("it is another layer's"),
         "{damage:?}"
     );
-    assert_eq!(store.remove_damaged(&verified).unwrap(), 1);
+    assert_eq!(store.remove_damaged(&verified, Duration::ZERO).unwrap(), 1);
     add(&store, &image).unwrap();
     assert!(store.verify().unwrap().damages.is_empty());
 }
@@ -132,5 +133,5 @@ fn disks_of_another_key_are_told_and_stay_and_no_key_is_made_for_them() {
     let store = Store::create(&path).unwrap();
     let verified = store.verify().unwrap();
     assert_eq!(verified.damages.len(), 3, "{verified:?}");
-    assert_eq!(store.remove_damaged(&verified).unwrap(), 0);
+    assert_eq!(store.remove_damaged(&verified, Duration::ZERO).unwrap(), 0);
 }

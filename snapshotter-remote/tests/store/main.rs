@@ -10,3 +10,4 @@ mod images;
 mod refused;
 mod served;
 mod server;
+mod waste;

@@ -1,0 +1,175 @@
+//! What no disk needs: layers, tables and chunks that no manifest leads to, and what an `add` that was
+//! killed left half. It is looked for and removed while nobody adds, so it stays waste.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use disk::Digest;
+
+use super::{
+    Store,
+    layer::{self, Kept},
+    lock,
+    objects::Name,
+};
+use crate::{
+    chunk::ChunkId,
+    error::{Error, Result},
+    table::Table,
+};
+
+/// Whether waste goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// It is counted.
+    Count,
+    /// It is removed.
+    Remove,
+}
+
+/// Something that nobody needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Waste {
+    /// An object.
+    Object(Name),
+    /// A file that was to become an object, below the store's directory.
+    Leftover(PathBuf),
+}
+
+/// What disks need.
+#[derive(Debug, Default)]
+struct Needed {
+    layers: BTreeSet<Digest>,
+    tables: BTreeSet<[u8; 32]>,
+    chunks: BTreeSet<ChunkId>,
+}
+
+impl Store {
+    /// All waste, with its lengths in bytes; gone, if that is asked for. Kill -9 at any moment leaves
+    /// every disk as it is.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when others change the store for as long as `wait`; [`Error::Unsure`] when a
+    /// manifest or table cannot be read, so that nobody knows what it needs (nothing is removed
+    /// then); what the store answers.
+    pub fn waste(&self, sweep: Sweep, wait: Duration) -> Result<Vec<(Waste, u64)>> {
+        let _alone = lock::removing(self.objects.directory(), wait)?;
+        let needed = self.needed()?;
+        let mut waste = Vec::new();
+        // What leads to others goes before them.
+        for diff_id in self.objects.layers()? {
+            if !needed.layers.contains(&diff_id) {
+                self.note(Name::Layer(diff_id), &mut waste)?;
+            }
+        }
+        for digest in self.objects.tables()? {
+            if !needed.tables.contains(&digest) {
+                self.note(Name::Table(digest), &mut waste)?;
+            }
+        }
+        for first in 0..=u8::MAX {
+            for id in self.objects.chunks(first)? {
+                if !needed.chunks.contains(&id) {
+                    self.note(Name::Chunk(id), &mut waste)?;
+                }
+            }
+        }
+        let leftovers = self.objects.leftovers()?.into_iter();
+        waste.extend(leftovers.map(|(path, bytes)| (Waste::Leftover(path), bytes)));
+        if sweep == Sweep::Remove {
+            self.sweep(&waste)?;
+        }
+        Ok(waste)
+    }
+
+    fn note(&self, name: Name, waste: &mut Vec<(Waste, u64)>) -> Result<()> {
+        let bytes = self.objects.bytes(name)?;
+        waste.push((Waste::Object(name), bytes));
+        Ok(())
+    }
+
+    /// In that order, each kind on the disk before the next.
+    fn sweep(&self, waste: &[(Waste, u64)]) -> Result<()> {
+        let mut last: Option<Name> = None;
+        for (one, _) in waste {
+            match one {
+                Waste::Leftover(path) => self.objects.remove_leftover(path)?,
+                Waste::Object(name) => {
+                    if let Some(last) = last
+                        && last.directory() != name.directory()
+                    {
+                        self.objects.sync_directory_of(last)?;
+                    }
+                    self.objects.remove(*name)?;
+                    last = Some(*name);
+                }
+            }
+        }
+        match last {
+            Some(last) => self.objects.sync_directory_of(last),
+            None => Ok(()),
+        }
+    }
+
+    fn needed(&self) -> Result<Needed> {
+        self.objects.only_our_format()?;
+        let mut needed = Needed::default();
+        for chain_id in self.objects.disks()? {
+            let manifest = self.manifest(chain_id);
+            let manifest = manifest.map_err(|error| unsure(Name::Disk(chain_id), error))?;
+            needed.add(&manifest.devices_metadata);
+            needed.add(&manifest.flat_metadata);
+            needed.layers.extend(&manifest.layers);
+            let tables = manifest.devices.iter().map(|device| device.table);
+            needed.tables.extend(tables);
+        }
+        for digest in needed.tables.clone() {
+            let table = layer::table(&self.objects, digest);
+            needed.add(&table.map_err(|error| unsure(Name::Table(digest), error))?);
+        }
+        self.kept_for_adding(&mut needed)?;
+        Ok(needed)
+    }
+
+    /// A layer of which a disk shows nothing has a table, too, and another `add` will want it. What cannot
+    /// be read of it is of no use to anybody.
+    fn kept_for_adding(&self, needed: &mut Needed) -> Result<()> {
+        for diff_id in needed.layers.clone() {
+            let Some(kept) = readable(Kept::load(&self.objects, diff_id))? else {
+                continue;
+            };
+            if needed.tables.insert(kept.table)
+                && let Some(table) = readable(layer::table(&self.objects, kept.table))?
+            {
+                needed.add(&table);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Needed {
+    fn add(&mut self, table: &Table) {
+        self.chunks.extend(table.chunks().map(|(id, _)| id));
+    }
+}
+
+/// Nothing for what is missing, damaged or another's.
+fn readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(
+            Error::Absent { .. }
+            | Error::Damaged { .. }
+            | Error::OtherVersion { .. }
+            | Error::Layer { .. },
+        ) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn unsure(name: Name, error: Error) -> Error {
+    Error::Unsure {
+        object: name.to_string(),
+        source: Box::new(error),
+    }
+}
