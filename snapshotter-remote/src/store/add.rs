@@ -51,7 +51,10 @@ impl Store {
             applied.map_err(|source| Error::Layer { diff_id, source })?;
             kept.push((diff_id, layer.table));
             let manifest = match self.whole_disk(chain_id)? {
-                Some(manifest) => manifest,
+                Some(manifest) => {
+                    self.objects.sync_directory_of(Name::Disk(chain_id))?;
+                    manifest
+                }
                 None => {
                     disks_made += 1;
                     self.make_disk(&tree, &layers[..=index], &kept)?

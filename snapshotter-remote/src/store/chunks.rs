@@ -2,7 +2,7 @@
 //! wait for another. All of them are on the disk when it ends well.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::File,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -27,14 +27,21 @@ type Waiting = (ChunkId, Vec<u8>);
 /// Cuts what is in a file, from its beginning, and puts the chunks that the store does not have.
 pub(super) fn put(objects: &Objects, source: &File, blocks: u32) -> Result<Table> {
     let failure = Mutex::new(None);
+    let found = Mutex::new(BTreeMap::new());
     let (sender, receiver) = sync_channel(WRITERS);
     let receiver = Mutex::new(receiver);
     let table = std::thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| {
                 while let Some((id, contents)) = next(&receiver) {
-                    if let Err(error) = put_one(objects, id, &contents) {
-                        lock(&failure).get_or_insert(error);
+                    match put_one(objects, id, &contents) {
+                        Ok(Put::Made) => {}
+                        Ok(Put::Found) => {
+                            lock(&found).insert(id.0[0], id);
+                        }
+                        Err(error) => {
+                            lock(&failure).get_or_insert(error);
+                        }
                     }
                 }
             });
@@ -43,8 +50,22 @@ pub(super) fn put(objects: &Objects, source: &File, blocks: u32) -> Result<Table
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => table,
+        None => {
+            // One of each directory.
+            for &id in lock(&found).values() {
+                objects.sync_directory_of(Name::Chunk(id))?;
+            }
+            table
+        }
     }
+}
+
+/// How a chunk came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Made,
+    /// By somebody who may still be at it.
+    Found,
 }
 
 /// The sender ends with it, and so do the writers.
@@ -69,12 +90,13 @@ fn cut_and_send(
     table
 }
 
-fn put_one(objects: &Objects, id: ChunkId, contents: &[u8]) -> Result<()> {
+fn put_one(objects: &Objects, id: ChunkId, contents: &[u8]) -> Result<Put> {
     let name = Name::Chunk(id);
     if objects.has(name)? {
-        return Ok(());
+        return Ok(Put::Found);
     }
-    objects.put(name, chunk::seal(contents)?)
+    objects.put(name, chunk::seal(contents)?)?;
+    Ok(Put::Made)
 }
 
 /// Waits while another waits: only one at a time is given something.

@@ -103,6 +103,7 @@ impl Store {
         open: impl FnOnce() -> Result<LayerTar>,
     ) -> Result<Kept> {
         if let Some(kept) = self.whole_layer(diff_id)? {
+            self.objects.sync_directory_of(Name::Layer(diff_id))?;
             return Ok(kept);
         }
         let mut tar = open()?;

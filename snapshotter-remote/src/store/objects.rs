@@ -66,6 +66,7 @@ impl Objects {
             source,
         };
         fs::create_dir_all(directory.join(SCRATCH)).map_err(failed)?;
+        make_directories(directory).map_err(failed)?;
         let objects = LocalFileSystem::new_with_prefix(directory);
         let objects = objects.map_err(|source| failed(source.into()))?;
         Ok(Self {
@@ -140,7 +141,8 @@ impl Objects {
             .objects
             .put_opts(&path, PutPayload::from(bytes), options);
         match self.runtime.block_on(put) {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => self.sync_directory_of(name),
             Err(source) => Err(failed("writing", name, source)),
         }
     }
@@ -153,7 +155,9 @@ impl Objects {
         Ok(found.size)
     }
 
-    /// Waits until the names in an object's directory are on the disk, whoever made or removed them.
+    /// Waits until the names in an object's directory are on the disk, whoever made or removed them. What
+    /// has a name has its contents on the disk, but another who puts it may not have come further; so
+    /// this comes between finding an object and putting one that leads to it.
     pub(super) fn sync_directory_of(&self, name: Name) -> Result<()> {
         let path = self.directory.join(name.directory());
         let synced = File::open(&path).and_then(|directory| directory.sync_all());
@@ -261,6 +265,25 @@ impl Objects {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// Directories of objects are there before the first object, and on the disk: so what is put into them
+/// needs no more than they.
+fn make_directories(store: &Path) -> io::Result<()> {
+    let chunks = (0..=u8::MAX).map(|first| Name::Chunk(ChunkId([first; 32])));
+    let zeros = [0; 32];
+    let others = [
+        Name::Table(zeros),
+        Name::Layer(Digest(zeros)),
+        Name::Disk(Digest(zeros)),
+    ];
+    for name in chunks.chain(others) {
+        fs::create_dir_all(store.join(name.directory()))?;
+    }
+    for above in KINDS.iter().copied().chain([""]) {
+        File::open(store.join(above))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// What is in a directory; nothing if that is not there.

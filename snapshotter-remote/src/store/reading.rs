@@ -188,6 +188,7 @@ mod tests {
         Store::create(path).unwrap();
         let reader = Reader::open(path).unwrap();
         let table = Name::Table([1; 32]);
+        fs::remove_dir(path.join("tables")).unwrap();
         assert!(reader.object(table).unwrap().is_none(), "no directory");
         fs::create_dir(path.join("tables")).unwrap();
         assert!(reader.object(table).unwrap().is_none(), "no file");
