@@ -34,9 +34,13 @@ impl Server {
         let path = at.join("notify");
         let manager = UnixDatagram::bind(&path)?;
         manager.set_read_timeout(Some(SOON * 6))?;
+        // A machine that is busy elsewhere is no client that is silent.
+        let config = at.join("config.toml");
+        fs::write(&config, "[server]\nsilence_seconds = 3600\n")?;
         let mut command = command(built("snapshotter-remote")?);
         command.args(["store", "serve", "--listen", "127.0.0.1:0", "--dir"]);
-        let command = command.arg(directory).env("NOTIFY_SOCKET", &path);
+        let command = command.arg(directory).arg("--config").arg(config);
+        let command = command.env("NOTIFY_SOCKET", &path);
         let running = Running::start(command)?;
         let mut buffer = [0; 4096];
         let count = manager
@@ -52,10 +56,8 @@ impl Server {
 
     /// What a request is answered with, fields and contents, over a connection that goes on.
     fn get(socket: &mut TcpStream, name: &str, fields: &str) -> Result<(String, Vec<u8>)> {
-        write!(
-            socket,
-            "GET /v1/{name} HTTP/1.1\r\nHost: store\r\n{fields}\r\n"
-        )?;
+        let request = format!("GET /v1/{name} HTTP/1.1\r\nHost: store\r\n{fields}\r\n");
+        socket.write_all(request.as_bytes())?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
