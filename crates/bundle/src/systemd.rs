@@ -21,6 +21,53 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// The hierarchy of version 1 that systemd keeps its units in.
 const OF_SYSTEMD: &str = "none,name=systemd";
 
+/// Limits of version 2 that a container must not lift: without `nsdelegate` the kernel lets it write
+/// those of its own cgroup. Each is bound read-only; the cgroups below are systemd's.
+const LIMITS: [&str; 29] = [
+    "cgroup.freeze",
+    "cgroup.max.depth",
+    "cgroup.max.descendants",
+    "cgroup.type",
+    "cpu.idle",
+    "cpu.max",
+    "cpu.max.burst",
+    "cpu.uclamp.max",
+    "cpu.uclamp.min",
+    "cpu.weight",
+    "cpu.weight.nice",
+    "cpuset.cpus",
+    "cpuset.cpus.exclusive",
+    "cpuset.cpus.partition",
+    "cpuset.mems",
+    "hugetlb.1GB.max",
+    "hugetlb.1GB.rsvd.max",
+    "hugetlb.2MB.max",
+    "hugetlb.2MB.rsvd.max",
+    "io.bfq.weight",
+    "io.latency",
+    "io.max",
+    "io.prio.class",
+    "io.weight",
+    "misc.max",
+    "pids.max",
+    "rdma.max",
+    "dmem.max",
+    "dmem.min",
+];
+
+/// Those of the memory.
+const LIMITS_OF_MEMORY: [&str; 9] = [
+    "high",
+    "low",
+    "max",
+    "min",
+    "oom.group",
+    "swap.high",
+    "swap.max",
+    "zswap.max",
+    "zswap.writeback",
+];
+
 /// Kinds of units that may be asked for; a name without one is a service.
 const KINDS: [&str; 5] = ["service", "socket", "timer", "path", "target"];
 
@@ -72,6 +119,9 @@ pub(crate) fn furnish(
     init.cgroup_namespace = Toggle::On;
     own_tmpfs(&rich.asked_by, &mut init.mounts)?;
     init.mounts.retain(|planned| !is_at(planned, CGROUPS));
+    if matches!(context.cgroup_view, CgroupView::Unified { .. }) {
+        init.readonly_paths.extend(limits());
+    }
     init.mounts
         .extend(cgroups(&rich.asked_by, &context.cgroup_view)?);
     init.pid_one = PidOne::Systemd(SystemdPlan {
@@ -80,6 +130,15 @@ pub(crate) fn furnish(
         services: rich.services.clone(),
     });
     Ok(())
+}
+
+fn limits() -> impl Iterator<Item = String> {
+    let memory = LIMITS_OF_MEMORY.iter();
+    let memory = memory.map(|name| format!("{CGROUPS}/memory.{name}"));
+    LIMITS
+        .iter()
+        .map(|name| format!("{CGROUPS}/{name}"))
+        .chain(memory)
 }
 
 fn check(rich: &Rich, init: &InitPlan, namespaces: &Namespaces) -> Result<()> {

@@ -21,7 +21,7 @@ const ABOUT_HOST: &str = "/run/host";
 const MACHINE_ID: &str = "/etc/machine-id";
 
 /// Units that have no use in a container, or are about devices of the host.
-const MASKED: [&str; 21] = [
+const MASKED: [&str; 22] = [
     "console-getty.service",
     "container-getty@.service",
     "dev-hugepages.mount",
@@ -36,6 +36,8 @@ const MASKED: [&str; 21] = [
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
     "systemd-firstboot.service",
+    // It would write the id that we cover the image's with into the image.
+    "systemd-machine-id-commit.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
     "systemd-udev-settle.service",
