@@ -12,7 +12,10 @@ use integration::{
     terminal::Size,
     wait::SOON,
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 const RUNTIME: Runtime = Runtime::Runlxc;
 
@@ -218,6 +221,25 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
             refused.code() != 0 && refused.stderr().contains(why),
             "{refused}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_container_ends_when_the_programs_parent_is_killed() {
+    on_systemd(|bench| {
+        let task = rich(bench, "parent").detach(&["sleep", "600"])?;
+        asked(&task, SETTLED)?;
+        let is_parent = |pid: &&i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline"));
+            words.is_ok_and(|words| words == b"/run/runlxc/init\0application\0")
+        };
+        let processes = task.processes()?;
+        let parent = processes.iter().find(is_parent);
+        let parent = parent.context("the program has no such parent")?;
+        kill(Pid::from_raw(*parent), Signal::SIGKILL)?;
+        let code = task.remove()?;
+        ensure!(code == 137, "expected 137, got {code}");
         Ok(())
     });
 }

@@ -8,8 +8,7 @@ use std::process::ExitCode;
 
 use launch::init::End;
 
-const USAGE: &str =
-    "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | application | --version";
+const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | application | halt | --version";
 
 /// As runc's init: no program of the container ends with it by chance.
 const EXIT_FAILED: u8 = 255;
@@ -33,6 +32,7 @@ fn main() -> ExitCode {
             Err(_) => return refuse(),
         },
         [Some("application")] => launch::systemd::run_application(),
+        [Some("halt")] => launch::systemd::halt(),
         _ => return refuse(),
     };
     match end {

@@ -1,5 +1,5 @@
 //! The main process of the program's unit: parent of the program, which it gets from the keeper, and
-//! writer of its status. When the program has ended, systemd is asked to end all in order.
+//! writer of its status. After it the unit asks systemd to end all in order.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -39,33 +39,45 @@ pub(super) fn status_path() -> String {
 /// Runs the program of a container, as a unit of its systemd.
 ///
 /// # Errors
-/// Whatever keeps the program from running; systemd is told to halt then, too. Nothing is done
-/// where this process is not the copy in [`OWN`]: on a host, pid 1 would be the host's.
+/// Whatever keeps the program from running. Nothing is done where this process is not the copy in
+/// [`OWN`].
 pub fn run() -> Result<End> {
-    let own = std::env::current_exe().unwrap_or_default();
-    if own != Path::new(OWN).join("init") {
-        let why = "only the unit of a container's application runs this";
-        return Err(refusal(why));
-    }
+    refuse_elsewhere()?;
     let mut status = Status::create()?;
-    match start() {
-        Ok(Started::Parent(reaper, plan)) => {
+    status.write(FAILED)?;
+    match start()? {
+        Started::Parent(reaper, plan) => {
             status.write(KILLED)?;
             let ended = stay(reaper, &plan);
             status.write(ended.as_ref().map_or(FAILED, |ended| ended.code()))?;
-            halt()?;
             Ok(End::Program(ended?))
         }
-        Ok(Started::Child(child)) => match *child {
+        Started::Child(child) => match *child {
             Some(child) => child.become_program(),
             None => Ok(End::Abandoned),
         },
-        Err(error) => {
-            status.write(FAILED)?;
-            halt()?;
-            Err(error)
-        }
     }
+}
+
+/// Asks systemd to end all in order: what its unit does when the program has ended, or its parent
+/// was killed.
+///
+/// # Errors
+/// As [`run`]: on a host, pid 1 would be the host's.
+pub fn halt() -> Result<End> {
+    refuse_elsewhere()?;
+    kill_number(Pid::from_raw(1), SIGRTMIN_3).map_err(host(|| "tell pid 1 to halt".to_owned()))?;
+    Ok(End::Forked)
+}
+
+fn refuse_elsewhere() -> Result<()> {
+    let own = std::env::current_exe().unwrap_or_default();
+    if own == Path::new(OWN).join("init") {
+        return Ok(());
+    }
+    Err(refusal(
+        "only the unit of a container's application runs this",
+    ))
 }
 
 enum Started {
@@ -87,10 +99,6 @@ fn start() -> Result<Started> {
 
 fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
     reaper.settle(plan, &Proc::open()?)?.run(&[])
-}
-
-fn halt() -> Result<()> {
-    kill_number(Pid::from_raw(1), SIGRTMIN_3).map_err(host(|| "tell pid 1 to halt".to_owned()))
 }
 
 /// What the keeper gave.

@@ -159,6 +159,7 @@ impl Files<'_> {
              \n\
              [Service]\n\
              ExecStart={OWN}/init application\n\
+             ExecStopPost={OWN}/init halt\n\
              KillMode=mixed\n\
              StandardInput=null\n\
              StandardOutput=null\n\

@@ -12,7 +12,8 @@
 //!                                  plan, streams  -------------> the stub again, which forks
 //!                                  ends                          the program, and waits for it
 //!                                                                its status to a file;
-//!                                                                SIGRTMIN+3 to pid 1: units stop
+//!                                                                ExecStopPost, the stub once more:
+//!                                                                SIGRTMIN+3 to pid 1, units stop
 //!   systemd-shutdown, which is the stub: all get TERM; ends with the status in the file
 //! ```
 //! Nothing is written but to tmpfs: the unit and its links to `/run/systemd/system`, and what is
@@ -39,7 +40,7 @@ use crate::plan::{CapabilitySets, InitPlan, Labels, Process, Scheduling, Systemd
 use crate::process;
 use crate::start::{self, Word};
 
-pub use application::run as run_application;
+pub use application::{halt, run as run_application};
 pub use shutdown::run as run_shutdown;
 
 /// A tmpfs of ours in the container.

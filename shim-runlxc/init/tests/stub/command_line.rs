@@ -33,11 +33,12 @@ fn the_version_is_told_and_anything_unknown_refused() {
         None => format!("{version}\n"),
     };
     let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | \
-                 application | --version\n";
+                 application | halt | --version\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.
     let elsewhere = "runlxc-init: only the unit of a container's application runs this\n";
     check(&["application"], (elsewhere, 255));
+    check(&["halt"], (elsewhere, 255));
     for args in [
         &[] as &[&str],
         &["init"],
