@@ -2,7 +2,7 @@
 //!
 //! From the ground up: programs and waiting ([`process`], [`wait`], [`terminal`]); what tests run
 //! with ([`versions`], [`runtime`], [`images`], [`listing`]); one containerd and its client ([`containerd`],
-//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
+//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]); the host's lxcfs ([`lxcfs`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
 //! [`check`], with which the tests are written.
 
 pub mod apt;
@@ -25,6 +25,7 @@ pub mod grpc;
 pub mod guest;
 pub mod images;
 pub mod listing;
+pub mod lxcfs;
 pub mod nerdctl;
 pub mod network;
 pub mod original_suite;

@@ -27,6 +27,7 @@ use crate::delete;
 use crate::journal::{Journal, Phase};
 use crate::lxc::{self, LockFolders, Lxc, Mounts, Start};
 use crate::lxc_config::{self, Rendered};
+use crate::lxcfs::View;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::state_dir::StateDir;
@@ -36,6 +37,7 @@ use crate::{Error, Result, inherited, out_of_memory, stub};
 pub(crate) struct Attempt<'a> {
     pub(crate) request: &'a Request<'a>,
     pub(crate) plan: &'a Plan,
+    pub(crate) view: Option<View>,
     pub(crate) dir: &'a StateDir,
 }
 
@@ -64,6 +66,7 @@ impl Attempt<'_> {
         } = progress;
         let journal = journal.insert(Journal {
             lxc_cgroups: tools.rendered.cgroups.clone(),
+            view: self.view.clone(),
             ..Journal::of(self.plan, name, paths)
         });
         journal.write(self.dir)?;

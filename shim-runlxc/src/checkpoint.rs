@@ -138,6 +138,17 @@ pub(crate) fn refuse_stub(pid_one: &PidOne) -> Result<()> {
     ))
 }
 
+/// What lxcfs shows is told by who asks: it is not the container's to take along.
+pub(crate) fn refuse_view(view: bundle::View) -> Result<()> {
+    match view {
+        bundle::View::Host => Ok(()),
+        bundle::View::Lxcfs => Err(Error::unsupported(
+            "checkpoint and restore of this container",
+            "lxcfs shows it its limits (org.pouch.view)",
+        )),
+    }
+}
+
 impl Container {
     /// Writes the container to files, and may leave it running.
     ///
@@ -149,6 +160,7 @@ impl Container {
         let criu = Criu::find()?;
         let status = self.require("checkpoint", &[Status::Running, Status::Paused])?;
         let plan = self.plan()?;
+        refuse_view(plan.view)?;
         let folders = Folders::open(request.images, request.work, LOG)?;
         let mut options = request.options;
         common(&mut options, &folders, LOG, &plan);

@@ -14,6 +14,7 @@ use crate::bring_up::Attempt;
 use crate::container::Container;
 use crate::host::{Host, cgroup_view};
 use crate::id::ContainerId;
+use crate::lxcfs::{self, Lxcfs};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, progress, stub};
 
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub root_entry: RootEntry,
     /// Whose child init becomes.
     pub parent: Parent,
+    /// Where a container gets the view of its limits from, if it asks for one.
+    pub lxcfs: Lxcfs,
 }
 
 /// Standard input, output and error.
@@ -82,6 +85,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         root_entry: request.root_entry,
         ..context(host, request.id, &paths)
     })?;
+    let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);
     plan.init
         .process
@@ -94,6 +98,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     let attempt = Attempt {
         request,
         plan: &plan,
+        view,
         dir: &dir,
     };
     progress::make_or_undo(&dir, request.id, |progress| {

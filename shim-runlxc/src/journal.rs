@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::START_LIMIT;
 use crate::create::with_hooks;
+use crate::lxcfs::View;
 use crate::process::ProcessId;
 use crate::state_dir::StateDir;
 use crate::{Error, Result};
@@ -63,6 +64,9 @@ pub struct Journal {
     /// What an exec has of the container's memory policy and execution domain.
     #[serde(default)]
     pub scheduling: Scheduling,
+    /// What it sees by lxcfs; none: the host's.
+    #[serde(default)]
+    pub view: Option<View>,
     /// Hooks for after the start.
     pub hooks_poststart: Vec<Hook>,
     /// Hooks for after the end.
@@ -129,6 +133,7 @@ impl Journal {
                 personality: plan.init.process.scheduling.personality,
                 ..Scheduling::default()
             },
+            view: None,
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),
             init: None,

@@ -18,6 +18,8 @@ pub mod lxc;
 pub mod lxc_config;
 pub mod stub;
 
+pub mod lxcfs;
+
 pub mod journal;
 mod locks;
 pub mod state_dir;

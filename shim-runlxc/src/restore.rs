@@ -17,7 +17,7 @@ use mounts::{Kind as Made, LastLink, RootDir};
 use nix::mount::{MsFlags, mount};
 use sys::Child;
 
-use crate::checkpoint::{Folders, LIMIT, common, refuse_stub};
+use crate::checkpoint::{Folders, LIMIT, common, refuse_stub, refuse_view};
 use crate::container::Container;
 use crate::create::{self, Created, Parent, Stdio};
 use crate::criu::wire::{CgroupRoot, InheritFd, Kind, Options, Pair};
@@ -82,6 +82,7 @@ pub(crate) fn restore(host: &Host, request: &Request<'_>) -> Result<Created> {
     let paths = create::cgroup_paths(host, request.bundle, request.id)?;
     let plan = create::plan(host, request.bundle, request.id, &paths)?;
     refuse_stub(&plan.init.pid_one)?;
+    refuse_view(plan.view)?;
     create::log(request.id.as_str(), &plan.warnings, &plan.notes);
     create::check_terminal(request.stdio, &plan)?;
     create::check_rootfs(Path::new(&plan.init.root.path))?;

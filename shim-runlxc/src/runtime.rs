@@ -23,6 +23,7 @@ use crate::exec::{self, Paused};
 use crate::host::Host;
 use crate::id::ContainerId;
 use crate::journal::PidNamespace;
+use crate::lxcfs::{Lxcfs, Watch};
 use crate::process::ProcessId;
 use crate::state_dir::StateDir;
 use crate::{Error, features};
@@ -37,6 +38,7 @@ const CRIU_WORK: &str = "criu-work";
 #[derive(Debug, Default)]
 pub struct RunLxc {
     host: OnceLock<Host>,
+    views: Watch,
 }
 
 impl RunLxc {
@@ -61,6 +63,14 @@ fn root(namespace: &str, options: &Options) -> std::result::Result<PathBuf, Erro
         )));
     }
     Ok(base.join(namespace.as_str()))
+}
+
+fn lxcfs(options: &Options) -> Lxcfs {
+    let usual = Lxcfs::default();
+    Lxcfs {
+        root: options.lxcfs_root.clone().unwrap_or(usual.root),
+        is_optional: options.lxcfs_optional,
+    }
 }
 
 /// Removes the folder of a containerd namespace once no container is in it.
@@ -140,6 +150,7 @@ impl Runtime for RunLxc {
                     RootEntry::Pivot
                 },
                 parent: Parent::Us,
+                lxcfs: lxcfs(options),
             },
         )?;
         let pid = made.container.pid();
@@ -156,8 +167,10 @@ impl Runtime for RunLxc {
                 return Err(error.into());
             }
         };
+        let shimmed = Shimmed::new(made.container, (host, &self.views), seccomp);
+        shimmed.watch_view();
         Ok((
-            Shimmed::new(made.container, host, seccomp),
+            shimmed,
             Created {
                 pid,
                 terminal: made.terminal,
@@ -190,15 +203,37 @@ pub struct Shimmed {
     facts: bundle::HostFacts,
     seccomp: Option<SeccompFilter>,
     oom: Mutex<Option<OomWatch>>,
+    views: Watch,
 }
 
 impl Shimmed {
-    fn new(container: Container, host: &Host, seccomp: Option<SeccompFilter>) -> Self {
+    fn new(
+        container: Container,
+        (host, views): (&Host, &Watch),
+        seccomp: Option<SeccompFilter>,
+    ) -> Self {
         Self {
             container,
             facts: host.facts,
             seccomp,
             oom: Mutex::new(None),
+            views: views.clone(),
+        }
+    }
+
+    /// The container keeps its view when lxcfs is killed and comes back.
+    fn watch_view(&self) {
+        let journal = self.container.journal();
+        let (Some(view), Some(init)) = (&journal.view, journal.init) else {
+            return;
+        };
+        if let Err(error) = self.views.add(&journal.id, init, view) {
+            let (container, error) = (journal.id.as_str(), error.chain());
+            tracing::warn!(
+                container,
+                error,
+                "its view ends with the lxcfs that is there now"
+            );
         }
     }
 
@@ -348,6 +383,7 @@ impl shim_core::Container for Shimmed {
     }
 
     fn delete(&self) -> Result<()> {
+        self.views.remove(&self.container.journal().id);
         self.container.delete()?;
         if let Some(root) = self.container.dir.path().parent() {
             forget_namespace(root);

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result, rich};
+use crate::{Error, Result, rich, view};
 
 /// Keys below this prefix are ours; an unknown one is a mistake and is refused.
 pub const PREFIX: &str = "org.pouch.";
 
 /// The keys of ours that mean something.
-pub const KNOWN: &[&str] = &[rich::MODE, rich::SIGNALS, rich::USER, rich::SERVICES];
+pub const KNOWN: &[&str] = &[
+    rich::MODE,
+    rich::SIGNALS,
+    rich::USER,
+    rich::SERVICES,
+    view::VIEW,
+];
 
 /// Checks that every key below [`PREFIX`] is known.
 ///

@@ -15,6 +15,7 @@ use crate::namespaces::{IdMaps, Namespaces, time_offsets};
 use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
 use crate::process::{ProcessContext, label, process_plan, toggle};
 use crate::rich::Rich;
+use crate::view::View;
 use crate::{
     Error, Result, annotations, capabilities, device, filter, hook, mount, resources, scheduling,
     sysctl,
@@ -68,6 +69,7 @@ impl Bundle {
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,
             hooks_poststop: hook::hooks("poststop", hooks.poststop())?,
             init,
+            view: View::of(&own_annotations)?,
             annotations: own_annotations,
             warnings,
             notes,

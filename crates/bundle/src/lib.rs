@@ -22,6 +22,7 @@ pub mod rich;
 mod scheduling;
 mod sysctl;
 mod systemd;
+pub mod view;
 
 mod convert;
 pub mod plan;
@@ -40,3 +41,4 @@ pub use process::{ProcessContext, process_plan};
 pub use resources::resources;
 pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
 pub use state::{State, Status};
+pub use view::View;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
 
-use crate::{State, Status, state};
+use crate::{State, Status, View, state};
 
 /// What the caller knows and config.json does not say.
 #[derive(Debug, Clone)]
@@ -104,6 +104,8 @@ pub struct Plan {
     pub hooks_poststop: Vec<Hook>,
     /// What pid 1 does. Its two states lack the pid: send what [`Plan::init_for`] returns.
     pub init: InitPlan,
+    /// Whose resources it sees; the mounts that make it so are not among those of `init` yet.
+    pub view: View,
     /// The annotations of config.json.
     pub annotations: BTreeMap<String, String>,
     /// Sentences for the operator: what was ignored and why.

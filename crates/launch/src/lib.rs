@@ -26,5 +26,6 @@ pub mod signals;
 mod start;
 pub mod systemd;
 mod terminal;
+pub mod view;
 
 pub use error::{Error, Result};

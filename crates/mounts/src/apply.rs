@@ -187,6 +187,10 @@ fn on_place(place: &Place, mount: &Mount, data: &str) -> Result<()> {
     finish(&fd_path(top.as_fd()), mount)
 }
 
+/// A FUSE may look a name up anew, and so take it from the file that was found, before that is bound
+/// (ENOENT). It is there the next time.
+const BINDS_MAX: usize = 8;
+
 fn bind(mount: &Mount, target: &Path) -> Result<()> {
     if mount.is_remount() {
         return Ok(());
@@ -197,6 +201,13 @@ fn bind(mount: &Mount, target: &Path) -> Result<()> {
         flags: mount.options.flags_set & (ms::BIND | ms::REC | ms::SILENT),
         data: "",
     };
+    let is_there = || stat(mount.source.as_str()).is_ok();
+    for _again in 1..BINDS_MAX {
+        match kernel::mount(call, target) {
+            Err(Errno::ENOENT) if is_there() => {}
+            result => return result.map_err(|errno| refused(mount, errno)),
+        }
+    }
     kernel::mount(call, target).map_err(|errno| refused(mount, errno))
 }
 

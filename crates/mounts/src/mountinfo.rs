@@ -43,7 +43,19 @@ pub fn parse(text: &str) -> Vec<Entry> {
 /// # Errors
 /// What reading says; `InvalidData` for a table of more than 64 MiB.
 pub fn read() -> io::Result<Vec<Entry>> {
-    let file = std::fs::File::open("/proc/self/mountinfo")?;
+    read_file(Path::new("/proc/self/mountinfo"))
+}
+
+/// The mounts that a process has in its root directory.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_process(pid: i32) -> io::Result<Vec<Entry>> {
+    read_file(&PathBuf::from(format!("/proc/{pid}/mountinfo")))
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<Entry>> {
+    let file = std::fs::File::open(path)?;
     let mut bytes = Vec::new();
     file.take(MOUNTINFO_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MOUNTINFO_BYTES_MAX) {
@@ -227,5 +239,8 @@ mod tests {
         assert_eq!(below(Path::new("/")).unwrap().len(), all.len());
         assert!(below(Path::new("/pro")).unwrap().is_empty());
         assert!(!below(Path::new("/proc")).unwrap().is_empty());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(of_process(own).unwrap().len() >= all.len());
+        assert!(of_process(-1).is_err());
     }
 }

@@ -54,6 +54,12 @@ pub struct Options {
     pub no_pivot_root: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Where lxcfs is mounted on the host instead of its usual place.
+    #[serde(default)]
+    pub lxcfs_root: Option<PathBuf>,
+    /// A container that asks for lxcfs runs without it where there is none.
+    #[serde(default)]
+    pub lxcfs_optional: bool,
 }
 
 /// A process's three descriptors, or the wish for a terminal.

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::quantity;
 use crate::criu::wire::CgroupsMode;
+use crate::lxcfs;
 
 /// Containers by LXC: a command with the options of runc.
 #[derive(Debug, Parser)]
@@ -38,11 +39,24 @@ pub(crate) struct Arguments {
     /// Taken for runc's sake; only root can run containers
     #[arg(long, hide = true)]
     pub(crate) rootless: Option<String>,
+    #[command(flatten)]
+    pub(crate) lxcfs: Lxcfs,
     /// Print versions
     #[arg(short = 'v', long)]
     pub(crate) version: bool,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+/// Where the view of its limits comes from, for a container with org.pouch.view=lxcfs.
+#[derive(Debug, Args)]
+pub(crate) struct Lxcfs {
+    /// Where lxcfs is mounted
+    #[arg(long, value_name = "DIR", default_value = lxcfs::ROOT)]
+    pub(crate) lxcfs_root: PathBuf,
+    /// Run a container that asks for lxcfs without it where there is none
+    #[arg(long)]
+    pub(crate) lxcfs_optional: bool,
 }
 
 /// Form of the log.
@@ -84,6 +98,8 @@ pub(crate) enum Command {
     Checkpoint(Box<Checkpoint>),
     /// Bring a container back from such files, by CRIU
     Restore(Box<Restore>),
+    /// Have a container see the lxcfs that is there now, after another was killed
+    RemountLxcfs(Id),
     /// List containers
     List(List),
     /// Write a config.json to start from
@@ -109,6 +125,7 @@ impl Command {
             Self::Events(_) => "events",
             Self::Checkpoint(_) => "checkpoint",
             Self::Restore(_) => "restore",
+            Self::RemountLxcfs(_) => "remount-lxcfs",
             Self::List(_) => "list",
             Self::Spec(_) => "spec",
             Self::Features => "features",

@@ -1,4 +1,4 @@
-//! `create`, `start`, `run`, `kill`, `delete`, `pause` and `resume`.
+//! `create`, `start`, `run`, `kill`, `delete`, `pause`, `resume` and `remount-lxcfs`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +15,7 @@ use crate::create::{self, Created, Parent, Stdio};
 use crate::delete::{self, Running};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::lxcfs::{self, Lxcfs};
 use crate::{Error, Result};
 
 /// The three of this process, to be lent to a container's.
@@ -54,8 +55,8 @@ pub(crate) fn check_terminal(terminal: Toggle, stay: Stay, socket: Option<&Path>
 }
 
 /// `runlxc create ID`
-pub(crate) fn create(root: &Path, arguments: &Create) -> Result<ExitCode> {
-    let made = make(root, arguments, Stay::Detach, Parent::Above)?;
+pub(crate) fn create(root: &Path, arguments: &Create, lxcfs: Lxcfs) -> Result<ExitCode> {
+    let made = make((root, lxcfs), arguments, Stay::Detach, Parent::Above)?;
     tell(arguments.listeners(), made)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -81,7 +82,12 @@ impl Create {
     }
 }
 
-fn make(root: &Path, arguments: &Create, stay: Stay, parent: Parent) -> Result<Created> {
+fn make(
+    (root, lxcfs): (&Path, Lxcfs),
+    arguments: &Create,
+    stay: Stay,
+    parent: Parent,
+) -> Result<Created> {
     let id = ContainerId::parse(&arguments.container_id)?;
     let bundle = Bundle::load(&arguments.bundle)?;
     let process = bundle.spec().process().as_ref();
@@ -118,6 +124,7 @@ fn make(root: &Path, arguments: &Create, stay: Stay, parent: Parent) -> Result<C
                 RootEntry::Pivot
             },
             parent,
+            lxcfs,
         },
     )
 }
@@ -165,9 +172,14 @@ pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
 }
 
 /// `runlxc run ID`
-pub(crate) fn run(root: &Path, arguments: &Run) -> Result<ExitCode> {
+pub(crate) fn run(root: &Path, arguments: &Run, lxcfs: Lxcfs) -> Result<ExitCode> {
     if arguments.detach {
-        let made = make(root, &arguments.create, Stay::Detach, Parent::Above)?;
+        let made = make(
+            (root, lxcfs),
+            &arguments.create,
+            Stay::Detach,
+            Parent::Above,
+        )?;
         let container = tell(arguments.create.listeners(), made)?;
         return match container.start() {
             Ok(()) => Ok(ExitCode::SUCCESS),
@@ -178,7 +190,12 @@ pub(crate) fn run(root: &Path, arguments: &Run) -> Result<ExitCode> {
         };
     }
     sys::set_subreaper().map_err(Error::io("become a subreaper"))?;
-    let mut made = make(root, &arguments.create, Stay::Foreground, Parent::Us)?;
+    let mut made = make(
+        (root, lxcfs),
+        &arguments.create,
+        Stay::Foreground,
+        Parent::Us,
+    )?;
     let init = made.init.take().ok_or(Error::NotRunning)?;
     let terminal = made.terminal.take();
     let container = tell(arguments.create.listeners(), made)?;
@@ -225,6 +242,18 @@ pub(crate) fn pause(root: &Path, id: &Id) -> Result<ExitCode> {
 /// `runlxc resume ID`
 pub(crate) fn resume(root: &Path, id: &Id) -> Result<ExitCode> {
     open(root, &id.container_id)?.resume()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `runlxc remount-lxcfs ID`
+pub(crate) fn remount_lxcfs(root: &Path, id: &Id) -> Result<ExitCode> {
+    let container = open(root, &id.container_id)?;
+    let Some(view) = &container.journal().view else {
+        return Err(Error::State(
+            "the container was made without lxcfs (org.pouch.view)".into(),
+        ));
+    };
+    lxcfs::renew(container.init()?, view)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -31,6 +31,7 @@ use tracing::Level;
 use self::arguments::{Arguments, Command, Spec};
 use self::log::Target;
 use crate::host::Host;
+use crate::lxcfs::Lxcfs;
 use crate::{Error, Result, features};
 
 /// What a failed exec exits with, as runc's: not to be taken for the program's own 1.
@@ -129,9 +130,9 @@ fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
     }
     let root = absolute_root(&arguments.root)?;
     match command {
-        Command::Create(create) => lifecycle::create(&root, create),
+        Command::Create(create) => lifecycle::create(&root, create, lxcfs(arguments)?),
         Command::Start(id) => lifecycle::start(&root, id),
-        Command::Run(run) => lifecycle::run(&root, run),
+        Command::Run(run) => lifecycle::run(&root, run, lxcfs(arguments)?),
         Command::State(id) => list::state(&root, id),
         Command::Kill(kill) => lifecycle::kill(&root, kill),
         Command::Delete(delete) => lifecycle::delete(&root, delete),
@@ -143,6 +144,7 @@ fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
         Command::Events(events) => events::events(&root, events),
         Command::Checkpoint(checkpoint) => checkpoint::checkpoint(&root, checkpoint),
         Command::Restore(restore) => checkpoint::restore(&root, restore),
+        Command::RemountLxcfs(id) => lifecycle::remount_lxcfs(&root, id),
         Command::List(list) => list::list(&root, list),
         Command::Spec(spec) => write_spec(spec),
         Command::Features => print_features(),
@@ -157,6 +159,14 @@ fn absolute_root(root: &Path) -> Result<PathBuf> {
         ));
     }
     Ok(absolute)
+}
+
+fn lxcfs(arguments: &Arguments) -> Result<Lxcfs> {
+    let root = &arguments.lxcfs.lxcfs_root;
+    Ok(Lxcfs {
+        root: std::path::absolute(root).map_err(Error::on("resolve --lxcfs-root", root))?,
+        is_optional: arguments.lxcfs.lxcfs_optional,
+    })
 }
 
 fn print(text: &str) -> Result<()> {

@@ -61,6 +61,7 @@ fn from_runc(value: &[u8]) -> Result<Parsed, ShimError> {
             io_gid: options.io_gid,
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            ..Options::default()
         },
         shim_cgroup: (!options.shim_cgroup.is_empty()).then_some(options.shim_cgroup),
     })
@@ -157,6 +158,8 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
             "iouid" => parsed.options.io_uid = number(&key, &value)?,
             "iogid" => parsed.options.io_gid = number(&key, &value)?,
             "root" => parsed.options.root = path(&key, &word(&key, &value)?)?,
+            "lxcfsroot" => parsed.options.lxcfs_root = path(&key, &word(&key, &value)?)?,
+            "lxcfsoptional" => parsed.options.lxcfs_optional = truth(&key, &value)?,
             "systemdcgroup" => refuse(&key, truth(&key, &value)?)?,
             "binaryname" | "criupath" | "criuimagepath" | "criuworkpath" => {
                 refuse(&key, !word(&key, &value)?.is_empty())?;
@@ -167,13 +170,15 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
     Ok(parsed)
 }
 
-const KNOWN_KEYS: [&str; 6] = [
+const KNOWN_KEYS: [&str; 8] = [
     "NoPivotRoot",
     "NoNewKeyring",
     "ShimCgroup",
     "IoUid",
     "IoGid",
     "Root",
+    "LxcfsRoot",
+    "LxcfsOptional",
 ];
 
 fn unknown_key(key: &str) -> ShimError {
@@ -295,6 +300,7 @@ mod tests {
                 io_gid: 6,
                 no_pivot_root: true,
                 no_new_keyring: true,
+                ..Options::default()
             },
             shim_cgroup: Some("/shim".to_owned()),
         };
@@ -328,6 +334,7 @@ mod tests {
                 io_gid: 100_001,
                 no_pivot_root: true,
                 no_new_keyring: true,
+                ..Options::default()
             },
             shim_cgroup: Some("/s".to_owned()),
         };
@@ -348,6 +355,19 @@ mod tests {
         check(&[0x6a, 1, b'x'], "CriuImagePath");
         let unknown = create(&[0x70, 1]).unwrap_err();
         assert!(unknown.contains("unknown tag 112"), "{unknown}");
+    }
+
+    #[test]
+    fn where_lxcfs_is_and_whether_it_must_be_there_is_the_operators_to_say() {
+        let parsed = generic(&[(26, "LxcfsRoot = \"/srv/lxcfs\"\nlxcfs_optional = true")]);
+        let options = parsed.unwrap().options;
+        assert_eq!(options.lxcfs_root, Some("/srv/lxcfs".into()));
+        assert!(options.lxcfs_optional);
+        let refused = generic(&[(26, "LxcfsRoot = \"lxcfs\"")]).unwrap_err();
+        assert_eq!(
+            refused,
+            "runtime option LxcfsRoot: \"lxcfs\" is no absolute path"
+        );
     }
 
     #[test]
@@ -417,7 +437,7 @@ mod tests {
         check(
             generic(&[(26, "IoUiid = 1")]),
             "unknown runtime option IoUiid; known are NoPivotRoot, NoNewKeyring, ShimCgroup, \
-             IoUid, IoGid, Root",
+             IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional",
         );
         check(
             generic(&[(26, "IoUid = \"a\"")]),
