@@ -7,14 +7,14 @@ use std::{
 };
 
 use snapshotter_remote::{Error, store::Store};
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
 use super::{
     added::{add, layers},
     images::{Layout, flat, gzip, packed},
 };
 
-/// All files below a directory.
+/// All files below a directory, sorted.
 pub(crate) fn objects(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![directory.to_owned()];
@@ -30,16 +30,22 @@ pub(crate) fn objects(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// An image of three layers, the store's directory, and the store with it.
+fn filled(directory: &TempDir) -> (PathBuf, PathBuf, Store) {
+    let image = directory.path().join("image");
+    Layout::of(&packed(&layers(), &[gzip])).directory(&image);
+    let path = directory.path().join("store");
+    let store = Store::create(&path).unwrap();
+    add(&store, &image).unwrap();
+    (image, path, store)
+}
+
 #[test]
 fn every_object_that_changes_or_goes_is_found_and_made_again() {
     let directory = tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    let layers = layers();
-    let image = path("image");
-    Layout::of(&packed(&layers, &[gzip])).directory(&image);
-    let store = Store::create(&path("store")).unwrap();
-    add(&store, &image).unwrap();
-    let (chain_id, expected) = flat(&layers);
+    let (image, _, store) = filled(&directory);
+    let (chain_id, expected) = flat(&layers());
     let mut all = Vec::new();
     for kind in ["chunks", "tables", "layers", "disks"] {
         all.extend(objects(&path("store").join(kind)));
@@ -92,15 +98,9 @@ fn every_object_that_changes_or_goes_is_found_and_made_again() {
 #[test]
 fn a_layer_under_the_name_of_another_is_damaged() {
     let directory = tempdir().unwrap();
-    let image = directory.path().join("image");
-    Layout::of(&packed(&layers(), &[gzip])).directory(&image);
-    let path = directory.path().join("store");
-    let store = Store::create(&path).unwrap();
-    add(&store, &image).unwrap();
+    let (image, path, store) = filled(&directory);
     let stored = objects(&path.join("layers"));
-    let mut stored: Vec<_> = stored.iter().collect();
-    stored.sort();
-    fs::copy(stored[0], stored[1]).unwrap();
+    fs::copy(&stored[0], &stored[1]).unwrap();
     let verified = store.verify().unwrap();
     let [damage] = verified.damages.as_slice() else {
         panic!("{verified:?}");
@@ -117,11 +117,7 @@ fn a_layer_under_the_name_of_another_is_damaged() {
 #[test]
 fn disks_of_another_key_are_told_and_stay_and_no_key_is_made_for_them() {
     let directory = tempdir().unwrap();
-    let image = directory.path().join("image");
-    Layout::of(&packed(&layers(), &[gzip])).directory(&image);
-    let path = directory.path().join("store");
-    let store = Store::create(&path).unwrap();
-    add(&store, &image).unwrap();
+    let (_, path, _) = filled(&directory);
     fs::rename(path.join("key"), directory.path().join("key")).unwrap();
     let error = Store::create(&path).unwrap_err();
     assert!(matches!(error, Error::KeyLost { .. }), "{error}");
