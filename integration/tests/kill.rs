@@ -34,8 +34,15 @@ use nix::{
 
 const KILLS: u64 = 40;
 
-/// Pid 1 is not the program: a kill of init is one of pid 1.
-const RICH: [&str; 2] = ["--annotation", "org.pouch.rich.mode=dumb-init"];
+/// Pid 1 is not the program: a kill of init is one of pid 1. Its hooks are killed as well.
+const RICH: [&str; 6] = [
+    "--annotation",
+    "org.pouch.rich.mode=dumb-init",
+    "--annotation",
+    "org.pouch.rich.prestart=/bin/true",
+    "--annotation",
+    "org.pouch.rich.poststop=/bin/true",
+];
 
 const VICTIMS: [Victim; 4] = [
     Victim::Containerd,

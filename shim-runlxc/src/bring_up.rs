@@ -22,7 +22,7 @@ use sys::{Child, Signal};
 
 use crate::channel::Channel;
 use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT, LXC_LIMIT};
-use crate::create::{Parent, Request, Stdio, host_hooks, with_hooks};
+use crate::create::{Parent, Stdio, host_hooks, with_hooks};
 use crate::delete;
 use crate::journal::{Journal, Phase};
 use crate::lxc::{self, LockFolders, Lxc, Mounts, Start};
@@ -31,11 +31,16 @@ use crate::lxcfs::View;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, inherited, out_of_memory, stub};
+use crate::{Error, Result, inherited, out_of_memory, rich_hooks, stub};
 
 /// One try to make a container, with the state directory made.
 pub(crate) struct Attempt<'a> {
-    pub(crate) request: &'a Request<'a>,
+    /// Descriptors of init.
+    pub(crate) stdio: Stdio<'a>,
+    /// Further ones from 3 up without a gap.
+    pub(crate) inherited_fds: u32,
+    /// Whose child init becomes.
+    pub(crate) parent: Parent,
     pub(crate) plan: &'a Plan,
     pub(crate) view: Option<View>,
     pub(crate) dir: &'a StateDir,
@@ -73,6 +78,7 @@ impl Attempt<'_> {
         if let Some(filter) = &self.plan.init.process.seccomp {
             self.dir.write_filter(filter)?;
         }
+        rich_hooks::keep_plan(self.dir, self.plan)?;
 
         // Before lxc-start, which speaks on the program's stderr when it is ended early.
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
@@ -83,7 +89,7 @@ impl Attempt<'_> {
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
 
-        if self.request.parent == Parent::Us {
+        if self.parent == Parent::Us {
             // Before its parent dies, so that no reaper takes it for a stray orphan.
             *child = Some(Child::adopt(pid));
         }
@@ -175,7 +181,7 @@ impl Attempt<'_> {
         let config = self.dir.lxc_config();
         StateDir::write(&config, rendered.text.as_bytes())?;
         let listener = self.listen()?;
-        let control_fd = inherited::end(self.request.inherited_fds);
+        let control_fd = inherited::end(self.inherited_fds);
         let start_fd = control_fd + 1;
         let stub_fd = start_fd + 1;
         let init = [
@@ -200,13 +206,13 @@ impl Attempt<'_> {
             namespaces: self.joined_namespaces()?,
             time: self.time_offsets(),
         })?;
-        if let Stdio::Streams([stdin, stdout, stderr]) = self.request.stdio {
+        if let Stdio::Streams([stdin, stdout, stderr]) = self.stdio {
             spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
         }
         if let stub::Program::Kept(image) = &stub {
             spawn = spawn.fd(stub_fd, image.as_fd());
         }
-        inherited::pass_on(spawn, self.request.inherited_fds)?
+        inherited::pass_on(spawn, self.inherited_fds)?
             .fd(control_fd, control)
             .fd(start_fd, OwnedFd::from(listener))
             .spawn()
@@ -313,7 +319,7 @@ impl Attempt<'_> {
         if ready.message != FromStub::Ready {
             return Err(vanished(": it said hello twice"));
         }
-        match (self.request.stdio, ready.fds.pop()) {
+        match (self.stdio, ready.fds.pop()) {
             (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
             (_, terminal) => Ok(terminal),
         }

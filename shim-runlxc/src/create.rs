@@ -96,7 +96,9 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
 
     let dir = StateDir::create(request.root, request.id)?;
     let attempt = Attempt {
-        request,
+        stdio: request.stdio,
+        inherited_fds: request.inherited_fds,
+        parent: request.parent,
         plan: &plan,
         view,
         dir: &dir,

@@ -1,6 +1,7 @@
 //! Undoing a container, from its journal alone: after kill -9 of anything, and more than once.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bundle::{State, Status};
 use cgroups::Cgroup;
@@ -11,7 +12,7 @@ use crate::container::{Container, KILL_LIMIT};
 use crate::id::ContainerId;
 use crate::journal::Journal;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, lxc, wait};
+use crate::{Error, Result, lxc, rich_hooks, wait};
 
 /// What to do with a container that still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,19 @@ pub enum Running {
 /// # Errors
 /// [`Error::NotFound`], [`Error::State`] for one that runs, [`Error::Leftover`].
 pub fn delete(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
+    delete_within(root, id, running, Duration::MAX)
+}
+
+/// As [`delete`], with a limit for the poststop hook of a rich container.
+///
+/// # Errors
+/// As [`delete`].
+pub(crate) fn delete_within(
+    root: &Path,
+    id: &ContainerId,
+    running: Running,
+    poststop_limit: Duration,
+) -> Result<()> {
     let container = match Container::open(root, id) {
         Ok(container) => container,
         Err(Error::NotFound) => return no_journal(root, id, running),
@@ -39,7 +53,7 @@ pub fn delete(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
             status.as_str()
         )));
     }
-    container.delete()
+    undo_within(&container.dir, &container.journal, poststop_limit)
 }
 
 /// A directory whose creator died before the first word of its journal: nothing else was done.
@@ -61,7 +75,8 @@ fn no_journal(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
 }
 
 impl Container {
-    /// Kills what is left, removes it all, runs poststop hooks.
+    /// Kills what is left, runs what a rich container has for its end, removes it all, runs poststop
+    /// hooks.
     ///
     /// # Errors
     /// [`Error::Leftover`]; what could be removed was. It can be tried again.
@@ -72,6 +87,10 @@ impl Container {
 
 /// As [`Container::delete`]. Tries every step, whatever the ones before it said.
 pub(crate) fn undo(dir: &StateDir, journal: &Journal) -> Result<()> {
+    undo_within(dir, journal, Duration::MAX)
+}
+
+fn undo_within(dir: &StateDir, journal: &Journal, poststop_limit: Duration) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
@@ -81,7 +100,7 @@ pub(crate) fn undo(dir: &StateDir, journal: &Journal) -> Result<()> {
             left.push(error.chain());
         }
     };
-    note(kill_init(journal));
+    note(kill_init(journal).and_then(|()| rich_hooks::end(dir, journal, poststop_limit)));
     note(remove_own(journal));
     note(remove_lxc_cgroups(journal));
     note(lxc::remove_locks());

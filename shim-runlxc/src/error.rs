@@ -103,6 +103,16 @@ pub enum Error {
     /// A hook on the host failed, or a message to the stub.
     #[error(transparent)]
     Launch(#[from] launch::Error),
+    /// A hook of a rich container failed.
+    #[error("{key} ({command:?}): {what}")]
+    RichHook {
+        /// Its annotation.
+        key: &'static str,
+        /// What was to run: its last argument, or the beginning of it.
+        command: String,
+        /// How it failed, and its last words.
+        what: String,
+    },
     /// The stub went away without a word.
     #[error("{what} ended unexpectedly{hint}")]
     Vanished {

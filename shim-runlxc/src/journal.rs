@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bundle::capabilities::NONE as NO_CAPABILITIES;
+use bundle::rich::hooks::Hooks;
 use bundle::{Namespace, NamespaceKind, Plan};
 use cgroups::{CgroupDir, CgroupPaths};
 use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling};
@@ -71,6 +72,9 @@ pub struct Journal {
     pub hooks_poststart: Vec<Hook>,
     /// Hooks for after the end.
     pub hooks_poststop: Vec<Hook>,
+    /// What runs in a rich container before its program and after its end.
+    #[serde(default, skip_serializing_if = "Hooks::is_none")]
+    pub rich_hooks: Hooks,
     /// Init; none until the stub said hello. Until then nobody of ours is in `cgroup`.
     pub init: Option<ProcessId>,
     /// Whether `create` came to its end.
@@ -136,6 +140,7 @@ impl Journal {
             view: None,
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),
+            rich_hooks: plan.rich_hooks.clone(),
             init: None,
             phase: Phase::Creating,
         }

@@ -34,12 +34,14 @@ mod criu;
 pub mod delete;
 pub mod exec;
 mod external;
+mod hook_output;
 mod inherited;
 mod kill;
 mod membership;
 pub mod out_of_memory;
 mod progress;
 mod restore;
+mod rich_hooks;
 mod start;
 
 pub mod cli;

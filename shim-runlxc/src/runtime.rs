@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bundle::{Bundle, ExitRecord, ProcessContext};
 use cgroups::{OomNews, OomWatch, Stats};
@@ -30,6 +31,9 @@ use crate::{Error, features};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 const ROOT: &str = "/run/containerd/runlxc";
+
+/// Behind a shim that was killed, containerd gives the whole clean-up 5 s.
+const POSTSTOP_FROM_DISK_MAX: Duration = Duration::from_secs(2);
 
 /// CRIU's log and work files in the bundle, of a checkpoint that failed.
 const CRIU_WORK: &str = "criu-work";
@@ -182,7 +186,7 @@ impl Runtime for RunLxc {
         let id = ContainerId::parse(request.id)?;
         let root = root(request.namespace, request.options)?;
         let record = ExitRecord::read(StateDir::at(&root, &id).path()).map_err(Error::from)?;
-        delete::delete(&root, &id, Running::Kill)?;
+        delete::delete_within(&root, &id, Running::Kill, POSTSTOP_FROM_DISK_MAX)?;
         forget_namespace(&root);
         Ok(record)
     }
@@ -204,6 +208,8 @@ pub struct Shimmed {
     seccomp: Option<SeccompFilter>,
     oom: Mutex<Option<OomWatch>>,
     views: Watch,
+    /// Held by whoever runs what a rich container has for its end, or waits for that.
+    ending: Mutex<()>,
 }
 
 impl Shimmed {
@@ -218,6 +224,7 @@ impl Shimmed {
             seccomp,
             oom: Mutex::new(None),
             views: views.clone(),
+            ending: Mutex::new(()),
         }
     }
 
@@ -379,11 +386,17 @@ impl shim_core::Container for Shimmed {
         if self.container.journal().pid_namespace == PidNamespace::Shared {
             self.container.kill_all(sys::Signal::SIGKILL as i32)?;
         }
+        let _ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.container.poststop() {
+            let (container, error) = (&self.container.journal().id, error.chain());
+            tracing::warn!(%container, error, "what its poststop hook ran in is not all gone yet");
+        }
         Ok(())
     }
 
     fn delete(&self) -> Result<()> {
         self.views.remove(&self.container.journal().id);
+        let _ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
         self.container.delete()?;
         if let Some(root) = self.container.dir.path().parent() {
             forget_namespace(root);

@@ -15,13 +15,15 @@ use crate::container::{Container, KILL_LIMIT, START_LIMIT};
 use crate::{Error, Result, connect, wait};
 
 impl Container {
-    /// Lets init run startContainer hooks and become the program; then runs poststart hooks.
+    /// Runs the prestart hook of a rich container, lets init run startContainer hooks and become the
+    /// program; then runs poststart hooks.
     ///
     /// # Errors
     /// [`Error::State`] unless the container is created; [`Error::Inside`] with the reason why the
-    /// program does not run; a failed poststart hook, after which init has been killed
+    /// program does not run; a failed prestart or poststart hook, after which init has been killed
     /// (runtime-spec runtime.md, Lifecycle).
     pub fn start(&self) -> Result<()> {
+        let _only = self.only_start()?;
         match self.status()? {
             Status::Created => {}
             Status::Stopped => {
@@ -36,6 +38,10 @@ impl Container {
                     other.as_str()
                 )));
             }
+        }
+        if let Err(error) = self.prestart() {
+            self.end_init()?;
+            return Err(error);
         }
         let limit = Duration::from_secs(self.journal.start_limit_s);
         let what = "the start of the container's program";

@@ -14,6 +14,10 @@ pub const KNOWN: &[&str] = &[
     rich::USER,
     rich::SERVICES,
     view::VIEW,
+    rich::hooks::PRESTART,
+    rich::hooks::POSTSTOP,
+    rich::hooks::TIMEOUT,
+    rich::hooks::FAILURE,
 ];
 
 /// Checks that every key below [`PREFIX`] is known.

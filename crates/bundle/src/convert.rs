@@ -7,7 +7,7 @@ use launch::plan::{
     InitPlan, Labels, PidOne, PlannedMount, Root, RootEntry, Scheduling, SeccompFilter, Toggle,
 };
 use mounts::flags::{PRIVATE, REC, SHARED, SLAVE, UNBINDABLE};
-use oci_spec::runtime::{Hooks, Linux};
+use oci_spec::runtime::{Hooks as OciHooks, Linux};
 
 use crate::load::Bundle;
 use crate::mount::Surroundings;
@@ -15,6 +15,7 @@ use crate::namespaces::{IdMaps, Namespaces, time_offsets};
 use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
 use crate::process::{ProcessContext, label, process_plan, toggle};
 use crate::rich::Rich;
+use crate::rich::hooks::Hooks;
 use crate::view::View;
 use crate::{
     Error, Result, annotations, capabilities, device, filter, hook, mount, resources, scheduling,
@@ -42,7 +43,9 @@ impl Bundle {
         let mut notes = Vec::new();
         let rich = Rich::of(&own_annotations, self.env())?;
         let mut init = self.init(context, linux, &namespaces, (&mut warnings, &mut notes))?;
+        let mut rich_hooks = Hooks::default();
         if let Some(rich) = rich {
+            rich_hooks = rich.hooks.clone();
             let filter = linux.seccomp().as_ref();
             rich.apply(context, (&mut init, &mut namespaces), filter)?;
         }
@@ -68,6 +71,7 @@ impl Bundle {
             hooks_create_runtime: hook::hooks("createRuntime", hooks.create_runtime())?,
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,
             hooks_poststop: hook::hooks("poststop", hooks.poststop())?,
+            rich_hooks,
             init,
             view: View::of(&own_annotations)?,
             annotations: own_annotations,
@@ -106,7 +110,7 @@ impl Bundle {
             .unwrap_or_default()
     }
 
-    fn hooks(&self) -> Hooks {
+    fn hooks(&self) -> OciHooks {
         self.spec.hooks().clone().unwrap_or_default()
     }
 
@@ -223,7 +227,7 @@ impl Bundle {
     }
 }
 
-fn prestart(hooks: &Hooks) -> Result<Vec<launch::plan::Hook>> {
+fn prestart(hooks: &OciHooks) -> Result<Vec<launch::plan::Hook>> {
     hook::hooks("prestart", hooks.prestart())
 }
 

@@ -25,6 +25,12 @@ pub const JOURNAL: &str = "state.json";
 pub const START_SOCKET: &str = "start.sock";
 /// The container's system-call filter, for execs, in the state directory.
 pub const FILTER: &str = "seccomp.json";
+/// The plan of a container with hooks of its own, for them, in the state directory.
+pub const PLAN: &str = "plan.json";
+/// There while a poststop hook in the container has yet to run, in the state directory.
+pub const POSTSTOP_DUE: &str = "poststop.due";
+/// The state directory of the container that such a hook runs in, in the state directory.
+pub const POSTSTOP: &str = "poststop";
 /// The generated LXC configuration, in the state directory.
 pub const LXC_CONFIG: &str = "lxc.conf";
 /// What LXC said, in the state directory.

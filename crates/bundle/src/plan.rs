@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
 
+use crate::rich::hooks::Hooks;
 use crate::{State, Status, View, state};
 
 /// What the caller knows and config.json does not say.
@@ -102,6 +103,9 @@ pub struct Plan {
     pub hooks_poststart: Vec<Hook>,
     /// Hooks run on the host after the container was deleted.
     pub hooks_poststop: Vec<Hook>,
+    /// What runs in a rich container before its program and after its end.
+    #[serde(default, skip_serializing_if = "Hooks::is_none")]
+    pub rich_hooks: Hooks,
     /// What pid 1 does. Its two states lack the pid: send what [`Plan::init_for`] returns.
     pub init: InitPlan,
     /// Whose resources it sees; the mounts that make it so are not among those of `init` yet.

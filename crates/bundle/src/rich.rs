@@ -1,6 +1,8 @@
 //! Rich containers: what annotations below `org.pouch.rich.` ask for, or PouchContainer's own
 //! spelling in the environment and in labels. What is not done yet is refused by its name.
 
+pub mod hooks;
+
 use std::collections::BTreeMap;
 
 use launch::plan::{InitPlan, PidOne, Rewrite};
@@ -81,6 +83,8 @@ pub struct Rich {
     pub user: Option<String>,
     /// Names of units.
     pub services: Vec<String>,
+    /// What runs in it before its program and after its end.
+    pub hooks: hooks::Hooks,
 }
 
 /// Who is pid 1 of a rich container.
@@ -122,11 +126,9 @@ impl Rich {
     /// [`Error::Unsupported`] for a mode that is not done yet.
     pub fn of(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Self>> {
         let Some(asked) = asked(annotations, env)? else {
-            return match OF_MODES
-                .iter()
-                .find(|(key, _)| annotations.contains_key(*key))
-            {
-                Some((key, _)) => {
+            let mut of_modes = OF_MODES.iter().map(|(key, _)| *key).chain(hooks::KEYS);
+            return match of_modes.find(|key| annotations.contains_key(*key)) {
+                Some(key) => {
                     let why = format!("only rich containers have it: {MODE} is missing");
                     Err(Error::invalid(annotation(key), why))
                 }
@@ -158,6 +160,7 @@ impl Rich {
             rewrites: rewrites.transpose()?.unwrap_or_default(),
             user: annotations.get(USER).cloned(),
             services: services.transpose()?.unwrap_or_default(),
+            hooks: hooks::Hooks::of(annotations)?,
         }))
     }
 
@@ -170,9 +173,24 @@ impl Rich {
     ) -> Result<()> {
         match self.mode {
             Mode::DumbInit => init.pid_one = self.pid_one(namespaces, filter)?,
-            Mode::Systemd => systemd::furnish(&self, context, (init, namespaces))?,
+            Mode::Systemd => {
+                self.check_poststop(filter)?;
+                systemd::furnish(&self, context, (init, namespaces))?;
+            }
         }
         Ok(())
+    }
+
+    /// A poststop hook has a pid 1 like that of mode dumb-init.
+    fn check_poststop(&self, filter: Option<&LinuxSeccomp>) -> Result<()> {
+        let forbidden = filter.and_then(forbidden_to_pid_one);
+        match forbidden.filter(|_| self.hooks.poststop.is_some()) {
+            Some(call) => {
+                let why = format!("it needs {call}, which linux.seccomp forbids");
+                Err(Error::invalid(annotation(hooks::POSTSTOP), why))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What mode dumb-init means for pid 1.

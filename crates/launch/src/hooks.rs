@@ -325,7 +325,8 @@ impl Tail {
 }
 
 /// An exit status in the words of Go's os/exec, which is what users of runc grep for.
-fn status_words(status: ExitStatus) -> String {
+#[must_use]
+pub fn status_words(status: ExitStatus) -> String {
     match status {
         ExitStatus::Exited(code) => format!("exit status {code}"),
         ExitStatus::Signaled(number) => {

@@ -25,6 +25,12 @@ pub(crate) fn to_fifo(path: &Path, debug: bool) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
+    to_stderr(debug);
+    Ok(())
+}
+
+/// Logs to descriptor 2 as it is from now on.
+pub(crate) fn to_stderr(debug: bool) {
     let level = if debug { Level::DEBUG } else { Level::INFO };
     // A second initialisation (tests in one process) keeps the first.
     let _kept = tracing_subscriber::fmt()
@@ -32,7 +38,6 @@ pub(crate) fn to_fifo(path: &Path, debug: bool) -> io::Result<()> {
         .event_format(Logrus)
         .with_writer(Stderr)
         .try_init();
-    Ok(())
 }
 
 /// Read-write, so that opening never waits for a reader and writing never meets a closed pipe.

@@ -11,7 +11,7 @@ use crate::flags::{Flags, USAGE, Verb};
 use crate::handover::Strand;
 use crate::runtime::Runtime;
 use crate::start::Surroundings;
-use crate::{Code, ShimError, delete, serve, socket, start};
+use crate::{Code, ShimError, delete, logging, serve, socket, start};
 
 /// No options message is longer.
 const STDIN_BYTES_MAX: u64 = 10 << 20;
@@ -74,6 +74,8 @@ fn act<R: Runtime>(runtime: R, flags: &Flags, name: OsString) -> Result<(), Shim
                 "" => directory()?,
                 bundle => bundle.into(),
             };
+            // containerd logs what is there.
+            logging::to_stderr(flags.debug);
             let deletion = delete::delete(&runtime, flags, &bundle);
             for warning in deletion.warnings {
                 complain(&format!("{}: {warning}", runtime.identity().name));

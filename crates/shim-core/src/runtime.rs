@@ -281,7 +281,8 @@ pub trait Container: Send + Sync + 'static {
     fn take_oom(&self) -> Result<u64>;
 
     /// Init has ended and was reaped: kills what else runs, when no pid namespace of the
-    /// container's own did it. Idempotent.
+    /// container's own did it; then does what the container has for its end, which may take its
+    /// time. Idempotent.
     ///
     /// # Errors
     /// When processes could not be killed.

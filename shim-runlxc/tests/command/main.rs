@@ -11,6 +11,7 @@ mod hooks;
 mod lifecycle;
 mod refusals;
 mod rich;
+mod rich_hooks;
 mod running;
 mod scheduling;
 mod terminal;

@@ -1,0 +1,320 @@
+//! Hooks in rich containers, by stock containerd: they run once for each run, whoever is killed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    check::{Bench, check},
+    ctr::{Container, Task},
+    images::Image,
+    runtime::Runtime,
+    wait::{SOON, Sources, for_end_of, until},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const RUNTIME: Runtime = Runtime::Runlxc;
+
+/// A container with hooks, and a directory of the host that it has as `/log`.
+struct Logged<'a> {
+    container: Container<'a>,
+    log: PathBuf,
+}
+
+impl<'a> Logged<'a> {
+    /// The hooks are annotations without their prefix.
+    fn new(bench: &Bench<'a>, name: &str, hooks: &[&str]) -> Result<Self> {
+        let log = bench.containerd.work().join(name);
+        fs::create_dir_all(&log)?;
+        let mount = format!("type=bind,src={},dst=/log,options=rbind:rw", log.display());
+        let mode = match bench.image {
+            Image::DebianSystemd => "org.pouch.rich.mode=systemd",
+            _ => "org.pouch.rich.mode=dumb-init",
+        };
+        let mode = ["--annotation", mode];
+        let mut container = bench.container(name).flags(&["--mount", &mount]);
+        container = container.flags(&mode);
+        for hook in hooks {
+            let annotation = format!("org.pouch.rich.{hook}");
+            container = container.flags(&["--annotation", &annotation]);
+        }
+        Ok(Self { container, log })
+    }
+
+    /// What was appended to a file, in one line.
+    fn lines(&self, file: &str) -> String {
+        let text = fs::read_to_string(self.log.join(file)).unwrap_or_default();
+        text.trim_end().replace('\n', " ")
+    }
+
+    fn expect(&self, expected: &str) -> Result<()> {
+        let lines = self.lines("order");
+        ensure!(lines == expected, "expected {expected:?}, got {lines:?}");
+        Ok(())
+    }
+
+    /// Waits until the last of them is there.
+    fn wait_for(&self, expected: &str) -> Result<()> {
+        let sources = Sources::none().directory(&self.log)?;
+        let what = format!("{expected:?} in the order of events");
+        until(&what, SOON, sources, || {
+            Ok((self.lines("order") == expected).then_some(()))
+        })
+    }
+}
+
+const HOOKS: [&str; 2] = [
+    "prestart=sh:echo pre >>/log/order",
+    "poststop=sh:echo post >>/log/order",
+];
+
+const PROGRAM: &str = "echo run >>/log/order; trap 'exit 5' TERM; while :; do sleep 1 & wait; done";
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Stop,
+    Kill,
+    Program,
+    PidOne,
+}
+
+/// Ends it so; gives the code that is to be expected.
+fn end(task: &Task<'_>, ending: Ending) -> Result<i32> {
+    let init = task.pid()?;
+    let victim = match ending {
+        Ending::Stop => return task.kill(Signal::SIGTERM).map(|()| 5),
+        Ending::Kill => return task.kill(Signal::SIGKILL).map(|()| 137),
+        Ending::PidOne => init,
+        Ending::Program => {
+            let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+            children.trim().parse()?
+        }
+    };
+    kill(Pid::from_raw(victim), Signal::SIGKILL)?;
+    Ok(137)
+}
+
+#[test]
+fn they_run_once_for_each_run_however_it_ends() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let logged = Logged::new(bench, "endings", &HOOKS)?;
+        let mut task = logged.container.detach(&["sh", "-c", PROGRAM])?;
+        let mut expected = String::new();
+        for ending in [Ending::Stop, Ending::Kill, Ending::Program, Ending::PidOne] {
+            expected += "pre run";
+            logged.wait_for(&expected)?;
+            let code = end(&task, ending)?;
+            expected += " post";
+            // Nobody has deleted anything yet.
+            logged.wait_for(&expected)?;
+            task.wait()?;
+            let ended = task.delete()?;
+            ensure!(ended == code, "{ending:?}: expected {code}, got {ended}");
+            logged.expect(&expected)?;
+            let again = ["tasks", "start", "--detach", &task.id];
+            bench.ctr().call(&again)?.success()?;
+            task = bench.ctr().task(&task.id);
+            expected += " ";
+        }
+        expected += "pre run";
+        logged.wait_for(&expected)?;
+        // Deleted at once: the hook is waited for.
+        let code = task.kill_and_remove()?;
+        ensure!(code == 137, "expected 137, got {code}");
+        logged.expect(&(expected + " post"))
+    });
+}
+
+#[test]
+fn they_stand_around_an_images_systemd() {
+    check(RUNTIME, &[Image::DebianSystemd], |bench| {
+        let hooks = [
+            "prestart=sh:echo pre $(cat /proc/1/comm) >>/log/order",
+            "poststop=sh:echo post $(cat /proc/1/comm) $(cat /etc/left) >>/log/order",
+        ];
+        let logged = Logged::new(bench, "systemd", &hooks)?;
+        let script = "echo run $(cat /proc/1/comm) >>/log/order; echo kept >/etc/left; exit 3";
+        logged.container.shell(script)?.with_code(3)?;
+        logged.expect("pre runlxc-init run systemd post runlxc-init kept")
+    });
+}
+
+#[test]
+fn behind_a_killed_shim_poststop_runs_from_the_disk() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        for (name, hooks) in [
+            ("shim", HOOKS),
+            // containerd gives it 5 seconds.
+            (
+                "slow",
+                [HOOKS[0], "poststop=sh:echo post >>/log/order; sleep 1000"],
+            ),
+        ] {
+            let logged = Logged::new(bench, name, &hooks)?;
+            let task = logged.container.detach(&["sh", "-c", PROGRAM])?;
+            logged.wait_for("pre run")?;
+            let processes = task.processes()?;
+            let shim = bench.containerd.shim_of(&task.id)?;
+            let shim = shim.context("there is no shim")?;
+            kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+            for pid in processes {
+                for_end_of(pid, SOON)?;
+            }
+            until("the task is gone or stopped", SOON, Sources::none(), || {
+                let status = task.status()?;
+                let over = status.is_none_or(|status| status.state == "STOPPED");
+                Ok(over.then_some(()))
+            })?;
+            if task.status()?.is_some() {
+                task.delete()?;
+            }
+            task.remove_container()?;
+            logged.expect("pre run post")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_shim_killed_in_a_hook_leaves_nothing() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let hooks = [HOOKS[0], "poststop=sh:echo post >>/log/order; sleep 1000"];
+        let logged = Logged::new(bench, "in-hook", &hooks)?;
+        let task = logged.container.detach(&["sh", "-c", PROGRAM])?;
+        logged.wait_for("pre run")?;
+        task.kill(Signal::SIGTERM)?;
+        logged.wait_for("pre run post")?;
+        let shim = bench.containerd.shim_of(&task.id)?;
+        let shim = shim.context("there is no shim")?;
+        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+        for_end_of(shim, SOON)?;
+        until("the task is gone or stopped", SOON, Sources::none(), || {
+            let status = task.status()?;
+            let over = status.is_none_or(|status| status.state == "STOPPED");
+            Ok(over.then_some(()))
+        })?;
+        if task.status()?.is_some() {
+            task.delete()?;
+        }
+        task.remove_container()?;
+        logged.expect("pre run post")
+    });
+}
+
+#[test]
+fn a_prestart_hook_that_fails_fails_the_start_in_one_line() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        for (name, hook, why) in [
+            (
+                "fails",
+                "prestart=sh:echo no disk >&2; exit 3",
+                "org.pouch.rich.prestart (\"echo no disk >&2; exit 3\"): exit status 3, it said \
+                 \"no disk\"",
+            ),
+            (
+                "missing",
+                "prestart=/no/such/hook",
+                "cannot run: exec: \"/no/such/hook\"",
+            ),
+            (
+                "hangs",
+                "prestart=sh:sleep 1000 & exec sleep 1000",
+                "it still ran after 1s and was killed",
+            ),
+            (
+                "floods",
+                "prestart=sh:yes | head -c 100000000; echo; echo last; exit 4",
+                "exit status 4, it said \"last\"",
+            ),
+        ] {
+            let time = match name {
+                "hangs" => "hook-timeout=1",
+                _ => "hook-timeout=60",
+            };
+            let logged = Logged::new(bench, name, &[hook, HOOKS[1], time])?;
+            let refused = logged.container.shell("echo run >>/log/order")?;
+            ensure!(refused.code() != 0, "{name}: it ran");
+            let said = refused.stderr().replace("\\\"", "\"");
+            ensure!(said.contains(why), "{name}: {refused}");
+            logged.wait_for("post")?;
+            // ctr 1.6 leaves a task that did not start.
+            for (id, _) in bench.ctr().tasks()? {
+                let task = bench.ctr().task(&id);
+                task.delete()?;
+                task.remove_container()?;
+            }
+            logged.expect("post")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_does_not_stop_anything_is_logged() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let hooks = [
+            "prestart=sh:echo spoken-before; exit 3",
+            "poststop=sh:yes | head -c 100000000; echo; echo spoken-after; exit 4",
+            "hook-failure=warn",
+        ];
+        let logged = Logged::new(bench, "warned", &hooks)?;
+        logged
+            .container
+            .shell("echo run >>/log/order")?
+            .with_code(0)?;
+        logged.expect("run")?;
+        let log = bench.containerd.log_file();
+        until("both are in the log", SOON, Sources::none(), || {
+            let log = fs::read_to_string(&log)?;
+            let all = [
+                "spoken-before",
+                "spoken-after",
+                "exit status 3",
+                "exit status 4",
+            ];
+            Ok(all.iter().all(|words| log.contains(words)).then_some(()))
+        })?;
+        let bytes = fs::metadata(&log)?.len();
+        ensure!(bytes < 1 << 20, "the log has {bytes} bytes");
+        Ok(())
+    });
+}
+
+#[test]
+fn hooks_that_mean_nothing_are_refused() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        for (number, (hooks, why)) in [
+            (
+                &["prestrat=/bin/true"][..],
+                "the nearest known one is org.pouch.rich.prestart",
+            ),
+            (&["prestart=bin/true"], "neither an absolute path"),
+            (
+                &["poststop=host:/bin/true"],
+                "scripts of the host are not run",
+            ),
+            (
+                &["prestart=/bin/true", "hook-timeout=0"],
+                "no number of seconds from 1 to 600",
+            ),
+            (&["hook-failure=warn"], "there is no hook"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let logged = Logged::new(bench, &format!("refused-{number}"), hooks)?;
+            let refused = logged.container.shell("true")?;
+            ensure!(refused.code() != 0, "{hooks:?}: it ran");
+            ensure!(refused.stderr().contains(why), "{hooks:?}: {refused}");
+        }
+        let hook = ["--annotation", "org.pouch.rich.prestart=/bin/true"];
+        let refused = bench.container("no-mode").flags(&hook).shell("true")?;
+        let why = "org.pouch.rich.mode is missing";
+        ensure!(refused.stderr().contains(why), "{refused}");
+        Ok(())
+    });
+}
