@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::command::{Command, ContainerCommand, Reply};
+use crate::command::{Command, ContainerCommand, Last, Reply};
 use crate::exits::{Exited, Expectation};
 use crate::jobs::{self, Done, StartedExec};
 use crate::oom::Oom;
@@ -56,23 +56,13 @@ pub(crate) struct Actor<C> {
     jobs: JoinSet<Done>,
     /// Only one deletion at a time, even when an earlier one hangs.
     deletion: Arc<tokio::sync::Mutex<()>>,
+    /// Who asked for it again while it goes on, as clients do after a restart of containerd.
+    joined: Option<Vec<Reply<Deleted>>>,
     processes: Processes,
     waiters: Waiters,
     /// When to stop waiting for execs after init's end.
     rest_overdue: Option<Instant>,
     oom: Oom,
-}
-
-/// The last answer of an actor, to be given when the container's id is free again.
-#[derive(Debug)]
-pub(crate) struct Last(Option<(Reply<Deleted>, Deleted)>);
-
-impl Last {
-    pub(crate) fn answer(self) {
-        if let Some((reply, deleted)) = self.0 {
-            reply.send(Ok(deleted));
-        }
-    }
 }
 
 impl<C: Container> Made<C> {
@@ -122,6 +112,7 @@ impl<C: Container> Actor<C> {
             claim,
             jobs: JoinSet::new(),
             deletion: Arc::default(),
+            joined: None,
             processes: Processes::new(made.pid, made.create.stdio.clone(), made.io),
             waiters: Waiters::default(),
             rest_overdue: None,
@@ -158,7 +149,7 @@ impl<C: Container> Actor<C> {
                 command = self.commands.recv() => match command {
                     Some(command) => self.on_command(command),
                     // The shim itself has gone.
-                    None => return Last(None),
+                    None => return Last(Vec::new()),
                 },
             }
         }
@@ -344,6 +335,9 @@ impl<C: Container> Actor<C> {
     }
 
     fn delete(&mut self, process: ProcessName, reply: Reply<Deleted>) {
+        if let (ProcessName::Init, Some(joined)) = (&process, &mut self.joined) {
+            return joined.push(reply);
+        }
         let state = self.task.request(&Request::State(process.clone()));
         let request = Request::Delete(process.clone());
         let Some(reply) = self.allowed(&request, reply) else {
@@ -357,6 +351,7 @@ impl<C: Container> Actor<C> {
         let ios = self.processes.take_ios(&process);
         match process {
             ProcessName::Init => {
+                self.joined = Some(Vec::new());
                 let deletion = jobs::Deletion {
                     bundle: self.create.bundle.clone(),
                     one_at_a_time: Arc::clone(&self.deletion),
@@ -511,6 +506,8 @@ impl<C: Container> Actor<C> {
         reply: Reply<Deleted>,
         result: Result<Deleted, ShimError>,
     ) -> Option<Last> {
+        let joined = self.joined.take().unwrap_or_default();
+        let replies = joined.into_iter().chain([reply]);
         match result {
             Ok(deleted) => {
                 let process = ProcessName::Init;
@@ -519,13 +516,14 @@ impl<C: Container> Actor<C> {
                     at: SystemTime::now(),
                 });
                 let exit = deleted.exit.or(exit);
-                Some(Last(Some((reply, Deleted { exit, ..deleted }))))
+                let deleted = Deleted { exit, ..deleted };
+                Some(Last(replies.map(|reply| (reply, deleted)).collect()))
             }
             Err(error) => {
                 self.notice(Notice::DeleteFailed {
                     process: ProcessName::Init,
                 });
-                reply.send(Err(error));
+                replies.for_each(|reply| reply.send(Err(error.clone())));
                 None
             }
         }

@@ -131,3 +131,15 @@ pub(crate) async fn ask<T>(
 fn gone() -> ShimError {
     ShimError::new(Code::NotFound, "container was deleted")
 }
+
+/// The last answers of an actor, to be given when the container's id is free again.
+#[derive(Debug)]
+pub(crate) struct Last(pub(crate) Vec<(Reply<Deleted>, Deleted)>);
+
+impl Last {
+    pub(crate) fn answer(self) {
+        for (reply, deleted) in self.0 {
+            reply.send(Ok(deleted));
+        }
+    }
+}
