@@ -45,12 +45,13 @@ fn check_against(known: &[&str], annotations: &BTreeMap<String, String>) -> Resu
     Ok(())
 }
 
-/// The known word that is most like this one.
+/// The known word that is most like this one: that goes on where this one ends, if there is one.
 pub(crate) fn nearest<'a>(known: &[&'a str], word: &str) -> Option<&'a str> {
-    known
-        .iter()
-        .copied()
-        .min_by_key(|candidate| edit_distance(candidate, word))
+    let distance = |candidate: &&str| {
+        let is_longer = candidate.starts_with(word);
+        (!is_longer, edit_distance(candidate, word))
+    };
+    known.iter().copied().min_by_key(distance)
 }
 
 /// Levenshtein's distance in characters.
