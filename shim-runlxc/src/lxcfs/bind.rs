@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bundle::Plan;
 use launch::plan::PlannedMount;
-use mounts::flags::{BIND, NODEV, NOEXEC, NOSUID, RDONLY};
+use mounts::flags::{BIND, NODEV, NOEXEC, NOSUID, PRIVATE, RDONLY};
 use mounts::{Mount, MountOptions};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,8 @@ fn mount(mounted: &Mounted, target: &str) -> Result<PlannedMount> {
         fstype: "bind".to_owned(),
         options: MountOptions {
             flags_set: FLAGS,
+            // Else it is a peer of the host's: what is mounted in one appears in the other.
+            propagation: vec![PRIVATE],
             ..MountOptions::none()
         },
     }))

@@ -14,9 +14,9 @@ use nix::errno::Errno;
 use sys::mount_api::{OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, open_tree};
 
 use super::bind::{FLAGS, View};
-use super::source::{CPUS, FSTYPE, Mounted, TARGETS};
+use super::source::{ANSWER_LIMIT, CPUS, FSTYPE, Mounted, TARGETS};
 use crate::process::{Liveness, ProcessId};
-use crate::{Error, Result};
+use crate::{Error, Result, bounded};
 
 /// What a view was found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,13 @@ pub(crate) fn renew(init: ProcessId, view: &View) -> Result<Outcome> {
         .iter()
         .filter(|entry| entry.fstype == FSTYPE)
         .partition(|entry| entry.device == mounted.device);
+    let is_mounted = |path: &String| table.iter().any(|entry| entry.mount_point == *path);
+    // One who was killed between the mount and its masks has left none.
+    let is_masked = view.masked.is_empty() || view.masked.iter().any(is_mounted);
     let is_wrong = |target: &&str| {
         let is_shown = view.targets.iter().any(|shown| shown == target);
-        is_shown && !fresh.iter().any(|entry| entry.mount_point == **target)
+        let is_fresh = fresh.iter().any(|entry| entry.mount_point == **target);
+        is_shown && !(is_fresh && (is_masked || *target != CPUS))
     };
     let targets: Vec<_> = TARGETS.into_iter().filter(is_wrong).collect();
     if targets.is_empty() {
@@ -113,6 +117,9 @@ fn explain(error: Error) -> Error {
 /// A mount of its own of what is at a path, attached nowhere yet.
 fn copy(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
-    open_tree(File::open("/")?, &name, flags)
+    let copied = bounded::within(ANSWER_LIMIT, "an answer of lxcfs", move || {
+        let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+        open_tree(File::open("/")?, &name, flags)
+    });
+    copied.map_err(|silence| io::Error::new(io::ErrorKind::TimedOut, silence.chain()))?
 }

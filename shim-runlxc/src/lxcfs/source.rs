@@ -2,13 +2,17 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mounts::mountinfo;
 
-use crate::{Error, Result};
+use crate::{Error, Result, bounded};
 
 /// Where distributions have it.
 pub const ROOT: &str = "/var/lib/lxcfs";
+
+/// How long it may take to answer one question; it takes microseconds.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Type of its mount: no other program's files are taken for it.
 pub(crate) const FSTYPE: &str = "fuse.lxcfs";
@@ -83,8 +87,20 @@ impl Mounted {
     /// The targets that it has something for.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when it does not answer: it was killed, and left its mount behind.
+    /// [`Error::Unsupported`] when it does not answer: it hangs, or was killed and left its mount behind.
     pub(crate) fn targets(&self) -> Result<Vec<&'static str>> {
+        let asked = self.clone();
+        let told = bounded::within(ANSWER_LIMIT, "an answer of lxcfs", move || asked.look());
+        told.unwrap_or_else(|_silence| {
+            let seconds = ANSWER_LIMIT.as_secs();
+            Err(missing(
+                &self.root,
+                &format!("it does not answer within {seconds} seconds"),
+            ))
+        })
+    }
+
+    fn look(&self) -> Result<Vec<&'static str>> {
         let mut found = Vec::with_capacity(TARGETS.len());
         for target in TARGETS {
             match self.source(target).symlink_metadata() {

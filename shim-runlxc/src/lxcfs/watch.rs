@@ -67,7 +67,7 @@ impl Watch {
         }
         drop(watched);
         // It may have been replaced since the container's mounts were made.
-        container.renew();
+        let _told = container.renew();
         Ok(())
     }
 
@@ -82,13 +82,18 @@ impl Watch {
         let mut seen = BTreeMap::new();
         while let Some(containers) = self.containers() {
             for root in changed(&containers, &mut seen) {
-                containers
-                    .iter()
-                    .filter(|container| container.view.root == root)
-                    .for_each(Container::renew);
+                let mut done = true;
+                for container in containers.iter().filter(|c| c.view.root == root) {
+                    done &= container.renew();
+                }
+                if !done {
+                    // Tried again at the next change.
+                    seen.remove(&root);
+                }
             }
             if let Err(error) = wait(mounts) {
-                tracing::error!(%error, "nobody watches for lxcfs any more");
+                tracing::error!(%error, "nobody watches for lxcfs until the next container");
+                self.lock().runs = false;
                 return;
             }
         }
@@ -107,16 +112,19 @@ impl Watch {
 }
 
 impl Container {
-    fn renew(&self) {
+    /// False when it did not come to what it should.
+    fn renew(&self) -> bool {
         let container = self.id.as_str();
         match renew(self.init, &self.view) {
             Ok(Outcome::Renewed(mounts)) => {
                 tracing::info!(container, mounts, "sees the lxcfs that is there now");
+                true
             }
-            Ok(Outcome::Right) | Err(Error::NotRunning) => {}
+            Ok(Outcome::Right) | Err(Error::NotRunning) => true,
             Err(error) => {
                 let error = error.chain();
                 tracing::warn!(container, error, "cannot be given another lxcfs");
+                false
             }
         }
     }
