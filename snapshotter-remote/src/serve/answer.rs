@@ -42,8 +42,11 @@ struct Refusal {
     field: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Bytes never change under these names but for a better zstd, and the client verifies them.
+/// Contents never change under these names, whatever zstd makes of them. Chunks and tables are verified by
+/// their names, which only manifests tell; a stored layer is only as good as who sends it, and its name is
+/// in public configs of images: where tokens are needed, no cache may give it to others.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+const IMMUTABLE_PRIVATE: &str = "private, max-age=31536000, immutable";
 
 /// Asked again each time: another key signs another manifest. Where tokens are needed, a cache must not
 /// answer for the store.
@@ -172,6 +175,7 @@ impl Served {
         let cached = match asked.name {
             Name::Disk(_) if self.tokens.is_some() => CHANGING_PRIVATE,
             Name::Disk(_) => CHANGING,
+            Name::Layer(_) if self.tokens.is_some() => IMMUTABLE_PRIVATE,
             Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => IMMUTABLE,
         };
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static(cached));

@@ -279,6 +279,10 @@ fn only_hosts_with_a_token_are_answered_and_the_tokens_change_while_it_runs() {
 }
 
 #[test]
+    let layer = put_something_long(&served(&directory));
+    let layer = server.ask("HEAD", &format!("/v1/{layer}"), &[&field]);
+    let cached = layer.field("cache-control");
+    assert_eq!(cached, "private, max-age=31536000, immutable");
 fn silent_connections_are_closed_at_the_limit() {
     let (directory, name) = store_of_noise();
     let config = "[server]\nsilence_seconds = 1";
