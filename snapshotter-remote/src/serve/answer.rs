@@ -186,6 +186,7 @@ impl Served {
                 return Ok(Some(response));
             }
             Selected::NotSatisfiable => return Ok(Some(not_satisfiable(bytes))),
+            Selected::Failed => return Ok(Some(failed_condition(&tag))),
             Selected::Whole => (StatusCode::OK, 0, bytes),
             Selected::Part { first, last } => {
                 let range = format!("bytes {first}-{last}/{bytes}");
@@ -234,6 +235,7 @@ impl Asked {
             name,
             is_head,
             conditions: Conditions {
+                matches: text(fields, &header::IF_MATCH),
                 none_match: text(fields, &header::IF_NONE_MATCH),
                 range,
                 if_range: text(fields, &header::IF_RANGE),
@@ -277,6 +279,13 @@ fn not_satisfiable(bytes: u64) -> Response<Sent> {
     response
         .headers_mut()
         .insert(header::CONTENT_RANGE, value(&range));
+    response
+}
+
+fn failed_condition(tag: &str) -> Response<Sent> {
+    let text = "the object is another now than If-Match says\n";
+    let mut response = line(StatusCode::PRECONDITION_FAILED, text);
+    response.headers_mut().insert(header::ETAG, value(tag));
     response
 }
 

@@ -4,6 +4,8 @@
 /// What a request says of an object, as it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Conditions {
+    /// If-Match.
+    pub(super) matches: Option<String>,
     /// If-None-Match.
     pub(super) none_match: Option<String>,
     /// Range, of GET only (14.2).
@@ -24,6 +26,8 @@ pub(super) enum Selected {
         /// The last byte.
         last: u64,
     },
+    /// Nothing, because the client means other bytes.
+    Failed,
     /// Nothing, because the client has it.
     NotModified,
     /// Nothing, because it has no such bytes.
@@ -33,6 +37,11 @@ pub(super) enum Selected {
 impl Conditions {
     /// Of an object of that length and version; `tag` is quoted.
     pub(super) fn select(&self, tag: &str, bytes: u64) -> Selected {
+        if let Some(matches) = &self.matches
+            && !has_strong_tag(matches, tag)
+        {
+            return Selected::Failed;
+        }
         if let Some(none_match) = &self.none_match
             && has_tag(none_match, tag)
         {
@@ -51,6 +60,12 @@ impl Conditions {
         }
         part(range, bytes)
     }
+}
+
+/// Whether a list of tags has that one; weak ones never do (13.1.1).
+fn has_strong_tag(list: &str, tag: &str) -> bool {
+    let mut tags = list.split(',').map(str::trim);
+    tags.any(|one| one == "*" || one == tag)
 }
 
 /// Whether a list of tags has that one; weak ones count here (13.1.2).
@@ -156,6 +171,7 @@ mod tests {
     fn tags_decide_before_ranges() {
         let check = |none_match: Option<&str>, if_range: Option<&str>, expected| {
             let conditions = Conditions {
+                matches: None,
                 none_match: none_match.map(str::to_owned),
                 range: Some("bytes=0-0".to_owned()),
                 if_range: if_range.map(str::to_owned),
@@ -173,5 +189,21 @@ mod tests {
         check(None, Some("\"other\""), Selected::Whole);
         check(None, Some("W/\"tag\""), Selected::Whole);
         check(None, Some("Mon, 01 Jan 2024 00:00:00 GMT"), Selected::Whole);
+    }
+
+    #[test]
+    fn other_bytes_than_those_that_are_meant_are_not_sent() {
+        let check = |matches: &str, expected| {
+            let conditions = Conditions {
+                matches: Some(matches.to_owned()),
+                none_match: Some("\"tag\"".to_owned()),
+                ..Conditions::default()
+            };
+            assert_eq!(conditions.select(TAG, 10), expected, "{matches}");
+        };
+        check("\"other\"", Selected::Failed);
+        check("W/\"tag\"", Selected::Failed);
+        check("\"other\", \"tag\"", Selected::NotModified);
+        check("*", Selected::NotModified);
     }
 }

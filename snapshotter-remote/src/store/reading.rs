@@ -6,7 +6,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
+        unix::fs::{FileExt, MetadataExt},
     },
     path::{Path, PathBuf},
 };
@@ -38,6 +38,8 @@ pub struct Opened {
     pub file: File,
     /// Its length.
     pub bytes: u64,
+    /// When it was written, in nanoseconds since 1970.
+    modified: i128,
 }
 
 impl Reader {
@@ -75,6 +77,8 @@ impl Reader {
         }
         Ok(Some(Opened {
             bytes: metadata.len(),
+            modified: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
             file,
         }))
     }
@@ -103,13 +107,14 @@ impl Reader {
 }
 
 impl Opened {
-    /// What changes with the bytes of the object, as far as they can change under its name: a chunk
-    /// and a layer by another zstd, which is told by the length; a manifest by another key, which its
-    /// signature tells.
+    /// What changes with the bytes of the object: when they were written, so that one that was damaged
+    /// and made again is another; and, should clocks or copies lie, the length of what another zstd
+    /// may have made, half the signature of what another key may have signed.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn version(&self, name: Name) -> Result<String> {
+        let modified = self.modified;
         match name {
             Name::Disk(_) => {
                 // The signature is the last of it, and half of that is enough.
@@ -117,9 +122,11 @@ impl Opened {
                 let at = self.bytes.saturating_sub(64);
                 let read = self.file.read_exact_at(&mut half, at);
                 read.map_err(|source| unreadable(Path::new(&name.to_string()), source))?;
-                Ok(Digest(half).to_string())
+                Ok(format!("{}-{modified:x}", Digest(half)))
             }
-            Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => Ok(format!("{:x}", self.bytes)),
+            Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => {
+                Ok(format!("{:x}-{modified:x}", self.bytes))
+            }
         }
     }
 
