@@ -84,11 +84,12 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
         verified.damages.len()
     )
     .expect("a string takes everything");
+    // What was found is said before anything can fail or go.
+    out(&text)?;
     if asked.remove_damaged {
         let removed = store.remove_damaged(&verified, limit(&asked.wait))?;
-        writeln!(text, "{removed} removed").expect("a string takes everything");
+        out(&format!("{removed} removed\n"))?;
     }
-    out(&text)?;
     Ok(if verified.damages.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -46,28 +46,34 @@ pub struct Verified {
 impl Verified {
     /// Keeps what was found wrong; errors of the way to an object are the caller's.
     fn check<T>(&mut self, object: Name, looked: Result<T>) -> Result<Option<T>> {
-        let may_go = match &looked {
-            Ok(_) => return looked.map(Some),
-            Err(
-                Error::Absent { .. }
-                | Error::OtherVersion { .. }
-                | Error::Untrusted { .. }
-                | Error::Layer {
-                    source: disk::Error::OtherVersion { .. } | disk::Error::Limit { .. },
-                    ..
-                },
-            ) => false,
-            Err(Error::Damaged { .. } | Error::Layer { .. }) => true,
-            Err(_) => return looked.map(Some),
+        let error = match looked {
+            Ok(looked) => return Ok(Some(looked)),
+            Err(error) => error,
         };
-        if let Err(error) = looked {
-            self.damages.push(Damage {
-                object,
-                may_go,
-                error,
-            });
-        }
+        let Some(may_go) = may_go(&error) else {
+            return Err(error);
+        };
+        self.damages.push(Damage {
+            object,
+            may_go,
+            error,
+        });
         Ok(None)
+    }
+}
+
+/// Whether what is wrong with an object is that it is good for nobody; nothing if the way to it is wrong.
+fn may_go(error: &Error) -> Option<bool> {
+    match error {
+        Error::Absent { .. }
+        | Error::OtherVersion { .. }
+        | Error::Untrusted { .. }
+        | Error::Layer {
+            source: disk::Error::OtherVersion { .. } | disk::Error::Limit { .. },
+            ..
+        } => Some(false),
+        Error::Damaged { .. } | Error::Layer { .. } => Some(true),
+        _ => None,
     }
 }
 
@@ -101,7 +107,8 @@ impl Store {
         Ok(verified)
     }
 
-    /// Takes damaged objects away, so that adding their images makes them again.
+    /// Takes damaged objects away, so that adding their images makes them again. Each is looked at
+    /// once more, when nobody else changes the store: what is gone or made again meanwhile counts not.
     ///
     /// # Errors
     /// [`Error::Busy`] when others change the store for as long as `wait`, and what the store answers.
@@ -110,10 +117,35 @@ impl Store {
         let damaged = verified.damages.iter().filter(|damage| damage.may_go);
         let mut removed = 0;
         for damage in damaged {
-            self.objects.remove(damage.object)?;
-            removed += 1;
+            let is_damaged = match self.look(damage.object) {
+                Ok(()) => false,
+                Err(error) => match may_go(&error) {
+                    Some(is_damaged) => is_damaged,
+                    None => return Err(error),
+                },
+            };
+            if is_damaged {
+                self.objects.remove(damage.object)?;
+                removed += 1;
+            }
         }
         Ok(removed)
+    }
+
+    /// One object by itself.
+    fn look(&self, object: Name) -> Result<()> {
+        match object {
+            Name::Disk(chain_id) => self.manifest(chain_id).map(drop),
+            Name::Layer(diff_id) => Kept::load(&self.objects, diff_id).map(drop),
+            Name::Table(digest) => layer::table(&self.objects, digest).map(drop),
+            Name::Chunk(id) => self.chunk(id).map(drop),
+        }
+    }
+
+    /// Its length, uncompressed.
+    fn chunk(&self, id: ChunkId) -> Result<u64> {
+        let stored = self.objects.get(Name::Chunk(id), chunk::STORED_BYTES_MAX)?;
+        chunk::verify(&stored, id)
     }
 
     fn verify_disk(
@@ -141,9 +173,7 @@ impl Store {
                 if !used.remove(&id) {
                     verified.chunks_unused += 1;
                 }
-                let stored = self.objects.get(Name::Chunk(id), chunk::STORED_BYTES_MAX);
-                let bytes = stored.and_then(|stored| chunk::verify(&stored, id));
-                let bytes = verified.check(Name::Chunk(id), bytes)?;
+                let bytes = verified.check(Name::Chunk(id), self.chunk(id))?;
                 verified.chunk_bytes += bytes.unwrap_or_default();
             }
         }

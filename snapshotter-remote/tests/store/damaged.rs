@@ -98,6 +98,25 @@ fn every_object_that_changes_or_goes_is_found_and_made_again() {
 #[test]
 fn a_layer_under_the_name_of_another_is_damaged() {
     let directory = tempdir().unwrap();
+#[test]
+fn what_is_gone_or_whole_again_is_not_removed() {
+    let directory = tempdir().unwrap();
+    let (image, path, store) = filled(&directory);
+    let chunks = objects(&path.join("chunks"));
+    let whole: Vec<Vec<u8>> = chunks.iter().map(|file| fs::read(file).unwrap()).collect();
+    for file in &chunks[..3] {
+        fs::write(file, "damaged").unwrap();
+    }
+    let verified = store.verify().unwrap();
+    assert_eq!(verified.damages.len(), 3, "{verified:?}");
+    fs::remove_file(&chunks[0]).unwrap();
+    fs::write(&chunks[1], &whole[1]).unwrap();
+    assert_eq!(store.remove_damaged(&verified, Duration::ZERO).unwrap(), 1);
+    assert!(chunks[1].exists() && !chunks[2].exists());
+    add(&store, &image).unwrap();
+    assert!(store.verify().unwrap().damages.is_empty());
+}
+
     let (image, path, store) = filled(&directory);
     let stored = objects(&path.join("layers"));
     fs::copy(&stored[0], &stored[1]).unwrap();
