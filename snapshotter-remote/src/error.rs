@@ -137,11 +137,13 @@ pub enum Error {
     },
     /// What cannot be read may need anything, so nothing is removed.
     #[error(
-        "nothing is removed, because what {object} needs is not known (`store verify` says more)"
+        "nothing is removed, because what {object} needs is not known (`store verify` says more{way_out})"
     )]
     Unsure {
         /// The object that cannot be read.
         object: String,
+        /// How to go on without it.
+        way_out: String,
         /// Why not.
         #[source]
         source: Box<Error>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use disk::Digest;
 
-use super::{Store, lock, objects::Name};
+use super::{Store, lock, objects::Name, waste::unsure};
 use crate::{
     error::{Error, Result},
     manifest::chain_ids,
@@ -32,19 +32,21 @@ impl Store {
             let object = name.to_string();
             return Err(Error::Absent { object });
         }
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        // One that is good for nobody here may go, whoever else is not: of several, one has to be first.
+        let (ours, is_lost) = match self.manifest(chain_id) {
+            Ok(manifest) => (chain_ids(&manifest.layers), false),
+            Err(error) if below == Below::Keep && is_useless(&error) => (Vec::new(), true),
+            Err(error) => return Err(unsure(name, error)),
+        };
+        let mut others = Vec::new();
         for disk in self.objects.disks()? {
+            if disk == chain_id {
+                continue;
+            }
             match self.manifest(disk) {
-                Ok(manifest) if disk == chain_id => ours = chain_ids(&manifest.layers),
                 Ok(manifest) => others.push(chain_ids(&manifest.layers)),
-                // The one that goes may be damaged.
-                Err(Error::Damaged { .. }) if disk == chain_id && below == Below::Keep => {}
-                Err(error) => {
-                    return Err(Error::Unsure {
-                        object: Name::Disk(disk).to_string(),
-                        source: Box::new(error),
-                    });
-                }
+                Err(error) if is_lost && is_useless(&error) => {}
+                Err(error) => return Err(unsure(Name::Disk(disk), error)),
             }
         }
         if let Some(above) = others.iter().find(|chain| chain.contains(&chain_id)) {
@@ -73,4 +75,12 @@ impl Store {
         self.objects.sync_directory_of(name)?;
         Ok(gone)
     }
+}
+
+/// Whether nobody who trusts this store's key can use such a manifest.
+fn is_useless(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Damaged { .. } | Error::Untrusted { .. } | Error::OtherVersion { .. }
+    )
 }

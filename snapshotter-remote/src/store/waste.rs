@@ -167,9 +167,14 @@ fn readable<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-fn unsure(name: Name, error: Error) -> Error {
+pub(super) fn unsure(name: Name, error: Error) -> Error {
+    let way_out = match name {
+        Name::Disk(chain_id) => format!(", `store rm sha256:{chain_id}` gives it up"),
+        Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => String::new(),
+    };
     Error::Unsure {
         object: name.to_string(),
         source: Box::new(error),
+        way_out,
     }
 }

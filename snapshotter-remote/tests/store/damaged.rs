@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use snapshotter_remote::{Error, store::Store};
+use snapshotter_remote::{
+    Error,
+    store::{Below, Store, Sweep},
+};
 use tempfile::{TempDir, tempdir};
 
 use super::{
@@ -96,9 +99,6 @@ fn every_object_that_changes_or_goes_is_found_and_made_again() {
 }
 
 #[test]
-fn a_layer_under_the_name_of_another_is_damaged() {
-    let directory = tempdir().unwrap();
-#[test]
 fn what_is_gone_or_whole_again_is_not_removed() {
     let directory = tempdir().unwrap();
     let (image, path, store) = filled(&directory);
@@ -117,6 +117,9 @@ fn what_is_gone_or_whole_again_is_not_removed() {
     assert!(store.verify().unwrap().damages.is_empty());
 }
 
+#[test]
+fn a_layer_under_the_name_of_another_is_damaged() {
+    let directory = tempdir().unwrap();
     let (image, path, store) = filled(&directory);
     let stored = objects(&path.join("layers"));
     fs::copy(&stored[0], &stored[1]).unwrap();
@@ -149,4 +152,25 @@ fn disks_of_another_key_are_told_and_stay_and_no_key_is_made_for_them() {
     let verified = store.verify().unwrap();
     assert_eq!(verified.damages.len(), 3, "{verified:?}");
     assert_eq!(store.remove_damaged(&verified, Duration::ZERO).unwrap(), 0);
+    // They hold everything up until they are given up, each by its name.
+    let error = store.waste(Sweep::Remove, Duration::ZERO).unwrap_err();
+    let chain_id = store.objects().disks().unwrap()[0];
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("`store rm sha256:{chain_id}`")),
+        "{error}"
+    );
+    let error = store.remove(chain_id, Below::Remove, Duration::ZERO);
+    assert!(matches!(error, Err(Error::Unsure { .. })), "{error:?}");
+    for disk in store.objects().disks().unwrap() {
+        let gone = store.remove(disk, Below::Keep, Duration::ZERO).unwrap();
+        assert_eq!(gone, [disk]);
+    }
+    assert!(
+        !store
+            .waste(Sweep::Remove, Duration::ZERO)
+            .unwrap()
+            .is_empty()
+    );
 }
