@@ -1,7 +1,7 @@
 //! An image into the store: each layer, then a disk for each prefix of its layers, because containerd asks
 //! for them one by one from the lowest on.
 
-use std::io::Seek;
+use std::{collections::BTreeMap, io::Seek};
 
 use disk::{Digest, Form, Image, Tree};
 
@@ -27,6 +27,31 @@ pub struct Added {
     pub disk_bytes: u64,
 }
 
+/// Directories of objects that were there already, perhaps put by another who has not synced them yet:
+/// they are on the disk before a manifest leads to them, and before it is said that all is well.
+#[derive(Debug, Default)]
+pub(super) struct Found(BTreeMap<String, Name>);
+
+impl Found {
+    pub(super) fn note(&mut self, name: Name) {
+        self.0.insert(name.directory(), name);
+    }
+
+    pub(super) fn chunks(&mut self, table: &Table) {
+        for (id, _) in table.chunks() {
+            self.note(Name::Chunk(id));
+        }
+    }
+
+    /// Once for each directory.
+    fn sync(&mut self, store: &Store) -> Result<()> {
+        for name in std::mem::take(&mut self.0).into_values() {
+            store.objects.sync_directory_of(name)?;
+        }
+        Ok(())
+    }
+}
+
 impl Store {
     /// Adds an image. What the store has already is not read again.
     ///
@@ -45,23 +70,23 @@ impl Store {
         let (mut tree, mut kept) = (Tree::new(), Vec::new());
         let mut disks_made = 0;
         let mut disk_bytes = 0;
+        let mut found = Found::default();
         for (index, (&diff_id, &chain_id)) in layers.iter().zip(&chain_ids).enumerate() {
-            let layer = self.layer(diff_id, || image.layer(index))?;
+            let layer = self.layer(diff_id, || image.layer(index), &mut found)?;
             let applied = tree.apply(&layer.layer, diff_id);
             applied.map_err(|source| Error::Layer { diff_id, source })?;
             kept.push((diff_id, layer.table));
-            let manifest = match self.whole_disk(chain_id)? {
-                Some(manifest) => {
-                    self.objects.sync_directory_of(Name::Disk(chain_id))?;
-                    manifest
-                }
+            let manifest = match self.whole_disk(chain_id, &mut found)? {
+                Some(manifest) => manifest,
                 None => {
                     disks_made += 1;
+                    found.sync(self)?;
                     self.make_disk(&tree, &layers[..=index], &kept)?
                 }
             };
             disk_bytes = manifest.flat_blocks() * disk::BLOCK_BYTES;
         }
+        found.sync(self)?;
         Ok(Added {
             chain_id,
             layers: layers.len(),
@@ -71,7 +96,7 @@ impl Store {
     }
 
     /// The manifest of a chain, if the store has it and its metadata.
-    fn whole_disk(&self, chain_id: Digest) -> Result<Option<Manifest>> {
+    fn whole_disk(&self, chain_id: Digest, found: &mut Found) -> Result<Option<Manifest>> {
         let manifest = match self.manifest(chain_id) {
             Ok(manifest) => manifest,
             Err(Error::Absent { .. }) => return Ok(None),
@@ -79,7 +104,13 @@ impl Store {
         };
         let is_whole = self.has_chunks(&manifest.devices_metadata)?
             && self.has_chunks(&manifest.flat_metadata)?;
-        Ok(is_whole.then_some(manifest))
+        if !is_whole {
+            return Ok(None);
+        }
+        found.chunks(&manifest.devices_metadata);
+        found.chunks(&manifest.flat_metadata);
+        found.note(Name::Disk(chain_id));
+        Ok(Some(manifest))
     }
 
     /// The manifest of a chain.

@@ -8,7 +8,9 @@ use std::io::{Read, Seek};
 use disk::{Digest, Layer, Limits};
 
 use super::{
-    Store, chunks,
+    Store,
+    add::Found,
+    chunks,
     objects::{Name, Objects},
 };
 use crate::{
@@ -101,9 +103,9 @@ impl Store {
         &self,
         diff_id: Digest,
         open: impl FnOnce() -> Result<LayerTar>,
+        found: &mut Found,
     ) -> Result<Kept> {
-        if let Some(kept) = self.whole_layer(diff_id)? {
-            self.objects.sync_directory_of(Name::Layer(diff_id))?;
+        if let Some(kept) = self.whole_layer(diff_id, found)? {
             return Ok(kept);
         }
         let mut tar = open()?;
@@ -124,7 +126,7 @@ impl Store {
     }
 
     /// The layer, if nothing of it is missing: what was removed because it was damaged is made again.
-    fn whole_layer(&self, diff_id: Digest) -> Result<Option<Kept>> {
+    fn whole_layer(&self, diff_id: Digest, found: &mut Found) -> Result<Option<Kept>> {
         let loaded = Kept::load(&self.objects, diff_id).and_then(|kept| {
             let table = table(&self.objects, kept.table)?;
             if table.blocks() != kept.layer.blob_blocks {
@@ -134,7 +136,13 @@ impl Store {
             Ok((kept, table))
         });
         match loaded {
-            Ok((kept, table)) => Ok(self.has_chunks(&table)?.then_some(kept)),
+            Ok((kept, table)) if self.has_chunks(&table)? => {
+                found.chunks(&table);
+                found.note(Name::Table(kept.table));
+                found.note(Name::Layer(diff_id));
+                Ok(Some(kept))
+            }
+            Ok(_) => Ok(None),
             Err(Error::Absent { .. }) => Ok(None),
             Err(error) => Err(error),
         }

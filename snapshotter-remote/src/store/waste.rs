@@ -89,7 +89,8 @@ impl Store {
 
     /// In that order, each kind on the disk before the next.
     fn sweep(&self, waste: &[(Waste, u64)]) -> Result<()> {
-        let mut last: Option<Name> = None;
+        // Who removed a disk may have been killed before that was on the disk.
+        let mut last = Some(Name::Disk(Digest([0; 32])));
         for (one, _) in waste {
             match one {
                 Waste::Leftover(path) => self.objects.remove_leftover(path)?,
@@ -174,7 +175,7 @@ pub(super) fn unsure(name: Name, error: Error) -> Error {
     };
     Error::Unsure {
         object: name.to_string(),
-        source: Box::new(error),
         way_out,
+        source: Box::new(error),
     }
 }
