@@ -33,6 +33,11 @@ use crate::{
 const BACKLOG: u32 = 4096;
 
 /// Threads for what is no object: the page of metrics.
+/// Bytes that the kernel keeps of an answer, and as many for its own use. Left to itself it keeps megabytes
+/// and takes more when a third of them is free, which of a client that is slow, but steady, looks like a
+/// long silence.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
 const OTHER_THREADS: usize = 4;
 
 /// Idle threads go after this.
@@ -194,6 +199,8 @@ fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
 
 /// Reads tokens and the level of the log again; what is wrong leaves them as they were.
 fn reload(served: &Served, logging: &Logging, reread: &Reread, status: &str) {
+    // Connections have it from the socket that listens.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     notify::reloading();
     let read = reread().and_then(|config| {
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;

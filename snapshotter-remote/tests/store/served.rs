@@ -7,6 +7,7 @@ use std::{
     net::TcpStream,
     os::unix::{fs::PermissionsExt, fs::symlink, net::UnixStream},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use disk::Digest;
@@ -319,13 +320,46 @@ fn silent_connections_are_closed_at_the_limit() {
     let long = put_something_long(&served(&directory));
     let _stuck = begin(&server, &long);
     server.logs("its answer was not taken");
+    // One who asks and takes is served at the usual limit, however slow the machine is.
+    let server = Server::start(&served(&directory), "");
     assert_eq!(server.get(&name, &[]).status, 200);
 }
 
-/// Something under an object's name that is longer than what fits between two sockets.
-const LONG_BYTES: u64 = 64 << 20;
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the pace of a client is its own")]
+fn who_takes_steadily_gets_all_of_it_however_slow() {
+    let (directory, _) = store_of_noise();
+    let server = Server::start(&served(&directory), "[server]\nsilence_seconds = 2");
+    let long = put_something_long(&served(&directory));
+    let path = served(&directory).join(&long);
+    let bytes = 5 << 20;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(bytes)
+        .unwrap();
+    let mut socket = begin(&server, &long);
+    // 250 kB each second, which is 500 kB in the time of silence.
+    let mut buffer = [0; 25_000];
+    let begun = Instant::now();
+    let mut taken = 0;
+    loop {
+        let count = socket.read(&mut buffer).unwrap();
+        if count == 0 {
+            break;
+        }
+        taken += count as u64;
+        let due = Duration::from_micros(taken * 4);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    assert!((bytes - 1000..bytes).contains(&taken), "{taken}");
+}
 
-fn put_something_long(store: &Path) -> String {
+/// Something under an object's name that is longer than what fits between two sockets.
+pub(crate) const LONG_BYTES: u64 = 64 << 20;
+
+pub(crate) fn put_something_long(store: &Path) -> String {
     let name = format!("layers/1/{}", "5".repeat(64));
     let file = fs::File::create(store.join(&name)).unwrap();
     file.set_len(LONG_BYTES).unwrap();
@@ -333,7 +367,7 @@ fn put_something_long(store: &Path) -> String {
 }
 
 /// Asks for an object and takes its beginning.
-fn begin(server: &Server, name: &str) -> TcpStream {
+pub(crate) fn begin(server: &Server, name: &str) -> TcpStream {
     let mut socket = server.connect();
     let request = format!("GET /v1/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).unwrap();

@@ -23,6 +23,7 @@ use super::{
     added::add,
     damaged::objects,
     images::{Layout, flat, gzip, layer, noise, packed},
+    served::{LONG_BYTES, begin, put_something_long},
     server::Server,
 };
 
@@ -295,8 +296,16 @@ fn what_is_served_goes_on_until_it_was_sent() {
     let (chain_id, _) = flat(&first);
     let name = Name::Disk(chain_id).to_string();
     assert_eq!(server.get(&name, &[]).status, 200);
+    let long = put_something_long(&path);
+    let mut begun = begin(&server, &long);
     store.remove(chain_id, Below::Keep, AT_ONCE).unwrap();
-    store.waste(Sweep::Remove, AT_ONCE).unwrap();
+    let swept = store.waste(Sweep::Remove, AT_ONCE).unwrap();
+    let is_long =
+        |(waste, _): &(Waste, u64)| matches!(waste, Waste::Object(one) if one.to_string() == long);
+    assert!(swept.iter().any(is_long), "{swept:?}");
+    assert_eq!(server.get(&long, &[]).status, 404);
+    let rest = std::io::copy(&mut begun, &mut std::io::sink()).unwrap();
+    assert!((LONG_BYTES - 1000..LONG_BYTES).contains(&rest), "{rest}");
     assert_eq!(server.get(&name, &[]).status, 404);
     let name = Name::Disk(flat(&second).0).to_string();
     assert_eq!(server.get(&name, &[]).status, 200);
