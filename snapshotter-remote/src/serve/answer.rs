@@ -11,6 +11,8 @@ use hyper::{
     body::{Body, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
+use nix::errno::Errno;
+use tokio::sync::Semaphore;
 
 use super::{
     body::{Sent, Stretch},
@@ -21,7 +23,7 @@ use super::{
     traffic::Traffic,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     store::{Name, Reader},
 };
 
@@ -32,6 +34,9 @@ pub(super) struct Served {
     /// Who may ask; without them, everybody.
     pub(super) tokens: Option<RwLock<Arc<Tokens>>>,
     pub(super) measured: Measured,
+    /// Places of those who read files: what is asked for beyond them waits here, where it is forgotten
+    /// when its client goes.
+    pub(super) reads: Arc<Semaphore>,
 }
 
 /// What is told in place of an object.
@@ -112,13 +117,29 @@ impl Served {
         };
         let asked = Asked::of(request, name);
         let this = Arc::clone(self);
-        let found = tokio::task::spawn_blocking(move || this.object(&asked)).await;
+        let place = Arc::clone(&self.reads).acquire_owned().await;
+        let found = tokio::task::spawn_blocking(move || {
+            let found = this.object(&asked);
+            drop(place);
+            found
+        })
+        .await;
         match found {
             Ok(Ok(Some(response))) => Ok(response),
             Ok(Ok(None)) => Err(refusal(
                 StatusCode::NOT_FOUND,
                 "the store has no such object\n",
             )),
+            Ok(Err(error)) if is_out_of_descriptors(&error) => {
+                tracing::warn!(%error, "no more files can be opened");
+                Err(Refusal {
+                    field: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+                    ..refusal(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many files are open: ask again\n",
+                    )
+                })
+            }
             Ok(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "an object cannot be read");
@@ -202,12 +223,12 @@ impl Served {
         fields.insert(header::CONTENT_LENGTH, count.into());
         *response.status_mut() = status;
         if !asked.is_head {
-            let failed = |source: io::Error| crate::Error::File {
+            let failed = |source: io::Error| Error::File {
                 doing: "reading",
                 path: asked.name.to_string().into(),
                 source,
             };
-            let stretch = Stretch::begin(object, first, count).map_err(failed)?;
+            let stretch = Stretch::begin(object, first, count, &self.reads).map_err(failed)?;
             *response.body_mut() = Sent::stretch(stretch);
         }
         Ok(Some(response))
@@ -266,6 +287,15 @@ fn refusal(status: StatusCode, text: &'static str) -> Refusal {
         text,
         field: None,
     }
+}
+
+/// Whether it is only that this process, or the host, has too much open.
+fn is_out_of_descriptors(error: &Error) -> bool {
+    let Error::File { source, .. } = error else {
+        return false;
+    };
+    let code = source.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 fn health() -> Response<Sent> {

@@ -2,14 +2,17 @@
 //! the next is read; more than these two are never in memory.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
 
 use super::traffic::Answering;
 use crate::store::Opened;
@@ -42,24 +45,47 @@ pub(super) struct Stretch {
     /// Bytes that were not sent yet.
     unsent: u64,
     next: Next,
+    /// Places of those who read files.
+    reads: Arc<Semaphore>,
 }
 
-#[derive(Debug)]
 enum Next {
     Here(Bytes),
+    /// A place to read from there, so much.
+    Place(Place, u64, usize),
     Read(JoinHandle<io::Result<Vec<u8>>>),
     End,
 }
 
+/// What comes to be one.
+type Place = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send + Sync>>;
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Here(_) => "Here",
+            Self::Place(..) => "Place",
+            Self::Read(_) => "Read",
+            Self::End => "End",
+        })
+    }
+}
+
 impl Stretch {
-    /// Reads the first frame of it; blocks.
-    pub(super) fn begin(object: Opened, at: u64, bytes: u64) -> io::Result<Self> {
+    /// Reads the first frame of it, on a place that the caller has; blocks.
+    pub(super) fn begin(
+        object: Opened,
+        at: u64,
+        bytes: u64,
+        reads: &Arc<Semaphore>,
+    ) -> io::Result<Self> {
         let mut this = Self {
             object: Arc::new(object),
             at,
             unread: bytes,
             unsent: bytes,
             next: Next::End,
+            reads: Arc::clone(reads),
         };
         if let Some((at, count)) = this.step() {
             this.next = Next::Here(this.object.read(at, count)?.into());
@@ -79,8 +105,13 @@ impl Stretch {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Next::Place(place, at, count) = &mut self.next {
+            let (at, count) = (*at, *count);
+            let place = ready!(place.as_mut().poll(context));
+            self.next = self.read(at, count, place);
+        }
         let bytes = match &mut self.next {
-            Next::End => return Poll::Ready(None),
+            Next::End | Next::Place(..) => return Poll::Ready(None),
             Next::Here(bytes) => std::mem::take(bytes),
             Next::Read(reading) => match ready!(Pin::new(reading).poll(context)) {
                 Ok(Ok(bytes)) => bytes.into(),
@@ -91,12 +122,26 @@ impl Stretch {
         self.unsent -= bytes.len() as u64;
         self.next = match self.step() {
             None => Next::End,
-            Some((at, count)) => {
-                let object = Arc::clone(&self.object);
-                Next::Read(tokio::task::spawn_blocking(move || object.read(at, count)))
-            }
+            Some((at, count)) => match Arc::clone(&self.reads).try_acquire_owned() {
+                Ok(place) => self.read(at, count, Some(place)),
+                Err(_taken) => {
+                    let reads = Arc::clone(&self.reads);
+                    let place = Box::pin(async { reads.acquire_owned().await.ok() });
+                    Next::Place(place, at, count)
+                }
+            },
         };
         Poll::Ready(Some(Ok(bytes)))
+    }
+
+    /// The place is taken as long as the thread reads, whether its client is there or not.
+    fn read(&self, at: u64, count: usize, place: Option<OwnedSemaphorePermit>) -> Next {
+        let object = Arc::clone(&self.object);
+        Next::Read(tokio::task::spawn_blocking(move || {
+            let read = object.read(at, count);
+            drop(place);
+            read
+        }))
     }
 
     fn fail(&mut self, error: io::Error) -> Poll<Option<io::Result<Bytes>>> {

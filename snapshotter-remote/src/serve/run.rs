@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use snapshot_core::daemon::{Logging, MetricsListener, Shutdown, notify};
 use tokio::{
@@ -32,13 +33,16 @@ use crate::{
 /// Connections that wait in the kernel until they are accepted, as far as it keeps so many.
 const BACKLOG: u32 = 4096;
 
-/// Threads for what is no object: the page of metrics.
 /// Bytes that the kernel keeps of an answer, and as many for its own use. Left to itself it keeps megabytes
 /// and takes more when a third of them is free, which of a client that is slow, but steady, looks like a
 /// long silence.
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
 
+/// Threads for what is no object: the page of metrics.
 const OTHER_THREADS: usize = 4;
+
+/// Sockets and files that are open beside connections and objects, at most.
+const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Idle threads go after this.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -89,6 +93,7 @@ impl Server {
             reader: Reader::open(&config.dir)?,
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
             measured: Measured::register(&mut registry),
+            reads: Arc::new(Semaphore::new(config.server.threads_max)),
         };
         let listening = |source| Error::Listen {
             address: config.listen,
@@ -141,6 +146,7 @@ impl Server {
             }
             tokio::spawn(notify::keep_alive(shutdown.clone()));
             let status = format!("serving {} on http://{address}", config.dir.display());
+            raise_descriptors(&config.server);
             warn_about(&config, address, &served);
             notify::ready(&status);
             tracing::info!(status, "ready");
@@ -167,6 +173,25 @@ impl Server {
     }
 }
 
+/// Lets this process open as many files as it may.
+fn raise_descriptors(limits: &Limits) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        Ok(most)
+    });
+    // Each connection with an object, each thread on its way to one.
+    let wanted = 2 * (limits.connections_max + limits.threads_max) as u64 + OTHER_DESCRIPTORS;
+    match raised {
+        Ok(most) if most >= wanted => {}
+        Ok(most) => tracing::warn!(
+            most,
+            wanted,
+            "fewer files can be open than connections_max needs: raise LimitNOFILE, or lower it"
+        ),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
 fn listen(address: SocketAddr) -> std::io::Result<Listener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -174,6 +199,8 @@ fn listen(address: SocketAddr) -> std::io::Result<Listener> {
     };
     // After a restart, connections of the last one may still be there in the kernel.
     socket.set_reuseaddr(true)?;
+    // Connections have it from the socket that listens.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
@@ -199,8 +226,6 @@ fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
 
 /// Reads tokens and the level of the log again; what is wrong leaves them as they were.
 fn reload(served: &Served, logging: &Logging, reread: &Reread, status: &str) {
-    // Connections have it from the socket that listens.
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     notify::reloading();
     let read = reread().and_then(|config| {
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
