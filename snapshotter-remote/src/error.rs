@@ -158,7 +158,8 @@ pub enum Error {
     },
     /// A store that a newer or older version of this program has filled, too.
     #[error(
-        "{object} is there: only the version of this program that made it knows what it needs, so          nothing is removed"
+        "{object} is there: only the version of this program that made it knows what it needs, so \
+         nothing is removed"
     )]
     OtherFormat {
         /// The directory of its disks.
