@@ -108,7 +108,7 @@ pub enum Error {
     RichHook {
         /// Its annotation.
         key: &'static str,
-        /// What was to run: its last argument, or the beginning of it.
+        /// What was to run, or the beginning of it.
         command: String,
         /// How it failed, and its last words.
         what: String,

@@ -32,6 +32,9 @@ use crate::journal::Journal;
 use crate::state_dir::StateDir;
 use crate::{Error, Result, delete, progress, stub};
 
+/// How much of a command its failure repeats.
+const COMMAND_CHARS_MAX: usize = 80;
+
 /// The streams of a hook.
 struct Streams {
     null: File,
@@ -86,11 +89,19 @@ impl Ended {
 }
 
 fn failed(key: &'static str, command: &Command, what: String) -> Error {
-    let command = command.args.last().map_or("", String::as_str);
+    let command = words(&command.args).chars().take(COMMAND_CHARS_MAX);
     Error::RichHook {
         key,
-        command: command.chars().take(80).collect(),
+        command: command.collect(),
         what,
+    }
+}
+
+/// A command as its annotation has it.
+fn words(args: &[String]) -> String {
+    match args {
+        [shell, option, line] if shell == "/bin/sh" && option == "-c" => line.clone(),
+        args => args.join(" "),
     }
 }
 
@@ -321,6 +332,31 @@ fn renew(namespace: &mut Namespace) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_names_the_command_as_it_was_written() {
+        let args = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
+        for (command, named) in [
+            (
+                args(&["/opt/pre.sh", "--db", "main"]),
+                "/opt/pre.sh --db main",
+            ),
+            (args(&["/bin/sh", "-c", "exit 3"]), "exit 3"),
+            (args(&["/bin/sh", "/opt/pre.sh"]), "/bin/sh /opt/pre.sh"),
+            (
+                args(&["/opt/é", &"x".repeat(100)]),
+                &format!("/opt/é {}", "x".repeat(73)),
+            ),
+        ] {
+            let command = Command {
+                args: command,
+                timeout_s: 1,
+                on_failure: OnFailure::Fail,
+            };
+            let said = failed(hooks::PRESTART, &command, "exit status 1".to_owned()).to_string();
+            assert!(said.contains(&format!("({named:?})")), "{said}");
+        }
+    }
 
     #[test]
     fn namespaces_of_processes_are_made_anew_and_files_that_last_are_joined() {
