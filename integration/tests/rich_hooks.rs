@@ -233,7 +233,7 @@ fn a_prestart_hook_that_fails_fails_the_start_in_one_line() {
         ] {
             let time = match name {
                 "hangs" => "hook-timeout=1",
-                _ => "hook-timeout=60",
+                _ => "hook-timeout=600",
             };
             let logged = Logged::new(bench, name, &[hook, HOOKS[1], time])?;
             let refused = logged.container.shell("echo run >>/log/order")?;
@@ -260,6 +260,8 @@ fn what_does_not_stop_anything_is_logged() {
             "prestart=sh:echo spoken-before; exit 3",
             "poststop=sh:yes | head -c 100000000; echo; echo spoken-after; exit 4",
             "hook-failure=warn",
+            // A busy machine takes its time for so many bytes.
+            "hook-timeout=600",
         ];
         let logged = Logged::new(bench, "warned", &hooks)?;
         logged
