@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bundle::{NamespaceKind, Plan, TimeOffset, names};
 use cgroups::{Cgroup, CgroupPaths, Layout};
@@ -31,7 +32,7 @@ use crate::lxcfs::View;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, inherited, out_of_memory, rich_hooks, stub};
+use crate::{Error, Result, inherited, out_of_memory, rich_hooks, stub, wait};
 
 /// One try to make a container, with the state directory made.
 pub(crate) struct Attempt<'a> {
@@ -44,6 +45,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) view: Option<View>,
     pub(crate) dir: &'a StateDir,
+    /// No wait for LXC or for init goes beyond it.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// What lxc-start is run with.
@@ -82,7 +85,7 @@ impl Attempt<'_> {
 
         // Before lxc-start, which speaks on the program's stderr when it is ended early.
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
-        let (mut channel, theirs) = Channel::pair("lxc-start", LXC_LIMIT)?;
+        let (mut channel, theirs) = Channel::pair("lxc-start", self.limit(LXC_LIMIT))?;
         let coming_up = LockFolders::in_use();
         let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
         cgroup.apply(&self.plan.resources)?;
@@ -102,7 +105,10 @@ impl Attempt<'_> {
         cgroup.attach_unified(init.as_pid())?;
         let limit = self.plan.resources.memory.limit;
         let explain = |error| out_of_memory::explain(&cgroup, limit, error);
-        channel.wait_for("the stub's word that it is in its cgroups", LXC_LIMIT);
+        channel.wait_for(
+            "the stub's word that it is in its cgroups",
+            self.limit(LXC_LIMIT),
+        );
         channel
             .enter("the stub", &cgroup.open_tasks()?)
             .map_err(explain)?;
@@ -110,7 +116,7 @@ impl Attempt<'_> {
         self.send_plan(&mut channel, journal, init)
             .map_err(explain)?;
         // The stub is at work: time to clean up behind LXC.
-        await_end(monitor)?;
+        await_end(monitor, self.limit(KILL_LIMIT))?;
         delete::remove_lxc_cgroups(journal)?;
         let terminal = self.ready(&channel).map_err(explain)?;
         journal.phase = Phase::Created;
@@ -124,6 +130,10 @@ impl Attempt<'_> {
             },
             terminal,
         ))
+    }
+
+    fn limit(&self, usual: Duration) -> Duration {
+        wait::within(self.deadline, usual)
     }
 
     /// Version 2 is one hierarchy, and LXC has to see that it is alone. In a user namespace the
@@ -165,7 +175,8 @@ impl Attempt<'_> {
 
     fn send_plan(&self, channel: &mut Channel, journal: &Journal, init: ProcessId) -> Result<()> {
         let limit = with_hooks(CREATE_LIMIT, &self.plan.init.create_container_hooks);
-        channel.wait_for("the stub's word that the container is set up", limit);
+        let what = "the stub's word that the container is set up";
+        channel.wait_for(what, self.limit(limit));
         let host_mounts = self.host_mounts(journal)?;
         let fds: Vec<_> = host_mounts.iter().map(AsFd::as_fd).collect();
         channel.send_with(&ToStub::Init(Box::new(self.plan.init_for(init.pid))), &fds)
@@ -256,7 +267,7 @@ impl Attempt<'_> {
 
     /// Waits for the stub; gives its host pid, as the kernel tells it.
     fn hello(&self, channel: &mut Channel, monitor: &mut Child) -> Result<sys::Pid> {
-        channel.wait_for("lxc-start", LXC_LIMIT);
+        channel.wait_for("lxc-start", self.limit(LXC_LIMIT));
         let said = || lxc::reason(&self.dir.lxc_log());
         // Killed before init runs, it leaves a child behind that holds the stub's end and waits
         // for it without end.
@@ -327,15 +338,15 @@ impl Attempt<'_> {
 }
 
 /// Waits for a killed lxc-start: init has another parent then.
-fn await_end(monitor: &mut Child) -> Result<()> {
+fn await_end(monitor: &mut Child, limit: Duration) -> Result<()> {
     match monitor
-        .wait_timeout(KILL_LIMIT)
+        .wait_timeout(limit)
         .map_err(Error::io("wait for lxc-start"))?
     {
         Some(_) => Ok(()),
         None => Err(Error::Timeout {
             what: "the end of lxc-start",
-            limit: KILL_LIMIT,
+            limit,
         }),
     }
 }

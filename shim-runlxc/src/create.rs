@@ -102,6 +102,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         plan: &plan,
         view,
         dir: &dir,
+        deadline: None,
     };
     progress::make_or_undo(&dir, request.id, |progress| {
         attempt.bring_up(paths, progress)

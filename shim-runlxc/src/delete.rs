@@ -1,7 +1,7 @@
 //! Undoing a container, from its journal alone: after kill -9 of anything, and more than once.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::Instant;
 
 use bundle::{State, Status};
 use cgroups::Cgroup;
@@ -28,18 +28,18 @@ pub enum Running {
 /// # Errors
 /// [`Error::NotFound`], [`Error::State`] for one that runs, [`Error::Leftover`].
 pub fn delete(root: &Path, id: &ContainerId, running: Running) -> Result<()> {
-    delete_within(root, id, running, Duration::MAX)
+    delete_by(root, id, running, None)
 }
 
-/// As [`delete`], with a limit for the poststop hook of a rich container.
+/// As [`delete`]; the poststop hook of a rich container is over or killed at `deadline`.
 ///
 /// # Errors
 /// As [`delete`].
-pub(crate) fn delete_within(
+pub(crate) fn delete_by(
     root: &Path,
     id: &ContainerId,
     running: Running,
-    poststop_limit: Duration,
+    deadline: Option<Instant>,
 ) -> Result<()> {
     let container = match Container::open(root, id) {
         Ok(container) => container,
@@ -53,7 +53,7 @@ pub(crate) fn delete_within(
             status.as_str()
         )));
     }
-    undo_within(&container.dir, &container.journal, poststop_limit)
+    undo_by(&container.dir, &container.journal, deadline)
 }
 
 /// A directory whose creator died before the first word of its journal: nothing else was done.
@@ -87,10 +87,10 @@ impl Container {
 
 /// As [`Container::delete`]. Tries every step, whatever the ones before it said.
 pub(crate) fn undo(dir: &StateDir, journal: &Journal) -> Result<()> {
-    undo_within(dir, journal, Duration::MAX)
+    undo_by(dir, journal, None)
 }
 
-fn undo_within(dir: &StateDir, journal: &Journal, poststop_limit: Duration) -> Result<()> {
+fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
@@ -100,7 +100,11 @@ fn undo_within(dir: &StateDir, journal: &Journal, poststop_limit: Duration) -> R
             left.push(error.chain());
         }
     };
-    note(kill_init(journal).and_then(|()| rich_hooks::end(dir, journal, poststop_limit)));
+    match kill_init(journal).and_then(|()| rich_hooks::end(dir, journal, deadline)) {
+        // Another has removed it meanwhile, and its id may be that of a new one.
+        Err(Error::NotFound) => return Ok(()),
+        ended => note(ended),
+    }
     note(remove_own(journal));
     note(remove_lxc_cgroups(journal));
     note(lxc::remove_locks());

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bundle::rich::hooks::{self, Command, OnFailure};
 use bundle::{Namespace, NamespaceKind, Plan, names};
@@ -23,14 +23,20 @@ use nix::fcntl::Flock;
 use sys::{Child, ExitStatus, Pid, Signal};
 
 use crate::bring_up::Attempt;
-use crate::container::{Container, KILL_LIMIT};
+use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT};
 use crate::create::{Created, Parent, Stdio};
 use crate::exec::{self, Paused};
 use crate::hook_output::{self, End};
 use crate::id::ContainerId;
 use crate::journal::Journal;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, delete, progress, stub};
+use crate::{Error, Result, delete, progress, stub, wait};
+
+/// How long another start or end of the same container may take beside the time of its hook.
+const OTHER_END_MAX: Duration = CREATE_LIMIT;
+
+/// With less time than that a poststop hook is not begun: it takes a container first.
+const HOOK_LEAST: Duration = Duration::from_millis(500);
 
 /// How much of a command its failure repeats.
 const COMMAND_CHARS_MAX: usize = 80;
@@ -89,10 +95,12 @@ impl Ended {
 }
 
 fn failed(key: &'static str, command: &Command, what: String) -> Error {
-    let command = words(&command.args).chars().take(COMMAND_CHARS_MAX);
     Error::RichHook {
         key,
-        command: command.collect(),
+        command: words(&command.args)
+            .chars()
+            .take(COMMAND_CHARS_MAX)
+            .collect(),
         what,
     }
 }
@@ -193,7 +201,7 @@ impl Container {
     /// # Errors
     /// What could not be removed afterwards.
     pub(crate) fn poststop(&self) -> Result<()> {
-        end(&self.dir, &self.journal, Duration::MAX)
+        end(&self.dir, &self.journal, None)
     }
 }
 
@@ -207,33 +215,50 @@ fn end_group(child: &mut Child) -> Result<()> {
 }
 
 /// After the end of init: takes away what an end before this one has left, and runs the poststop hook
-/// if it is due, for `limit` at most. Its failure is logged.
+/// if it is due, until `deadline` at most. Its failure is logged.
 ///
 /// # Errors
-/// What could not be removed.
-pub(crate) fn end(dir: &StateDir, journal: &Journal, limit: Duration) -> Result<()> {
+/// What could not be removed; [`Error::NotFound`] when another has removed the container meanwhile.
+pub(crate) fn end(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Result<()> {
     let Some(command) = &journal.rich_hooks.poststop else {
         return Ok(());
     };
-    let id = ContainerId::parse(names::POSTSTOP)?;
-    let below = StateDir::at(dir.path(), &id);
-    match Journal::read(&below) {
-        Ok(earlier) => delete::undo(&below, &earlier)?,
-        Err(Error::NotFound) => below.remove()?,
-        Err(error) => return Err(error),
+    let below = StateDir::at(dir.path(), &ContainerId::parse(names::POSTSTOP)?);
+    // Whoever undoes a container that was not started may hold its lock.
+    if !note(dir).exists() && !below.exists() {
+        return Ok(());
     }
+    let timeout = Duration::from_secs(command.timeout_s.into());
+    let limit = wait::within(deadline, timeout + OTHER_END_MAX);
+    let alone = match dir.lock_within(limit) {
+        _ if !dir.exists() => return Err(Error::NotFound),
+        locked => locked?,
+    };
+    if alone.as_ref().is_some_and(|locked| !dir.is(locked)) {
+        return Err(Error::NotFound);
+    }
+    undo_below(&below)?;
     if !note(dir).exists() {
         return Ok(());
     }
+    if alone.is_none() || wait::within(deadline, HOOK_LEAST) < HOOK_LEAST {
+        let container = &journal.id;
+        tracing::warn!(%container, "poststop hook does not run: no time is left for it");
+        return Ok(());
+    }
     Cgroup::from_paths(journal.cgroup.clone()).kill_all(Signal::SIGKILL as i32)?;
-    let limit = limit.min(Duration::from_secs(command.timeout_s.into()));
-    if let Err(error) = run_poststop(dir, journal, command, limit) {
+    if let Err(error) = run_poststop(dir, journal, command, deadline) {
         let (container, error) = (&journal.id, error.chain());
         tracing::warn!(%container, error, "poststop hook failed");
     }
-    match Journal::read(&below) {
-        Ok(left) => delete::undo(&below, &left),
-        Err(Error::NotFound) => Ok(()),
+    undo_below(&below)
+}
+
+/// Removes the container that a poststop hook ran in, however far it came.
+fn undo_below(below: &StateDir) -> Result<()> {
+    match Journal::read(below) {
+        Ok(left) => delete::undo(below, &left),
+        Err(Error::NotFound) => below.remove(),
         Err(error) => Err(error),
     }
 }
@@ -242,7 +267,7 @@ fn run_poststop(
     dir: &StateDir,
     journal: &Journal,
     command: &Command,
-    limit: Duration,
+    deadline: Option<Instant>,
 ) -> Result<()> {
     let mut plan = read_plan(dir)?;
     let mut paths = journal.cgroup.clone();
@@ -274,6 +299,7 @@ fn run_poststop(
         plan: &plan,
         view: None,
         dir: &below,
+        deadline,
     };
     let made = progress::make_or_undo(&below, &id, |progress| attempt.bring_up(paths, progress));
     let made = made.map_err(stub::explain);
@@ -282,14 +308,18 @@ fn run_poststop(
         failed(hooks::POSTSTOP, command, what)
     };
     let Created {
-        container,
+        mut container,
         mut init,
         ..
     } = made.map_err(cannot)?;
+    let usual = Duration::from_secs(container.journal.start_limit_s);
+    container.journal.start_limit_s = wait::within(deadline, usual).as_secs().max(1);
     // From here on it has run: half of it twice would be worse than half of it once.
     let note = note(dir);
     std::fs::remove_file(&note).map_err(Error::on("remove", &note))?;
     container.start().map_err(cannot)?;
+    let timeout = Duration::from_secs(command.timeout_s.into());
+    let limit = wait::within(deadline, timeout);
     let ended = streams.follow(init.as_mut(), limit)?;
     ended.judge(journal, hooks::POSTSTOP, command)
 }

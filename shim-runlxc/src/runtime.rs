@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bundle::{Bundle, ExitRecord, ProcessContext};
 use cgroups::{OomNews, OomWatch, Stats};
@@ -32,8 +32,9 @@ use crate::{Error, features};
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 const ROOT: &str = "/run/containerd/runlxc";
 
-/// Behind a shim that was killed, containerd gives the whole clean-up 5 s.
-const POSTSTOP_FROM_DISK_MAX: Duration = Duration::from_secs(2);
+/// Behind a shim that was killed, containerd gives the whole clean-up 5 s. So much of it is for what a
+/// rich container has for its end; the rest is for starting the verb and for undoing it all.
+const END_FROM_DISK_MAX: Duration = Duration::from_secs(3);
 
 /// CRIU's log and work files in the bundle, of a checkpoint that failed.
 const CRIU_WORK: &str = "criu-work";
@@ -183,10 +184,11 @@ impl Runtime for RunLxc {
     }
 
     fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<Option<ExitRecord>> {
+        let deadline = Instant::now() + END_FROM_DISK_MAX;
         let id = ContainerId::parse(request.id)?;
         let root = root(request.namespace, request.options)?;
         let record = ExitRecord::read(StateDir::at(&root, &id).path()).map_err(Error::from)?;
-        delete::delete_within(&root, &id, Running::Kill, POSTSTOP_FROM_DISK_MAX)?;
+        delete::delete_by(&root, &id, Running::Kill, Some(deadline))?;
         forget_namespace(&root);
         Ok(record)
     }

@@ -40,6 +40,12 @@ pub(crate) fn until_ended(process: ProcessId, limit: Duration) -> Result<()> {
     Ok(())
 }
 
+/// So long, but not beyond `deadline`, if there is one.
+pub(crate) fn within(deadline: Option<Instant>, limit: Duration) -> Duration {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    left.map_or(limit, |left| left.min(limit))
+}
+
 /// What came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Came {
@@ -138,6 +144,15 @@ mod tests {
         nix::unistd::write(&held_open, b"x").unwrap();
         let came = word_or_end(ours.as_fd(), &mut shell("exit 0"), limit).unwrap();
         assert_eq!(came, Came::Word);
+    }
+
+    #[test]
+    fn a_deadline_shortens_a_limit_and_nothing_is_left_behind_it() {
+        let (now, limit) = (Instant::now(), Duration::from_secs(60));
+        assert_eq!(within(None, limit), limit);
+        assert_eq!(within(Some(now + limit * 2), limit), limit);
+        assert!(within(Some(now + limit / 2), limit) <= limit / 2);
+        assert_eq!(within(Some(now), limit), Duration::ZERO);
     }
 
     #[test]

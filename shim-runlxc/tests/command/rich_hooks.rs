@@ -186,6 +186,26 @@ fn a_delete_that_is_killed_in_the_hook_is_finished_by_the_next_and_the_hook_ran_
 }
 
 #[test]
+fn of_two_deletes_at_once_one_runs_the_hook_and_neither_ends_it() {
+    let slow = "sh:echo begun >>/log/order; sleep 1; echo over >>/log/order";
+    let place = place("true", &[PRESTART, ("poststop", slow)]);
+    place.create().ok();
+    let pid = place.state()["pid"].as_i64().unwrap();
+    place.on("start").ok();
+    place.wait_stopped(pid.try_into().unwrap());
+    let delete = || {
+        let mut command = place.command(&["delete", "--force", &place.id]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    for mut delete in [delete(), delete(), delete()] {
+        assert!(delete.wait().unwrap().success());
+    }
+    assert_eq!(order(&place), "rich-prestart begun over");
+    place.finish();
+}
+
+#[test]
 fn a_start_that_is_killed_in_the_hook_leaves_what_delete_takes_away() {
     let slow = "sh:: >/log/here; sleep 1000";
     let place = place("true", &[("prestart", slow), POSTSTOP]);
