@@ -25,7 +25,7 @@ if rustup target list --installed 2>/dev/null | grep -qx "$tuple"; then
     RUSTFLAGS=$flags cargo "${arguments[@]}"
 else
     missing=$(for p in rustc-web cargo-web rust-web-src musl-tools; do
-        dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q '^install ok' || echo "$p"
+        dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || echo "$p"
     done)
     if [ -n "$missing" ]; then
         apt-get update -qq

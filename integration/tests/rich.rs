@@ -208,8 +208,10 @@ fn execs_pauses_lists_and_stops_are_as_ever() {
                 let stat = fs::read_to_string(format!("/proc/{program}/stat"))?;
                 Ok(stat.contains(&format!(") {state} ")).then_some(()))
             })?;
-            let init = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            ensure!(init.contains(") S "), "pid 1 is not at work: {init}");
+            until("pid 1 waits for work", SOON, Sources::none(), || {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+                Ok(stat.contains(") S ").then_some(()))
+            })?;
         }
         let code = task.kill_and_remove()?;
         ensure!(code == 137, "expected 137, got {code}");
