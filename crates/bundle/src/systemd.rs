@@ -23,7 +23,7 @@ const OF_SYSTEMD: &str = "none,name=systemd";
 
 /// Limits of version 2 that a container must not lift: without `nsdelegate` the kernel lets it write
 /// those of its own cgroup. Each is bound read-only; the cgroups below are systemd's.
-const LIMITS: [&str; 29] = [
+const LIMITS: [&str; 25] = [
     "cgroup.freeze",
     "cgroup.max.depth",
     "cgroup.max.descendants",
@@ -39,10 +39,6 @@ const LIMITS: [&str; 29] = [
     "cpuset.cpus.exclusive",
     "cpuset.cpus.partition",
     "cpuset.mems",
-    "hugetlb.1GB.max",
-    "hugetlb.1GB.rsvd.max",
-    "hugetlb.2MB.max",
-    "hugetlb.2MB.rsvd.max",
     "io.bfq.weight",
     "io.latency",
     "io.max",
@@ -67,6 +63,9 @@ const LIMITS_OF_MEMORY: [&str; 9] = [
     "zswap.max",
     "zswap.writeback",
 ];
+
+/// Sizes of huge pages, as powers of two: from 16 KiB (PowerPC) to 16 GiB (PowerPC, SPARC).
+const HUGE_PAGES: std::ops::RangeInclusive<u32> = 14..=34;
 
 /// Kinds of units that may be asked for; a name without one is a service.
 const KINDS: [&str; 5] = ["service", "socket", "timer", "path", "target"];
@@ -135,10 +134,23 @@ pub(crate) fn furnish(
 fn limits() -> impl Iterator<Item = String> {
     let memory = LIMITS_OF_MEMORY.iter();
     let memory = memory.map(|name| format!("{CGROUPS}/memory.{name}"));
+    let huge = HUGE_PAGES.map(size).flat_map(|size| {
+        ["max", "rsvd.max"].map(|limit| format!("{CGROUPS}/hugetlb.{size}.{limit}"))
+    });
     LIMITS
         .iter()
         .map(|name| format!("{CGROUPS}/{name}"))
         .chain(memory)
+        .chain(huge)
+}
+
+/// A power of two in the words of the kernel's controller (mm/hugetlb_cgroup.c).
+fn size(power: u32) -> String {
+    match power {
+        30.. => format!("{}GB", 1 << (power - 30)),
+        20.. => format!("{}MB", 1 << (power - 20)),
+        _ => format!("{}KB", 1 << (power - 10)),
+    }
 }
 
 fn check(rich: &Rich, init: &InitPlan, namespaces: &Namespaces) -> Result<()> {
