@@ -29,6 +29,7 @@ use crate::exec::{self, Paused};
 use crate::hook_output::{self, End};
 use crate::id::ContainerId;
 use crate::journal::Journal;
+use crate::process::{Liveness, ProcessId};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, delete, progress, stub, wait};
 
@@ -174,6 +175,7 @@ impl Container {
     }
 
     fn run_prestart(&self, command: &Command) -> Result<()> {
+        self.end_earlier_prestart()?;
         let plan = read_plan(&self.dir)?;
         let streams = Streams::new()?;
         let cannot = |error: Error| {
@@ -186,14 +188,42 @@ impl Container {
             inherited_fds: 0,
             paused: Paused::Refuse,
         });
-        let started = prepared.and_then(exec::Prepared::start);
-        let (mut child, _no_terminal) = started.map_err(cannot)?;
+        let prepared = prepared.map_err(cannot)?;
+        // Before it runs: until then its end is that of this process.
+        self.keep_prestart(prepared.child.pid())?;
+        let (mut child, _no_terminal) = prepared.start().map_err(cannot)?;
         let limit = Duration::from_secs(command.timeout_s.into());
         let ended = streams.follow(Some(&mut child), limit)?;
         if ended.end == End::Timeout {
             end_group(&mut child)?;
         }
         ended.judge(&self.journal, hooks::PRESTART, command)
+    }
+
+    fn keep_prestart(&self, pid: Pid) -> Result<()> {
+        let path = self.dir.path().join(names::PRESTART_RUNS);
+        let text = serde_json::to_vec(&ProcessId::of(pid.as_raw())?);
+        StateDir::write(
+            &path,
+            &text.map_err(|e| Error::on("write", &path)(e.into()))?,
+        )
+    }
+
+    /// Ends the hook of a `start` that was killed; at `delete` it ends with the container.
+    fn end_earlier_prestart(&self) -> Result<()> {
+        let path = self.dir.path().join(names::PRESTART_RUNS);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(Error::on("read", &path))?,
+        };
+        // Cut off by the kill: then it never ran.
+        let Ok(hook) = serde_json::from_slice::<ProcessId>(&text) else {
+            return Ok(());
+        };
+        if hook.liveness()? == Liveness::Alive {
+            kill_group(hook.as_pid());
+        }
+        wait::until_ended(hook, KILL_LIMIT)
     }
 
     /// Runs the poststop hook now, after init's end, if it is due; without an error when it is not.
@@ -207,11 +237,15 @@ impl Container {
 
 /// Ends a hook with all that is still in its session's first process group.
 fn end_group(child: &mut Child) -> Result<()> {
-    let group = Pid::from_raw(-child.pid().as_raw());
-    // ESRCH: it has ended meanwhile.
-    let _ended = sys::process::kill_number(group, Signal::SIGKILL as i32);
+    kill_group(child.pid());
     let wait = child.wait_timeout(KILL_LIMIT);
     wait.map(drop).map_err(Error::io("wait for a killed hook"))
+}
+
+fn kill_group(leader: Pid) {
+    let group = Pid::from_raw(-leader.as_raw());
+    // ESRCH: it has ended meanwhile.
+    let _ended = sys::process::kill_number(group, Signal::SIGKILL as i32);
 }
 
 /// After the end of init: takes away what an end before this one has left, and runs the poststop hook

@@ -27,6 +27,8 @@ pub const START_SOCKET: &str = "start.sock";
 pub const FILTER: &str = "seccomp.json";
 /// The plan of a container with hooks of its own, for them, in the state directory.
 pub const PLAN: &str = "plan.json";
+/// The process of a prestart hook in the container while it runs, in the state directory.
+pub const PRESTART_RUNS: &str = "prestart.json";
 /// There while a poststop hook in the container has yet to run, in the state directory.
 pub const POSTSTOP_DUE: &str = "poststop.due";
 /// The state directory of the container that such a hook runs in, in the state directory.

@@ -217,6 +217,21 @@ fn a_start_that_is_killed_in_the_hook_leaves_what_delete_takes_away() {
 }
 
 #[test]
+fn a_start_after_one_that_was_killed_in_the_hook_ends_that_hook_first() {
+    let once = "sh:echo begun >>/log/order; [ -e /log/go ] || { : >/log/here; sleep 1000; }; \
+                cat /proc/[0-9]*/comm | grep -c '^sleep' >>/log/order; true";
+    let place = place("echo program >>/log/order", &[("prestart", once)]);
+    place.create().ok();
+    kill_in_hook(&place, "start");
+    fs::write(place.path("log/go"), "").unwrap();
+    place.on("start").ok();
+    wait_for(|| order(&place).contains("program"));
+    assert_eq!(order(&place), "begun begun 0 program");
+    place.run(&["delete", "--force", &place.id]).ok();
+    place.finish();
+}
+
+#[test]
 fn a_poststop_that_hangs_or_cannot_run_is_logged_and_stops_nothing() {
     for (command, why) in [
         ("sh:sleep 1000", "it still ran after 1s and was killed"),
