@@ -76,6 +76,12 @@ pub(crate) fn wait(listener: OwnedFd) -> Result<Word> {
     }
 }
 
+/// A deadly signal that has come since [`wait`], which leaves them blocked.
+pub(crate) fn signal_meanwhile() -> Option<i32> {
+    let signal = deadly_signals().ok()?.read_signal().ok()??;
+    i32::try_from(signal.ssi_signo).ok()
+}
+
 fn deadly_signals() -> nix::Result<SignalFd> {
     let deadly: SigSet = DEADLY.into_iter().collect();
     deadly.thread_block()?;
@@ -164,6 +170,16 @@ mod tests {
 
     fn errno(result: Result<impl std::fmt::Debug>) -> Errno {
         Errno::from_raw(result.unwrap_err().failure().errno)
+    }
+
+    #[test]
+    fn a_signal_of_after_the_word_is_seen_and_of_others_none() {
+        let seen = std::thread::spawn(|| {
+            let before = signal_meanwhile();
+            nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+            (before, signal_meanwhile(), signal_meanwhile())
+        });
+        assert_eq!(seen.join().unwrap(), (None, Some(15), None));
     }
 
     #[test]

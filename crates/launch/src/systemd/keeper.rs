@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::control::{self, ToStub};
@@ -40,9 +40,12 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Waits for the unit, and gives it all; `container` is the program as config.json has it.
     pub(super) fn run(self, container: &Process) -> Result<End> {
-        // Nobody means this process when all of the container get a signal.
-        SigSet::all()
-            .thread_block()
+        // Nobody means this process when all of the container get a signal, but with TERM all are to
+        // end, and the last program of pid 1 waits for them.
+        let mut kept_away = SigSet::all();
+        kept_away.remove(Signal::SIGTERM);
+        kept_away
+            .thread_set_mask()
             .map_err(host(|| "block signals".to_owned()))?;
         process::keep_right_to_signal(container)?;
         let plan = ToStub::Exec(Box::new(ExecPlan {

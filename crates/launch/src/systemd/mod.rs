@@ -105,8 +105,14 @@ pub(crate) fn run(
         Word::Signal(number) => return Ok(End::Signal(number)),
     };
     let error = match init::run_start_hooks(plan, &prepared) {
-        // A signal to stop may come before systemd listens.
-        Ok(()) => prepared.execute_with_signals_blocked(),
+        Ok(()) => {
+            // systemd would take a TERM of before its time for a wish to execute itself anew.
+            if let Some(number) = start::signal_meanwhile() {
+                return Ok(End::Signal(number));
+            }
+            // A signal to stop may come before systemd listens.
+            prepared.execute_with_signals_blocked()
+        }
         Err(error) => error,
     };
     init::tell(&connection, &error)
