@@ -144,10 +144,11 @@ impl BackEnd {
         }
         let is_hard = new.mode == Mode::Hard;
         if made.is_plain {
-            return if is_hard {
-                Verdict::Refused
-            } else {
-                Verdict::Done
+            return match (is_hard, &new.group) {
+                (true, _) => Verdict::Refused,
+                // Without a limit of its own it has that of the group, if another has one.
+                (false, Some(_)) => Verdict::Either,
+                (false, None) => Verdict::Done,
             };
         }
         let is_other_group = new.mode != Mode::Off && new.group != made.group;
