@@ -85,44 +85,34 @@ fn options_change_the_process() {
     finish(place);
 }
 
-/// Of version 1, where a limit can go no lower than what is in use; none on hosts without.
-fn memory_of(place: &Place) -> Option<PathBuf> {
-    let path = Path::new("/sys/fs/cgroup/memory").join(&place.id);
-    let path = path.join("memory.limit_in_bytes");
-    path.exists().then_some(path)
-}
-
 #[test]
 fn an_exec_that_finds_no_memory_is_told_so() {
-    const FULL: u64 = 8 << 20;
-    let mut place = Place::new("cat /dev/zero > /tmp/x; exec sleep 100");
-    place.config["linux"]["cgroupsPath"] = json!(format!("/{}", place.id));
-    place.config["linux"]["resources"] = json!({"memory": {"limit": 4 * FULL, "swap": 4 * FULL}});
+    const LIMIT: u64 = 24 << 20;
+    const LEFT: u64 = 4 << 20;
+    // The process that joins has the whole of it in memory before anything of the program's.
+    const ENVIRONMENT: usize = 7 << 20;
+    let mut place = Place::new("cat /dev/zero > /tmp/x; : > /up/full; exec sleep 100");
+    place.config["linux"]["resources"] = json!({"memory": {"limit": LIMIT, "swap": LIMIT}});
+    let up = place.path("up");
+    fs::create_dir(&up).unwrap();
     let mounts = place.config["mounts"].as_array_mut().unwrap();
-    let options = json!([format!("size={FULL}")]);
+    let options = json!([format!("size={}", LIMIT - LEFT)]);
     mounts.push(json!({"destination": "/tmp", "type": "tmpfs", "options": options}));
+    mounts.push(json!({"destination": "/up", "type": "bind", "source": up, "options": ["bind"]}));
     place.create().ok();
     place.on("start").ok();
-    if let Some(limit) = memory_of(&place) {
-        let used = || fs::read_to_string(limit.with_file_name("memory.usage_in_bytes")).unwrap();
-        let used = || used().trim().parse::<u64>().unwrap();
-        wait_for(|| used() > FULL);
-        let mut bytes = 4 * FULL;
-        for step in [32 << 10, 4 << 10] {
-            while fs::write(&limit, (bytes - step).to_string()).is_ok() {
-                bytes -= step;
-            }
-        }
-        // It may come as far as its program, and die with that.
-        let told = "the process that joins the container was killed for want of memory: the memory \
-                    limit of";
-        wait_for(|| {
-            let said = place.run(&["exec", &place.id, "true"]);
-            assert_ne!(said.code, 0, "{said:?}");
-            said.err.contains(told)
-        });
-        assert_eq!(place.status(), "running");
-    }
+    wait_for(|| up.join("full").exists());
+    let process = place.path("process.json");
+    let large = format!("A={}", "x".repeat(ENVIRONMENT));
+    let text = json!({"args": ["true"], "cwd": "/", "env": [large], "user": {"uid": 0, "gid": 0}});
+    fs::write(&process, text.to_string()).unwrap();
+    place
+        .run(&["exec", "--process", process.to_str().unwrap(), &place.id])
+        .fails_with(
+            "the process that joins the container was killed for want of memory: the memory \
+             limit of",
+        );
+    assert_eq!(place.status(), "running");
     finish(place);
 }
 
