@@ -63,6 +63,9 @@ fn the_program_is_a_unit_and_its_output_and_exit_code_are_the_containers() {
         rich(bench, "killed")
             .shell("kill -KILL $$")?
             .with_code(137)?;
+        rich(bench, "left")
+            .shell("sleep 600 & setsid sleep 600 & exit 3")?
+            .with_code(3)?;
         let script = "cat /proc/1/comm; cat /proc/self/cgroup | grep name=systemd; \
                       systemctl is-active pouch-application.service; cat /etc/machine-id | wc -c";
         let shown = rich(bench, "shown").output(script)?;
@@ -117,9 +120,10 @@ fn services_run_and_a_stop_ends_them_in_order() {
             "--mount",
             &bind(directory.path(), "/seen", "rw"),
         ]);
-        let script = "trap 'echo term; exit 7' TERM; while :; do sleep 1 & wait; done";
+        let script = "trap 'echo term; exit 7' TERM; : >/seen/up; while :; do sleep 1 & wait; done";
         let task = container.detach(&["sh", "-c", script])?;
         asked(&task, SETTLED)?;
+        asked(&task, "until [ -e /seen/up ]; do sleep 0.1; done")?;
         for service in ["cron", "slow", "rsyslog", "pouch-application"] {
             let shown = asked(&task, &format!("systemctl is-active {service}"))?;
             ensure!(shown.stdout() == "active\n", "{service}: {shown}");
@@ -230,7 +234,11 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
 fn the_container_ends_when_the_programs_parent_is_killed() {
     on_systemd(|bench| {
         let task = rich(bench, "parent").detach(&["sleep", "600"])?;
-        asked(&task, SETTLED)?;
+        // Before that its parent may not have said yet what being killed means.
+        asked(
+            &task,
+            "until grep -qsx sleep /proc/[0-9]*/comm; do sleep 0.1; done",
+        )?;
         let is_parent = |pid: &&i32| {
             let words = fs::read(format!("/proc/{pid}/cmdline"));
             words.is_ok_and(|words| words == b"/run/runlxc/init\0application\0")
