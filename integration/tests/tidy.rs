@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "snapshotter-quota",
         &["mounts", "proto", "snapshot-core", "sys"],
     ),
-    ("snapshotter-remote", &["disk", "snapshot-core"]),
+    ("snapshotter-remote", &["disk", "snapshot-core", "sys"]),
     ("runlxc-init", &["launch", "mounts", "sys"]),
     (
         "runlxc",

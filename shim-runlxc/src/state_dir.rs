@@ -4,13 +4,10 @@ use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use bundle::names;
 use launch::plan::SeccompFilter;
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::id::ContainerId;
@@ -113,31 +110,8 @@ impl StateDir {
     /// # Errors
     /// When it cannot be opened or locked.
     pub(crate) fn lock_within(&self, limit: Duration) -> Result<Option<Flock<File>>> {
-        match self.lock() {
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::WouldBlock => {}
-            locked => return locked.map(Some),
-        }
-        let mut dir = File::open(&self.path).map_err(Error::on("open", &self.path))?;
-        let (send, receive) = mpsc::channel();
-        // flock(2) has no limit of its own. Comes the lock after it, it is given back at once.
-        let wait = move || {
-            let locked = loop {
-                match Flock::lock(dir, FlockArg::LockExclusive) {
-                    Err((same, Errno::EINTR)) => dir = same,
-                    Err((_, errno)) => break Err(errno),
-                    Ok(locked) => break Ok(locked),
-                }
-            };
-            let _too_late = send.send(locked);
-        };
-        let thread = thread::Builder::new().name("lock".to_owned()).spawn(wait);
-        thread.map_err(Error::io("start a thread"))?;
-        match receive.recv_timeout(limit) {
-            Ok(locked) => locked
-                .map(Some)
-                .map_err(|errno| Error::on("lock", &self.path)(errno.into())),
-            Err(_) => Ok(None),
-        }
+        let dir = File::open(&self.path).map_err(Error::on("open", &self.path))?;
+        sys::lock_within(dir, FlockArg::LockExclusive, limit).map_err(Error::on("lock", &self.path))
     }
 
     /// Whether the directory at this path is still the one that was locked.
@@ -222,13 +196,9 @@ mod tests {
         assert!(!dir.is_locked().unwrap());
         let lock = dir.lock().unwrap();
         assert!(dir.is_locked().unwrap());
-        let (at_once, patient) = (Duration::from_millis(1), Duration::from_secs(60));
-        assert!(dir.lock_within(at_once).unwrap().is_none());
-        let waiting = dir.clone();
-        let waiting = thread::spawn(move || waiting.lock_within(patient).unwrap().is_some());
+        assert!(dir.lock_within(Duration::ZERO).unwrap().is_none());
         drop(lock);
-        assert!(waiting.join().unwrap());
-        assert!(dir.lock_within(patient).unwrap().is_some());
+        assert!(dir.lock_within(Duration::ZERO).unwrap().is_some());
         assert!(matches!(StateDir::create(&root, &id), Err(Error::Exists)));
         StateDir::write(&dir.lxc_config(), b"x = y\n").unwrap();
         dir.remove().unwrap();

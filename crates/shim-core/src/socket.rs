@@ -9,7 +9,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -155,35 +154,19 @@ pub(crate) fn is_alive(path: &Path) -> io::Result<bool> {
 fn lock(path: &Path) -> io::Result<Flock<File>> {
     let dir = path.parent().ok_or(Errno::EINVAL)?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    match Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => wait_for_lock(file, dir, LOCK_MAX),
-        Err((_, errno)) => Err(errno.into()),
-    }
+    wait_for_lock(dir, LOCK_MAX)
 }
 
-/// flock(2) has no limit: a thread waits, and what it gets too late is given up at once.
-fn wait_for_lock(file: File, dir: &Path, limit: Duration) -> io::Result<Flock<File>> {
-    let (sender, receiver) = mpsc::channel();
-    let wait = move || {
-        let lock = Flock::lock(file, FlockArg::LockExclusive);
-        // Dropped with the channel when nobody waits any more.
-        let _late = sender.send(lock.map_err(|(_, errno)| errno));
-    };
-    std::thread::Builder::new()
-        .name("wait for lock".to_owned())
-        .spawn(wait)?;
-    match receiver.recv_timeout(limit) {
-        Ok(lock) => lock.map_err(io::Error::from),
-        Err(_elapsed) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!(
-                "another process holds the lock of {} for more than {} s",
-                dir.display(),
-                limit.as_secs()
-            ),
-        )),
-    }
+fn wait_for_lock(dir: &Path, limit: Duration) -> io::Result<Flock<File>> {
+    let lock = sys::lock_within(File::open(dir)?, FlockArg::LockExclusive, limit)?;
+    lock.ok_or_else(|| {
+        let why = format!(
+            "another process holds the lock of {} for more than {} s",
+            dir.display(),
+            limit.as_secs()
+        );
+        io::Error::new(io::ErrorKind::TimedOut, why)
+    })
 }
 
 #[cfg(test)]
@@ -254,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let held = lock(&path).unwrap();
-        let wait = |limit| wait_for_lock(File::open(dir.path()).unwrap(), dir.path(), limit);
+        let wait = |limit| wait_for_lock(dir.path(), limit);
         let error = wait(Duration::from_millis(1)).map(drop).unwrap_err();
         let expected = format!(
             "another process holds the lock of {} for more than 0 s",

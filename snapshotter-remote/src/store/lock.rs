@@ -4,15 +4,10 @@
 use std::{
     fs::{File, OpenOptions},
     path::Path,
-    sync::mpsc::{RecvTimeoutError, channel},
-    thread,
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result};
 
@@ -48,28 +43,9 @@ fn take(directory: &Path, how: FlockArg, wait: Duration) -> Result<Held> {
     let mut options = OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(failed)?;
-    let at_once = match how {
-        FlockArg::LockShared => FlockArg::LockSharedNonblock,
-        _ => FlockArg::LockExclusiveNonblock,
-    };
-    let file = match Flock::lock(file, at_once) {
-        Ok(lock) => return Ok(Held { _lock: lock }),
-        Err((file, Errno::EWOULDBLOCK)) if !wait.is_zero() => file,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(busy(directory)),
-        Err((_, errno)) => return Err(failed(errno.into())),
-    };
-    // The kernel has no limit for it. A thread that still waits at the limit ends with the process, or gives
-    // back at once what it gets.
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        // Nobody is there any more after the limit.
-        drop(sender.send(Flock::lock(file, how)));
-    });
-    match receiver.recv_timeout(wait) {
-        Ok(Ok(lock)) => Ok(Held { _lock: lock }),
-        Ok(Err((_, errno))) => Err(failed(errno.into())),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(busy(directory)),
-    }
+    let lock = sys::lock_within(file, how, wait).map_err(failed)?;
+    lock.map(|lock| Held { _lock: lock })
+        .ok_or_else(|| busy(directory))
 }
 
 fn busy(directory: &Path) -> Error {
@@ -80,6 +56,8 @@ fn busy(directory: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use tempfile::tempdir;
 
     use super::*;

@@ -12,7 +12,6 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::mpsc,
     time::Duration,
 };
 
@@ -200,23 +199,15 @@ fn checked_directory(path: &Path) -> Result<&Path> {
 fn lock(directory: &Path) -> Result<Flock<File>> {
     let file =
         File::open(directory).map_err(Error::io("open the directory of the socket", directory))?;
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => return Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, errno)) => return Err(Error::io("lock", directory)(errno.into())),
-    };
-    // flock(2) has no time limit of its own; a thread that waits too long ends with the process.
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || send.send(Flock::lock(file, FlockArg::LockExclusive)));
-    match receive.recv_timeout(LOCK_LIMIT) {
-        Ok(Ok(lock)) => Ok(lock),
-        Ok(Err((_, errno))) => Err(Error::io("lock", directory)(errno.into())),
-        Err(_) => Err(Error::Unavailable(format!(
+    let lock = sys::lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT)
+        .map_err(Error::io("lock", directory))?;
+    lock.ok_or_else(|| {
+        Error::Unavailable(format!(
             "another process has held the lock of {} for {} seconds",
             directory.display(),
             LOCK_LIMIT.as_secs()
-        ))),
-    }
+        ))
+    })
 }
 
 fn refuse_unless_stale(path: &Path) -> Result<()> {
