@@ -78,8 +78,9 @@ pub fn renew(
         }
     }
     // With the dead mounts their masks went, too.
-    masks::mask(&proc, renewal.masked, renewal.mount_label)?;
-    failed.map_or(Ok(attached), Err)
+    let masked = masks::mask(&proc, renewal.masked, renewal.mount_label);
+    // What failed first says more.
+    failed.map_or(masked, Err).map(|()| attached)
 }
 
 /// True when a copy was attached; what the new one has not is the kernel's file again.
