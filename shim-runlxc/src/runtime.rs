@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bundle::{Bundle, ExitRecord, ProcessContext};
+use bundle::{Bundle, ProcessContext};
 use cgroups::{OomNews, OomWatch, Stats};
 use clap::ValueEnum as _;
 use launch::plan::{RootEntry, SeccompFilter, Toggle};
@@ -26,7 +26,6 @@ use crate::id::ContainerId;
 use crate::journal::PidNamespace;
 use crate::lxcfs::{Lxcfs, Watch};
 use crate::process::ProcessId;
-use crate::state_dir::StateDir;
 use crate::{Error, features};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
@@ -162,17 +161,7 @@ impl Runtime for RunLxc {
         if let Some(init) = made.init {
             sys::watch(init);
         }
-        let seccomp = match made.container.dir.read_filter() {
-            Ok(seccomp) => seccomp,
-            Err(error) => {
-                if let Err(left) = made.container.delete() {
-                    let left = left.chain();
-                    tracing::warn!(container = %request.id, error = left, "not everything could be undone");
-                }
-                return Err(error.into());
-            }
-        };
-        let shimmed = Shimmed::new(made.container, (host, &self.views), seccomp);
+        let shimmed = Shimmed::new(made.container, host, &self.views);
         shimmed.watch_view();
         Ok((
             shimmed,
@@ -183,14 +172,13 @@ impl Runtime for RunLxc {
         ))
     }
 
-    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<Option<ExitRecord>> {
+    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<()> {
         let deadline = Instant::now() + END_FROM_DISK_MAX;
         let id = ContainerId::parse(request.id)?;
         let root = root(request.namespace, request.options)?;
-        let record = ExitRecord::read(StateDir::at(&root, &id).path()).map_err(Error::from)?;
         delete::delete_by(&root, &id, Running::Kill, Some(deadline))?;
         forget_namespace(&root);
-        Ok(record)
+        Ok(())
     }
 
     fn features(&self, _options: &Options) -> Result<Features> {
@@ -207,7 +195,8 @@ impl Runtime for RunLxc {
 pub struct Shimmed {
     container: Container,
     facts: bundle::HostFacts,
-    seccomp: Option<SeccompFilter>,
+    /// The container's filter, from the first exec on.
+    seccomp: OnceLock<Option<SeccompFilter>>,
     oom: Mutex<Option<OomWatch>>,
     views: Watch,
     /// Held by whoever runs what a rich container has for its end, or waits for that.
@@ -215,15 +204,11 @@ pub struct Shimmed {
 }
 
 impl Shimmed {
-    fn new(
-        container: Container,
-        (host, views): (&Host, &Watch),
-        seccomp: Option<SeccompFilter>,
-    ) -> Self {
+    fn new(container: Container, host: &Host, views: &Watch) -> Self {
         Self {
             container,
             facts: host.facts,
-            seccomp,
+            seccomp: OnceLock::new(),
             oom: Mutex::new(None),
             views: views.clone(),
             ending: Mutex::new(()),
@@ -255,13 +240,21 @@ impl Shimmed {
         process.signal(signal)
     }
 
+    fn seccomp(&self) -> std::result::Result<Option<SeccompFilter>, Error> {
+        if let Some(filter) = self.seccomp.get() {
+            return Ok(filter.clone());
+        }
+        let filter = self.container.dir.read_filter()?;
+        Ok(self.seccomp.get_or_init(|| filter).clone())
+    }
+
     fn process(&self, json: &[u8]) -> std::result::Result<launch::plan::Process, Error> {
         let parsed = bundle::parse_process(json)?;
         let context = ProcessContext {
             host: self.facts,
             preserve_fds: 0,
             new_keyring: Toggle::Off,
-            seccomp: self.seccomp.clone(),
+            seccomp: self.seccomp()?,
             capabilities: self.container.journal().capabilities,
             labels: self.container.journal().labels.clone(),
             scheduling: self.container.journal().scheduling.clone(),

@@ -49,7 +49,7 @@ pub(crate) fn delete<R: Runtime>(runtime: &R, flags: &Flags, bundle: &Path) -> D
         bundle,
         options: &options,
     };
-    let found = runtime.delete_from_disk(request);
+    note(runtime.delete_from_disk(request).err());
     note(rootfs::unmount(bundle).err());
     for path in &sockets {
         let removed = socket::remove_if_dead(path);
@@ -68,11 +68,7 @@ pub(crate) fn delete<R: Runtime>(runtime: &R, flags: &Flags, bundle: &Path) -> D
             None
         }
     };
-    let found = found.unwrap_or_else(|e| {
-        note(Some(e));
-        None
-    });
-    let response = match recorded.or(found) {
+    let response = match recorded {
         Some(record) => {
             let at = crate::time::from_nanoseconds(record.exited_at_ns);
             info::delete_response(

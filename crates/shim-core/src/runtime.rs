@@ -18,7 +18,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bundle::ExitRecord;
 /// What a container uses; the numbers of containerd's metrics.
 pub use cgroups::Stats;
 
@@ -201,12 +200,11 @@ pub trait Runtime: Send + Sync + 'static {
     fn create(&self, request: CreateRequest) -> Result<(Self::Container, Created)>;
 
     /// Kills and removes what is left of a container, from disk alone: processes, cgroups, mounts
-    /// inside, the runtime's own state. Idempotent; nothing there is success. Returns how init
-    /// ended if the runtime recorded it.
+    /// inside, the runtime's own state. Idempotent; nothing there is success.
     ///
     /// # Errors
     /// What could not be removed, by name. The rest was still removed.
-    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<Option<ExitRecord>>;
+    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<()>;
 
     /// What this runtime can do on this host.
     ///

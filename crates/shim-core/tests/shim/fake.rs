@@ -127,12 +127,9 @@ impl Runtime for FakeRuntime {
         Ok((container, Created { pid, terminal }))
     }
 
-    fn delete_from_disk(
-        &self,
-        request: DeleteRequest<'_>,
-    ) -> Result<Option<bundle::ExitRecord>, ShimError> {
+    fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<(), ShimError> {
         kill_all(pids(request.bundle));
-        Ok(None)
+        Ok(())
     }
 
     fn features(&self, _options: &Options) -> Result<Features, ShimError> {
