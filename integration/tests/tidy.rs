@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("seccomp", &[]),
     ("disk", &[]),
+    ("mux", &[]),
     ("mounts", &["sys"]),
     ("cgroups", &["sys"]),
     ("stdio", &["sys"]),
