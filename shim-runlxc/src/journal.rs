@@ -132,11 +132,7 @@ impl Journal {
             capabilities: plan.init.process.capabilities.unwrap_or(NO_CAPABILITIES),
             labels: plan.init.process.labels.clone(),
             pid_one: plan.init.pid_one.clone(),
-            scheduling: Scheduling {
-                memory: plan.init.process.scheduling.memory.clone(),
-                personality: plan.init.process.scheduling.personality,
-                ..Scheduling::default()
-            },
+            scheduling: plan.init.process.scheduling.clone(),
             view: None,
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),

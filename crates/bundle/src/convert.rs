@@ -166,11 +166,7 @@ impl Bundle {
             labels: Labels::default(),
             scheduling,
         };
-        let mut planned = process_plan(process, &context)?;
-        // execCPUAffinity is for those that join (config.md, Process).
-        planned.value.scheduling.cpus_initial.clear();
-        planned.value.scheduling.cpus.clear();
-        Ok(planned)
+        process_plan(process, &context)
     }
 
     fn root(&self, linux: &Linux, entry: RootEntry) -> Result<Root> {

@@ -145,11 +145,15 @@ impl Plan {
     /// What to send to pid 1 once its host pid is known.
     #[must_use]
     pub fn init_for(&self, pid: i32) -> InitPlan {
-        InitPlan {
+        let mut init = InitPlan {
             state_creating: self.state(Status::Creating, pid),
             state_created: self.state(Status::Created, pid),
             ..self.init.clone()
-        }
+        };
+        // execCPUAffinity is for those that join (config.md, Process).
+        init.process.scheduling.cpus_initial.clear();
+        init.process.scheduling.cpus.clear();
+        init
     }
 }
 

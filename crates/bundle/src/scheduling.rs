@@ -3,9 +3,9 @@
 
 use launch::plan::{CpuScheduler, MemoryPolicy, Scheduling};
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy,
-    LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType,
-    MemoryPolicyModeType, Process, Scheduler,
+    IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonalityDomain,
+    LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Process,
+    Scheduler,
 };
 
 use crate::{Error, Result};
@@ -55,23 +55,27 @@ pub(crate) fn of_container(linux: &Linux, warnings: &mut Vec<String>) -> Result<
     })
 }
 
-/// The same with what the process asks for.
+/// The same with what the process asks for; `container` is what it has without asking: of a process
+/// that joins, what config.json says of the first one, too (as runc since 1.3).
 ///
 /// # Errors
 /// [`Error::Invalid`] by the field.
 pub(crate) fn of_process(spec: &Process, container: &Scheduling) -> Result<Scheduling> {
-    let affinity = spec.exec_cpu_affinity().as_ref();
-    let cpus = |name: &str, list: fn(&ExecCPUAffinity) -> &Option<String>| {
-        let list = affinity.and_then(|affinity| list(affinity).as_deref());
-        numbers(&format!("process.execCPUAffinity.{name}"), list)
-    };
-    Ok(Scheduling {
-        cpu: spec.scheduler().as_ref().map(cpu).transpose()?,
-        io: spec.io_priority().map(io).transpose()?,
-        cpus_initial: cpus("initial", ExecCPUAffinity::initial)?,
-        cpus: cpus("final", ExecCPUAffinity::cpu_affinity_final)?,
-        ..container.clone()
-    })
+    let mut scheduling = container.clone();
+    if let Some(spec) = spec.scheduler() {
+        scheduling.cpu = Some(cpu(spec)?);
+    }
+    if let Some(spec) = *spec.io_priority() {
+        scheduling.io = Some(io(spec)?);
+    }
+    if let Some(affinity) = spec.exec_cpu_affinity() {
+        let cpus = |name: &str, list: &Option<String>| {
+            numbers(&format!("process.execCPUAffinity.{name}"), list.as_deref())
+        };
+        scheduling.cpus_initial = cpus("initial", affinity.initial())?;
+        scheduling.cpus = cpus("final", affinity.cpu_affinity_final())?;
+    }
+    Ok(scheduling)
 }
 
 fn cpu(spec: &Scheduler) -> Result<CpuScheduler> {

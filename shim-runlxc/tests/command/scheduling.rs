@@ -36,7 +36,26 @@ fn scheduling_reaches_init_and_execs() {
         &place.id,
     ];
     place.run(&[&words[..], &["sleep", "100"]].concat()).ok();
-    check(&fs::read_to_string(file).unwrap());
+    check(&fs::read_to_string(&file).unwrap());
+    // Of config.json as well for a process that is described anew, as far as that says nothing else.
+    let process = place.path("process.json");
+    let spec = json!({"args": ["sleep", "100"], "cwd": "/", "env": ["PATH=/bin"]});
+    fs::write(&process, spec.to_string()).unwrap();
+    let words = ["--process", process.to_str().unwrap()];
+    let words = [
+        &["exec", "-d", "--pid-file", file.to_str().unwrap()],
+        &words[..],
+    ]
+    .concat();
+    place.run(&[&words[..], &[&place.id]].concat()).ok();
+    check(&fs::read_to_string(&file).unwrap());
+    let spec = json!({"args": ["cat", "/proc/self/stat"], "cwd": "/", "env": ["PATH=/bin"],
+                      "scheduler": {"policy": "SCHED_OTHER", "nice": 7}});
+    fs::write(&process, spec.to_string()).unwrap();
+    let words = ["exec", "--process", process.to_str().unwrap(), &place.id];
+    let stat = place.run(&words).ok();
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    assert_eq!((fields[16], fields[38]), ("7", "0"), "{stat}");
     let io = place
         .run(&["exec", &place.id, "busybox", "ionice", "-p", "1"])
         .ok();
@@ -62,6 +81,20 @@ fn the_affinity_of_an_exec_is_the_final_one_and_that_of_no_init() {
         .unwrap();
     assert_eq!(list("/proc/1/status"), own);
     assert_eq!(list("/proc/self/status"), "Cpus_allowed_list:\t0");
+    let described = |more: serde_json::Value| {
+        let mut spec = json!({"args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
+                              "cwd": "/", "env": ["PATH=/bin"]});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let process = place.path("described.json");
+        fs::write(&process, spec.to_string()).unwrap();
+        let said = place.run(&["exec", "--process", process.to_str().unwrap(), &place.id]);
+        said.ok().trim().to_owned()
+    };
+    assert_eq!(described(json!({})), "Cpus_allowed_list:\t0");
+    let other = json!({"execCPUAffinity": {}});
+    assert_eq!(described(other), own);
     let process = place.path("process.json");
     let spec = json!({"args": ["true"], "cwd": "/", "execCPUAffinity": {"initial": "4000"}});
     fs::write(&process, spec.to_string()).unwrap();

@@ -300,9 +300,8 @@ fn scheduling_becomes_the_kernels_numbers() {
             period_ns: 0,
         }),
         io: Some(3 << 13),
-        // For those that join only.
-        cpus_initial: Vec::new(),
-        cpus: Vec::new(),
+        cpus_initial: vec![0],
+        cpus: vec![0],
         memory: Some(MemoryPolicy {
             mode: 3 | 1 << 15,
             nodes: vec![0, 1],
@@ -310,6 +309,13 @@ fn scheduling_becomes_the_kernels_numbers() {
         personality: Some(8),
     };
     assert_eq!(plan.init.process.scheduling, expected);
+    // The affinity is for those that join.
+    let of_init = Scheduling {
+        cpus_initial: Vec::new(),
+        cpus: Vec::new(),
+        ..expected
+    };
+    assert_eq!(plan.init_for(1).process.scheduling, of_init);
     assert_eq!(
         plan.warnings,
         ["linux.personality.flags [\"X\"] are ignored"]
