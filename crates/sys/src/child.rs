@@ -109,6 +109,8 @@ struct Row {
 pub(crate) struct Table {
     rows: BTreeMap<i32, Row>,
     next_number: u64,
+    /// Ends that [`reap`] is to tell though no child of ours has ended.
+    announced: Vec<(Pid, ExitStatus)>,
     /// A search for orphans stopped at the zombie of an owned child: go on when that is reaped.
     search_cut_off: bool,
 }
@@ -116,6 +118,7 @@ pub(crate) struct Table {
 static TABLE: Mutex<Table> = Mutex::new(Table {
     rows: BTreeMap::new(),
     next_number: 0,
+    announced: Vec::new(),
     search_cut_off: false,
 });
 
@@ -362,6 +365,17 @@ pub fn watch(mut child: Child) -> Pid {
     pid
 }
 
+/// Has [`reap`] tell the end of a process that is none of ours to wait for, such as one in a virtual
+/// machine; SIGCHLD is raised, so that a reaper driven by it looks.
+///
+/// `pid` is what the process is known by: above the kernel's highest number, or that of a process which
+/// stands for it and is never [`watch`]ed.
+pub fn announce(pid: Pid, status: ExitStatus) {
+    table().announced.push((pid, status));
+    // Raising a signal that is always valid, for ourselves, cannot fail.
+    let _sent = process::kill_number(Pid::this(), libc::SIGCHLD);
+}
+
 /// Takes the status of every watched child that has ended, and drops orphans that have: every
 /// child counts as one that is not [`Spawn`](crate::Spawn)ed or adopted.
 ///
@@ -370,7 +384,7 @@ pub fn watch(mut child: Child) -> Pid {
 pub fn reap() -> Vec<(Pid, ExitStatus)> {
     let mut table = table();
     let pids: Vec<_> = table.rows.keys().copied().collect();
-    let mut ended = Vec::new();
+    let mut ended = std::mem::take(&mut table.announced);
     for pid in pids {
         if let Some(status) = table.take_watched(pid) {
             table.rows.remove(&pid);
@@ -490,6 +504,16 @@ mod tests {
     fn shell(script: &str) -> Child {
         let sh = std::path::Path::new("/bin/sh");
         Spawn::new(sh).args(["-c", script]).spawn().unwrap()
+    }
+
+    #[test]
+    fn what_is_announced_is_told_once() {
+        let _guard = reaper();
+        let pid = Pid::from_raw(0x40_0001);
+        announce(pid, ExitStatus::Exited(7));
+        let told = |ended: Vec<(Pid, ExitStatus)>| ended.into_iter().find(|(who, _)| *who == pid);
+        assert_eq!(told(reap()), Some((pid, ExitStatus::Exited(7))));
+        assert_eq!(told(reap()), None);
     }
 
     fn gone(pid: Pid) -> bool {

@@ -20,6 +20,7 @@ mod ioctl;
 mod kernel;
 mod lock;
 mod loop_device;
+mod loopback;
 pub mod memory;
 pub mod mount_api;
 #[cfg(test)]
@@ -35,17 +36,19 @@ mod raw;
 pub mod scheduling;
 mod socket;
 mod spawn;
+mod time_stamp_counter;
 mod user_namespace;
 mod xattr;
 
 pub use access::may_execute;
-pub use child::{Child, ExitStatus, reap, watch};
+pub use child::{Child, ExitStatus, announce, reap, watch};
 pub use fd::{memfd_sealed, pipe_cloexec};
 pub use fs_context::FsContext;
 pub use inherited::{close_inherited_from, take_inherited_fd};
 pub use kernel::Kernel;
 pub use lock::lock_within;
 pub use loop_device::{LoopAccess, LoopCache, LoopDevice, LoopOptions};
+pub use loopback::loopback_up;
 pub use nix::sched::CloneFlags;
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
@@ -54,5 +57,6 @@ pub use socket::{
     Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
 };
 pub use spawn::{Place, Source, Spawn};
+pub use time_stamp_counter::time_stamp_counter_khz;
 pub use user_namespace::user_namespace;
 pub use xattr::set_xattr;
