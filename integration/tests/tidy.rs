@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("seccomp", &[]),
     ("disk", &[]),
     ("mux", &[]),
+    ("guest", &[]),
     ("mounts", &["sys"]),
     ("cgroups", &["sys"]),
     ("stdio", &["sys"]),
@@ -46,6 +47,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sys",
             "task",
         ],
+    ),
+    (
+        "runv-agent",
+        &["bundle", "cgroups", "guest", "launch", "mux", "sys"],
     ),
     ("integration", &["disk", "proto", "sys"]),
 ];

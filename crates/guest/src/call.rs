@@ -1,0 +1,212 @@
+//! The messages.
+
+use serde::{Deserialize, Serialize};
+
+/// From the shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Told again in the reply.
+    pub number: u64,
+    /// What to do.
+    pub call: Call,
+}
+
+/// From the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The answer to a request.
+    Reply {
+        /// The request's.
+        number: u64,
+        /// What came of it.
+        outcome: Result<Answer, Refusal>,
+    },
+    /// A process of a container has ended; its output may still be on its way.
+    Exited {
+        /// Which.
+        process: Process,
+        /// 0 to 255, or 128 and the number of the signal that ended it.
+        code: u8,
+    },
+}
+
+/// What the shim asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// First of all: what a guest cannot know. Nothing else is answered before.
+    Prepare {
+        /// Since 1970, in nanoseconds.
+        clock_ns: u64,
+        /// For the kernel's random numbers.
+        entropy: [u8; 32],
+    },
+    /// Makes a container whose init waits for [`Call::Start`].
+    Create(Box<Create>),
+    /// Lets init run the container's program.
+    Start(String),
+    /// Runs a further process.
+    Exec(Box<Exec>),
+    /// Sends a signal, by number.
+    Signal {
+        /// To whom.
+        target: Target,
+        /// The signal.
+        signal: i32,
+    },
+    /// Tells a process's terminal its size.
+    Resize {
+        /// Which.
+        process: Process,
+        /// The size.
+        size: Size,
+    },
+    /// Freezes all processes of a container.
+    Pause(String),
+    /// Thaws them.
+    Resume(String),
+    /// Applies an OCI `linux.resources` object.
+    Update {
+        /// The container.
+        container: String,
+        /// The object in JSON.
+        resources: Vec<u8>,
+    },
+    /// Kills what is left of a container and removes it.
+    Delete(String),
+    /// Ends the machine.
+    PowerOff,
+}
+
+/// A container to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    /// Its id.
+    pub id: String,
+    /// Its config.json, as it is to be taken in the guest.
+    pub config: Vec<u8>,
+    /// Serial number of the disk with its root file system.
+    pub disk: String,
+    /// Files that config.json mounts; the N-th has the path [`file_path`] says.
+    pub files: Vec<File>,
+    /// Where its program reads and writes.
+    pub io: Io,
+}
+
+/// A copy of a file of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// What is in it.
+    pub contents: Vec<u8>,
+}
+
+/// A process to add to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container.
+    pub container: String,
+    /// Its own id.
+    pub id: String,
+    /// An OCI `process` object in JSON.
+    pub process: Vec<u8>,
+    /// Where it reads and writes.
+    pub io: Io,
+}
+
+/// Streams of the mux that a process reads and writes, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Io {
+    /// One for each of the three.
+    Streams {
+        /// From the host.
+        stdin: u32,
+        /// To the host.
+        stdout: u32,
+        /// To the host.
+        stderr: u32,
+    },
+    /// One both ways, with a terminal in the guest.
+    Terminal(u32),
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// A process of a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// The container.
+    pub container: String,
+    /// The exec; none: init.
+    pub exec: Option<String>,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// One process.
+    One(Process),
+    /// All of a container.
+    All(String),
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// The agent's [`crate::VERSION`].
+    Prepared {
+        /// Its number.
+        version: u32,
+    },
+    /// The pid of a process in the guest.
+    Pid(u32),
+}
+
+/// Why a call was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What a caller would do differently.
+    pub kind: RefusalKind,
+    /// What was tried and why it failed, in one line.
+    pub message: String,
+}
+
+/// Kinds of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// The request is wrong in itself or does not fit the image.
+    Invalid,
+    /// There is no such container or process any more.
+    NotFound,
+    /// The program was not found or is no program.
+    Executable,
+    /// The guest cannot do this.
+    Unsupported,
+    /// Everything else.
+    Failed,
+}
+
+/// Where the N-th file of a container lies in the guest.
+#[must_use]
+pub fn file_path(container: &str, number: usize) -> String {
+    format!("{}/files/{number}", container_path(container))
+}
+
+/// The folder of a container in the guest: its bundle there.
+#[must_use]
+pub fn container_path(container: &str) -> String {
+    format!("/run/containers/{container}")
+}

@@ -1,0 +1,20 @@
+//! What a shim and the agent in its virtual machine say to each other, on the first stream of the mux.
+//!
+//! ```text
+//!   shim                                                agent
+//!     | Request { number, call }                          |
+//!     |-------------------------------------------------->|  each on a thread of its own
+//!     |<--------------------------------------------------|  Reply { number, outcome }
+//!     |<--------------------------------------------------|  Event: a process ended
+//! ```
+//! The guest is hostile as far as the shim is concerned: messages are bounded, have types, and name no
+//! path of the host. The words are the runtime specification's and containerd's.
+
+pub mod call;
+pub mod wire;
+
+/// Version of these messages; the agent says its own in the answer to [`call::Call::Prepare`].
+pub const VERSION: u32 = 1;
+
+/// Name of the virtio-serial port.
+pub const PORT: &str = "pouch.runv.agent";
