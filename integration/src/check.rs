@@ -9,7 +9,7 @@ use crate::{
     containerd::Containerd,
     ctr::{Container, Ctr},
     images::Image,
-    runtime::Runtime,
+    runtime::{Home, Runtime},
     versions::Version,
 };
 
@@ -64,11 +64,14 @@ fn failures(
     runtime
         .binaries()
         .context("the runtime under test is missing")?;
+    let home = runtime.home()?;
     let images = &Image::wanted(images)?[..];
+    let mut config = Config::with_images(images);
+    config.environment.extend(home.iter().map(Home::variable));
     let mut failures = String::new();
     for installed in Version::available()? {
         let version = installed.version;
-        let containerd = Containerd::start(&installed, &Config::with_images(images))
+        let containerd = Containerd::start(&installed, &config)
             .with_context(|| format!("starting containerd {version}"))?;
         for &image in images {
             let bench = Bench {

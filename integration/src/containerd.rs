@@ -152,7 +152,8 @@ impl Containerd {
             runc.clone(),
         ];
         // Their absence fails the tests that need them, not the others.
-        let ours = Runtime::Runlxc.binaries().unwrap_or_default();
+        let ours = [Runtime::Runlxc, Runtime::Runv].map(Runtime::binaries);
+        let ours = ours.into_iter().flatten().flatten().collect::<Vec<_>>();
         programs.extend(match &config.binaries {
             Some(directory) => within_directory(directory, &ours),
             None => ours,

@@ -10,6 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::{
+    guest::{Kernel, Series},
+    process::{command, output_of},
+    wait::SOON,
+};
+
 /// What containerd runs containers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Runtime {
@@ -17,6 +23,8 @@ pub enum Runtime {
     Runc,
     /// Our LXC containers by our shim.
     Runlxc,
+    /// Our virtual machines by our shim.
+    Runv,
 }
 
 impl fmt::Display for Runtime {
@@ -24,12 +32,13 @@ impl fmt::Display for Runtime {
         f.write_str(match self {
             Self::Runc => "runc",
             Self::Runlxc => "runlxc",
+            Self::Runv => "runv",
         })
     }
 }
 
 impl Runtime {
-    /// All that are tested.
+    /// All that share the host's kernel.
     pub const ALL: [Self; 2] = [Self::Runc, Self::Runlxc];
 
     /// The name containerd is told.
@@ -38,6 +47,7 @@ impl Runtime {
         match self {
             Self::Runc => "io.containerd.runc.v2",
             Self::Runlxc => "io.containerd.runlxc.v2",
+            Self::Runv => "io.containerd.runv.v2",
         }
     }
 
@@ -47,18 +57,61 @@ impl Runtime {
         match self {
             Self::Runc => "containerd-shim-runc-v2",
             Self::Runlxc => "containerd-shim-runlxc-v2",
+            Self::Runv => "containerd-shim-runv-v2",
         }
     }
 
     /// The binaries of ours it needs, built by this workspace; none for stock runc.
     pub fn binaries(self) -> Result<Vec<PathBuf>> {
+        let names: &[&str] = match self {
+            Self::Runc => &[],
+            Self::Runlxc => &["containerd-shim-runlxc-v2", "runlxc", "runlxc-init"],
+            Self::Runv => &["containerd-shim-runv-v2", "runv", "runv-agent"],
+        };
+        names.iter().map(|name| built(name)).collect()
+    }
+
+    /// What its shims need beside binaries; it is gone with this value.
+    pub fn home(self) -> Result<Option<Home>> {
         match self {
-            Self::Runc => Ok(Vec::new()),
-            Self::Runlxc => ["containerd-shim-runlxc-v2", "runlxc", "runlxc-init"]
-                .iter()
-                .map(|name| built(name))
-                .collect(),
+            Self::Runc | Self::Runlxc => Ok(None),
+            Self::Runv => Home::make().map(Some),
         }
+    }
+}
+
+/// A place of runv's own, with a guest image of a Debian kernel.
+#[derive(Debug)]
+pub struct Home {
+    directory: tempfile::TempDir,
+    /// Release of the kernel, as `uname -r` prints it in a guest.
+    pub release: String,
+}
+
+impl Home {
+    fn make() -> Result<Self> {
+        let kernel = Kernel::get(Series::V6_1)?;
+        let release = kernel.modules.file_name().context("a release has a name")?;
+        let this = Self {
+            directory: tempfile::tempdir().context("a place for runv")?,
+            release: release.to_string_lossy().into_owned(),
+        };
+        let mut build = command(built("runv")?);
+        build
+            .args(["image", "build", "--kernel"])
+            .arg(&kernel.image)
+            .arg("--modules")
+            .arg(&kernel.modules)
+            .envs([this.variable()]);
+        output_of(&mut build, SOON)?;
+        Ok(this)
+    }
+
+    /// The environment variable by which shims find it.
+    #[must_use]
+    pub fn variable(&self) -> (String, String) {
+        let path = self.directory.path().display().to_string();
+        ("RUNV_HOME".to_owned(), path)
     }
 }
 

@@ -46,6 +46,7 @@ pub fn sweep(tag: &Tag, sockets: &BTreeSet<PathBuf>) -> Result<()> {
     for directory in [
         "/run/containerd/runc",
         "/run/containerd/runlxc",
+        "/run/containerd/runv",
         "/run/lxc",
         "/run/netns",
     ] {

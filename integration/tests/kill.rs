@@ -126,7 +126,7 @@ fn kills_of(runtime: Runtime, flags: &[&str], count: u64) -> Result<Vec<String>>
         .context("the runtime under test is missing")?;
     let settle_limit = match runtime {
         // A shim that containerd has forgotten before it asked for a container ends after 60 s.
-        Runtime::Runlxc => SETTLE_LIMIT * 5,
+        Runtime::Runlxc | Runtime::Runv => SETTLE_LIMIT * 5,
         // What it leaves is counted, not waited for.
         Runtime::Runc => SETTLE_LIMIT / 4,
     };

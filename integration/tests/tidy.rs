@@ -52,6 +52,20 @@ const ARROWS: &[(&str, &[&str])] = &[
         "runv-agent",
         &["bundle", "cgroups", "guest", "launch", "mux", "sys"],
     ),
+    (
+        "runv",
+        &[
+            "bundle",
+            "cgroups",
+            "disk",
+            "guest",
+            "launch",
+            "mounts",
+            "mux",
+            "shim-core",
+            "sys",
+        ],
+    ),
     ("integration", &["disk", "proto", "sys"]),
 ];
 

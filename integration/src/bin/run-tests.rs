@@ -44,6 +44,7 @@ const BUSY: &[&str] = &[
     "snapshot_kills",
     "security_modules",
     "checkpoints",
+    "runv",
 ];
 
 /// Test programs that look at the whole machine, and those that ran already.

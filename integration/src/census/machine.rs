@@ -16,6 +16,7 @@ const RUNTIME_DIRECTORIES: &[(&str, usize)] = &[
     ("/run/containerd/fifo", 0),
     ("/run/containerd/runc", 1),
     ("/run/containerd/runlxc", 1),
+    ("/run/containerd/runv", 1),
     ("/run/lxc", 1),
     ("/run/netns", 0),
     ("/run/runc", 0),

@@ -115,7 +115,7 @@ impl Bench<'_> {
 fn samples(measure: &mut Measure, runtime: Runtime) -> &mut Vec<f64> {
     match runtime {
         Runtime::Runc => &mut measure.stock,
-        Runtime::Runlxc => &mut measure.ours,
+        Runtime::Runlxc | Runtime::Runv => &mut measure.ours,
     }
 }
 

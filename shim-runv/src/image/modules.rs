@@ -1,0 +1,100 @@
+//! Which modules of a kernel the guest needs, in the order in which they must be loaded.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, Result};
+
+/// Modules without which there is no container in a guest.
+const NEEDED: [&str; 5] = [
+    "virtio_mmio",
+    "virtio_console",
+    "virtio_blk",
+    "erofs",
+    "overlay",
+];
+
+/// Loaded where the kernel has them: what others ask for without saying so in modules.dep, and what
+/// makes a guest better.
+const WELCOME: [&str; 3] = ["crc32c_generic", "virtio_pci", "virtio_rng"];
+
+/// Paths of the modules to load below the kernel's folder, each after what it needs.
+///
+/// `dependencies` is its modules.dep, `built_in` its modules.builtin.
+///
+/// # Errors
+/// [`Error::Kernel`] with the module that it does not have, or has in a form that is not taken.
+pub(crate) fn order<'a>(dependencies: &'a str, built_in: &str) -> Result<Vec<&'a str>> {
+    let lines = dependencies.lines().filter_map(|line| line.split_once(':'));
+    let known: BTreeMap<String, (&str, &str)> = lines
+        .map(|(path, needs)| (name(path), (path, needs)))
+        .collect();
+    let is_built_in = |wanted: &str| built_in.lines().any(|path| name(path) == wanted);
+    let mut order = Vec::new();
+    for wanted in WELCOME.into_iter().chain(NEEDED) {
+        match known.get(wanted) {
+            // The list of what it needs ends with what must be first.
+            Some((path, needs)) => {
+                let needs = needs.split_whitespace().rev();
+                order.extend(needs.chain(std::iter::once(*path)));
+            }
+            None if is_built_in(wanted) || WELCOME.contains(&wanted) => {}
+            None => {
+                return Err(Error::Kernel(format!(
+                    "the kernel has no {wanted}, neither as a module nor built in"
+                )));
+            }
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    order.retain(|path| seen.insert(*path));
+    match order.iter().find(|path| !path.ends_with(".ko")) {
+        Some(compressed) => Err(Error::Kernel(format!(
+            "module {compressed} is compressed: unpack the modules and run depmod"
+        ))),
+        None => Ok(order),
+    }
+}
+
+/// A module's name by the path of its file.
+fn name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let name = file.split('.').next().unwrap_or(file);
+    name.replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUILT_IN: &str = "kernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio_mmio.ko\n";
+
+    #[test]
+    fn modules_come_after_what_they_need_and_once() {
+        let dependencies = "kernel/c/virtio_console.ko: kernel/v/virtio_ring.ko kernel/v/virtio.ko\n\
+                            kernel/b/virtio-blk.ko: kernel/v/virtio_ring.ko kernel/v/virtio.ko\n\
+                            kernel/e/erofs.ko: kernel/l/libcrc32c.ko\n\
+                            kernel/x/crc32c_generic.ko:\n\
+                            kernel/o/other.ko:\n";
+        let expected = [
+            "kernel/x/crc32c_generic.ko",
+            "kernel/v/virtio.ko",
+            "kernel/v/virtio_ring.ko",
+            "kernel/c/virtio_console.ko",
+            "kernel/b/virtio-blk.ko",
+            "kernel/l/libcrc32c.ko",
+            "kernel/e/erofs.ko",
+        ];
+        assert_eq!(order(dependencies, BUILT_IN).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_named() {
+        let check = |dependencies: &str, expected: &str| {
+            let error = order(dependencies, BUILT_IN).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("", "no virtio_console");
+        let all = "a/virtio_console.ko:\na/virtio_blk.ko:\na/erofs.ko.xz:\n";
+        check(all, "a/erofs.ko.xz is compressed");
+    }
+}

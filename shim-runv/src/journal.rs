@@ -1,0 +1,138 @@
+//! What `delete` needs after kill -9 of everything: where a container's machine is, in its state
+//! directory, written before the machine is started.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bundle::names;
+use cgroups::{Cgroup, CgroupPaths};
+use launch::plan::Hook;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Version of the file.
+const VERSION: u32 = 1;
+
+/// A container's machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    version: u32,
+    /// Where QEMU runs, and nothing else.
+    pub(crate) cgroup: CgroupPaths,
+    /// Hooks to run once it is gone.
+    pub(crate) hooks_poststop: Vec<Hook>,
+    /// The OCI state for them.
+    pub(crate) state_stopped: String,
+}
+
+/// A container's own directory. Dropped, it stays.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Its place below a root.
+    pub(crate) fn at(root: &Path, id: &str) -> Self {
+        Self(root.join(id))
+    }
+
+    /// Makes it.
+    pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
+        fs::create_dir_all(root).map_err(Error::on("create", root))?;
+        let this = Self::at(root, id);
+        match fs::create_dir(&this.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists(id.to_owned()))
+            }
+            other => other.map_err(Error::on("create", &this.0)).map(|()| this),
+        }
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The file for what the guest writes to its console.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.0.join("console.log")
+    }
+
+    /// The file for what QEMU writes to its standard error.
+    pub(crate) fn qemu_log(&self) -> PathBuf {
+        self.0.join("qemu.log")
+    }
+
+    /// Writes the journal, whole or not at all.
+    pub(crate) fn write(&self, journal: &Journal) -> Result<()> {
+        let path = self.0.join(names::JOURNAL);
+        let text = serde_json::to_vec(journal).map_err(|error| Error::Journal {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
+        let temporary = self.0.join(".state.json");
+        fs::write(&temporary, text).map_err(Error::on("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(Error::on("write", &path))
+    }
+
+    /// Reads the journal; none when nothing was begun.
+    fn read(&self) -> Result<Option<Journal>> {
+        let path = self.0.join(names::JOURNAL);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::on("read", &path))?,
+        };
+        let wrong = |why: String| Error::Journal {
+            path: path.clone(),
+            why,
+        };
+        let journal: Journal =
+            serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        match journal.version {
+            VERSION => Ok(Some(journal)),
+            other => Err(wrong(format!(
+                "version {other}, and this program has {VERSION}"
+            ))),
+        }
+    }
+
+    /// Ends the machine and removes all that was made for it. Idempotent. Gives the journal it went by.
+    pub(crate) fn undo(&self) -> Result<Option<Journal>> {
+        let journal = self.read()?;
+        if let Some(journal) = &journal {
+            let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+            if cgroup.exists() {
+                cgroup.kill_all(Signal::SIGKILL as i32)?;
+            }
+            cgroup.delete()?;
+        }
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::on("remove", &self.0)(error));
+            }
+            _ => {}
+        }
+        if let Some(root) = self.0.parent() {
+            // Not empty, or gone already: both are as they should be.
+            let _in_use = fs::remove_dir(root);
+        }
+        Ok(journal)
+    }
+}
+
+impl Journal {
+    /// Of a machine that is to be started.
+    pub(crate) fn new(
+        cgroup: CgroupPaths,
+        hooks_poststop: Vec<Hook>,
+        state_stopped: String,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            cgroup,
+            hooks_poststop,
+            state_stopped,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One QEMU and the agent in it, from the start of the process to its end.
+//!
+//! ```text
+//!   journal ─> cgroup ─> QEMU ── socket pair ── virtio-serial port ── agent
+//!                          │                        └─ says Hello, is prepared: up
+//!                          └─ ends: the socket does too, and with it every process that was in there
+//! ```
+//! When the shim is killed its end of the socket closes, and the agent turns the machine off.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cgroups::Cgroup;
+use guest::call::Process;
+use mux::{Endpoint, Link};
+use nix::sys::signal::Signal;
+use sys::{Child, ExitStatus, Pid, Spawn};
+
+use crate::agent::{Agent, Ends};
+use crate::journal::StateDir;
+use crate::qemu::{AGENT_FD, Arguments};
+use crate::streams::Streams;
+use crate::{Error, Result};
+
+/// QEMU's program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Where it is looked for beside the PATH.
+const FOLDERS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
+
+/// From QEMU's start to the agent's word. A guest takes a second and a half without hardware support on
+/// a machine that does nothing else.
+const UP_LIMIT: Duration = Duration::from_secs(60);
+
+/// The first answer of an agent that has said Hello.
+const PREPARE_LIMIT: Duration = Duration::from_secs(20);
+
+/// The end of a killed QEMU.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// How much of a log an error repeats, in bytes.
+const TAIL_BYTES: usize = 1000;
+
+/// The highest number that the kernel gives a process (PID_MAX_LIMIT): above it are the numbers of
+/// processes in guests, which are none of the host.
+const HOST_PID_MAX: i32 = 4 << 20;
+
+/// Told for processes whose machine ended under them, as for a status nobody knows.
+const LOST: ExitStatus = ExitStatus::LOST;
+
+/// The number of a process in a guest.
+pub(crate) fn next_pid() -> i32 {
+    static NEXT: AtomicI32 = AtomicI32::new(HOST_PID_MAX + 1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// QEMU's program on this host.
+///
+/// # Errors
+/// [`Error::NoQemu`].
+pub(crate) fn find_qemu() -> Result<PathBuf> {
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&search_path).chain(FOLDERS.map(PathBuf::from));
+    let mut places = folders.map(|folder| folder.join(PROGRAM));
+    places
+        .find(|path| path.is_absolute() && path.is_file())
+        .ok_or(Error::NoQemu)
+}
+
+/// A process in the guest as the host knows it.
+#[derive(Debug)]
+struct Known {
+    pid: i32,
+    streams: Arc<Streams>,
+    is_running: bool,
+}
+
+/// The processes of a guest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Processes(Arc<Mutex<BTreeMap<Process, Known>>>);
+
+impl Processes {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Process, Known>> {
+        // No code panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is about to be made: its end may be told before its start was.
+    pub(crate) fn add(&self, process: Process, pid: i32, streams: Arc<Streams>) {
+        let known = Known {
+            pid,
+            streams,
+            is_running: true,
+        };
+        self.lock().insert(process, known);
+    }
+
+    /// One that did not come to be.
+    pub(crate) fn remove(&self, process: &Process) {
+        self.lock().remove(process);
+    }
+
+    /// Pids of those that run.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let processes = self.lock();
+        let running = processes.values().filter(|known| known.is_running);
+        running.map(|known| known.pid).collect()
+    }
+
+    /// The process of that pid.
+    pub(crate) fn find(&self, pid: i32) -> Option<Process> {
+        let processes = self.lock();
+        let mut found = processes.iter().filter(|(_, known)| known.pid == pid);
+        found.next().map(|(process, _)| process.clone())
+    }
+
+    fn end(&self, which: impl Fn(&Process) -> bool, status: ExitStatus) {
+        for (_, known) in self.lock().iter_mut().filter(|(process, _)| which(process)) {
+            if std::mem::replace(&mut known.is_running, false) {
+                known.streams.process_ended();
+                sys::announce(Pid::from_raw(known.pid), status);
+            }
+        }
+    }
+}
+
+/// Passes on what the agent says.
+struct Told {
+    processes: Processes,
+    qemu: Arc<Mutex<Child>>,
+}
+
+impl Ends for Told {
+    fn ended(&self, process: &Process, code: u8) {
+        let status = ExitStatus::Exited(code.into());
+        self.processes.end(|it| it == process, status);
+    }
+
+    fn gone(&self) {
+        // It may be there still, without anybody to talk to.
+        kill(&self.qemu);
+        self.processes.end(|_| true, LOST);
+    }
+}
+
+fn kill(qemu: &Mutex<Child>) {
+    let mut qemu = qemu.lock().unwrap_or_else(PoisonError::into_inner);
+    // It may have ended by itself; then it is only waited for.
+    let _gone = qemu.kill(Signal::SIGKILL);
+    if !matches!(qemu.wait_timeout(END_LIMIT), Ok(Some(_))) {
+        tracing::warn!(pid = qemu.pid().as_raw(), "a killed QEMU does not end");
+    }
+}
+
+/// A machine that is up. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) agent: Agent,
+    pub(crate) processes: Processes,
+    /// QEMU's pid.
+    pub(crate) pid: i32,
+    qemu: Arc<Mutex<Child>>,
+}
+
+impl Machine {
+    /// Starts one in a cgroup, and waits until its agent answers.
+    ///
+    /// # Errors
+    /// [`Error::NotUp`] with the tail of its console; nothing is left then.
+    pub(crate) fn start(arguments: &Arguments, cgroup: &Cgroup, dir: &StateDir) -> Result<Self> {
+        let program = find_qemu()?;
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+        let log = dir.qemu_log();
+        let log = File::create(&log).map_err(Error::on("create", &log))?;
+        let qemu = Spawn::new(&program)
+            .args(arguments.render())
+            .fd(AGENT_FD, std::os::fd::OwnedFd::from(theirs))
+            .stderr(std::os::fd::OwnedFd::from(log))
+            .new_session()
+            .spawn()
+            .map_err(Error::on("start", &program))?;
+        let pid = qemu.pid();
+        cgroup.attach(pid)?;
+        let qemu = Arc::new(Mutex::new(qemu));
+        let reader = ours.try_clone().map_err(Error::io("duplicate a socket"))?;
+        // Any number but that of another link of this guest, of which there is none.
+        let endpoint = Endpoint::host(1);
+        let link = Link::start(endpoint, reader, ours).map_err(Error::io("start a thread"))?;
+        if let Err(error) = link.await_peer(UP_LIMIT) {
+            kill(&qemu);
+            return Err(not_up(&error.to_string(), dir));
+        }
+        let processes = Processes::default();
+        let told = Told {
+            processes: processes.clone(),
+            qemu: Arc::clone(&qemu),
+        };
+        let machine = Self {
+            agent: Agent::new(link, told)?,
+            processes,
+            pid: pid.as_raw(),
+            qemu,
+        };
+        machine.agent.prepare(PREPARE_LIMIT)?;
+        Ok(machine)
+    }
+
+    /// Ends it, whatever runs in it.
+    pub(crate) fn end(&self) {
+        kill(&self.qemu);
+        self.agent.join();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The error of a machine that did not come up, with what it and QEMU said last.
+fn not_up(why: &str, dir: &StateDir) -> Error {
+    let said = tail(&dir.qemu_log());
+    let why = match said.as_str() {
+        "" => why.to_owned(),
+        said => format!("{why}: QEMU said: {said}"),
+    };
+    let console = match tail(&dir.console()).as_str() {
+        "" => String::new(),
+        text => format!("; its console: {text}"),
+    };
+    Error::NotUp { why, console }
+}
+
+/// The end of a file as one line, without what a terminal would not show.
+fn tail(path: &Path) -> String {
+    // What is not there has nothing to say.
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let last = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
+    let text = String::from_utf8_lossy(last);
+    let lines = text.lines().map(|line| {
+        let shown = line.chars().filter(|letter| !letter.is_control());
+        shown.collect::<String>()
+    });
+    let lines: Vec<_> = lines.filter(|line| !line.trim().is_empty()).collect();
+    lines.join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_console_is_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console");
+        assert_eq!(tail(&path), "");
+        std::fs::write(&path, "\x1b[0mone\r\n\r\ntwo\n").unwrap();
+        assert_eq!(tail(&path), "[0mone | two");
+        std::fs::write(&path, "x".repeat(5000)).unwrap();
+        assert_eq!(tail(&path).len(), TAIL_BYTES);
+    }
+
+    #[test]
+    fn pids_of_guests_are_none_of_the_host() {
+        let (first, second) = (next_pid(), next_pid());
+        assert!(first > HOST_PID_MAX && second > first);
+    }
+}

@@ -1,0 +1,162 @@
+//! QEMU's command line as a pure function: what a machine has, and nothing that it does not need.
+
+use std::path::PathBuf;
+
+use super::Accelerator;
+use crate::image::Image;
+
+/// Descriptor number of the agent's port: one end of a socket pair.
+pub const AGENT_FD: i32 = 3;
+
+/// A machine to start.
+#[derive(Debug, Clone)]
+pub struct Arguments {
+    /// Kernel and initramfs.
+    pub image: Image,
+    /// How it runs.
+    pub accelerator: Accelerator,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub processors: u32,
+    /// Rate of the host's time stamp counter, which the guest shares.
+    pub tsc_khz: Option<u64>,
+    /// The root file system's disk and its serial number.
+    pub disk: (PathBuf, String),
+    /// File for what the guest writes to its console.
+    pub console: PathBuf,
+}
+
+/// A path as a value of QEMU's: commas are doubled.
+fn value(path: &std::path::Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+impl Arguments {
+    /// What the kernel is told. Without the rate of its clock an emulated machine, which has nothing to
+    /// measure it by, sometimes spins for ever.
+    fn kernel_words(&self) -> String {
+        let mut words = vec![
+            "console=ttyS0".to_owned(),
+            "quiet".to_owned(),
+            "panic=-1".to_owned(),
+            "reboot=t".to_owned(),
+            "no_timer_check".to_owned(),
+            "swiotlb=noforce".to_owned(),
+            "rcupdate.rcu_expedited=1".to_owned(),
+            "random.trust_cpu=on".to_owned(),
+            "cgroup_no_v1=all".to_owned(),
+        ];
+        if let Some(khz) = self.tsc_khz {
+            words.push(format!("tsc_early_khz={khz}"));
+            words.push("tsc=reliable".to_owned());
+        }
+        words.join(" ")
+    }
+
+    /// The command line without the program's name.
+    #[must_use]
+    pub fn render(&self) -> Vec<String> {
+        // In several threads, a kernel that patches its own text may run a stale instruction.
+        let (accelerator, cpu) = match self.accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            Accelerator::Tcg => ("tcg,thread=single,tb-size=32", "max"),
+        };
+        let (disk, serial) = &self.disk;
+        let console = self.console.display();
+        let pairs: [(&str, String); 19] = [
+            ("-M", "microvm".to_owned()),
+            ("-accel", accelerator.to_owned()),
+            ("-cpu", cpu.to_owned()),
+            ("-smp", self.processors.to_string()),
+            ("-m", self.memory_mib.to_string()),
+            ("-display", "none".to_owned()),
+            ("-monitor", "none".to_owned()),
+            ("-global", "virtio-mmio.force-legacy=false".to_owned()),
+            ("-kernel", self.image.kernel.display().to_string()),
+            ("-initrd", self.image.initramfs.display().to_string()),
+            ("-append", self.kernel_words()),
+            ("-serial", format!("file:{console}")),
+            ("-device", "virtio-serial-device".to_owned()),
+            ("-chardev", format!("socket,id=agent,fd={AGENT_FD}")),
+            (
+                "-device",
+                format!("virtserialport,chardev=agent,name={}", guest::PORT),
+            ),
+            (
+                "-blockdev",
+                format!(
+                    "driver=raw,node-name=root,read-only=on,file.driver=file,file.locking=off,\
+                     file.filename={}",
+                    value(disk)
+                ),
+            ),
+            (
+                "-device",
+                format!("virtio-blk-device,drive=root,serial={serial}"),
+            ),
+            ("-device", "virtio-rng-device".to_owned()),
+            (
+                "-sandbox",
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+                    .to_owned(),
+            ),
+        ];
+        let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
+            .map(str::to_owned)
+            .into();
+        for (name, value) in pairs {
+            words.push(name.to_owned());
+            words.push(value);
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = "\
+-nodefaults -no-user-config -no-reboot -M microvm -accel tcg,thread=single,tb-size=32 -cpu max -smp 2 \
+-m 512 -display none -monitor none -global virtio-mmio.force-legacy=false -kernel /g/kernel -initrd /g/initramfs \
+-append console=ttyS0 quiet panic=-1 reboot=t no_timer_check swiotlb=noforce rcupdate.rcu_expedited=1 \
+random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial file:/s/console \
+-device virtio-serial-device -chardev socket,id=agent,fd=3 \
+-device virtserialport,chardev=agent,name=pouch.runv.agent \
+-blockdev driver=raw,node-name=root,read-only=on,file.driver=file,file.locking=off,file.filename=/l/a,,b.erofs \
+-device virtio-blk-device,drive=root,serial=root -device virtio-rng-device \
+-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+    fn machine() -> Arguments {
+        Arguments {
+            image: Image {
+                kernel: "/g/kernel".into(),
+                initramfs: "/g/initramfs".into(),
+            },
+            accelerator: Accelerator::Tcg,
+            memory_mib: 512,
+            processors: 2,
+            tsc_khz: Some(2_100_000),
+            disk: ("/l/a,b.erofs".into(), "root".into()),
+            console: "/s/console".into(),
+        }
+    }
+
+    #[test]
+    fn a_machine_is_this_command_line() {
+        assert_eq!(machine().render().join(" "), GOLDEN);
+    }
+
+    #[test]
+    fn with_kvm_the_processor_is_the_hosts() {
+        let machine = Arguments {
+            accelerator: Accelerator::Kvm,
+            tsc_khz: None,
+            ..machine()
+        };
+        let line = machine.render().join(" ");
+        assert!(line.contains("-accel kvm -cpu host"), "{line}");
+        assert!(!line.contains("tsc"), "{line}");
+    }
+}

@@ -1,0 +1,7 @@
+//! QEMU: what runs guests here, how it is asked for, and how fast its clock goes.
+
+mod accelerator;
+mod arguments;
+
+pub use accelerator::{Accelerator, Facts};
+pub use arguments::{AGENT_FD, Arguments};

@@ -1,0 +1,38 @@
+//! A container's root file system as a disk: what containerd has mounted, packed as EROFS, and kept for
+//! the next container of the same image.
+
+mod cache;
+mod layers;
+mod pack;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::home::Home;
+use crate::{Error, Result};
+
+/// The disk of the root file system that is mounted at `root`: from the cache, or made. One that is not
+/// the image's alone, because something was written to it already, is made in `own`.
+///
+/// # Errors
+/// What cannot be read, or cannot be on such a disk.
+pub(crate) fn disk(root: &Path, home: &Home, own: &Path) -> Result<PathBuf> {
+    match layers::identity(root)? {
+        Some(identity) => {
+            let key: [u8; 32] = Sha256::digest(identity.as_bytes()).into();
+            cache::get(&home.layers(), key, |file| write(root, key, file))
+        }
+        None => {
+            let path = own.join("root.erofs");
+            let file = File::create_new(&path).map_err(Error::on("create", &path))?;
+            write(root, [0; 32], file)?;
+            Ok(path)
+        }
+    }
+}
+
+fn write(root: &Path, key: [u8; 32], out: File) -> Result<()> {
+    pack::pack(root, disk::Digest(key), out)
+}

@@ -1,0 +1,313 @@
+//! What of config.json is for the guest: a pure function from one JSON to another, and the files of the
+//! host that go with it. What a guest cannot have is refused by its name.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use guest::call::{File, file_path};
+use serde_json::{Map, Value, json};
+
+use crate::{Error, Result};
+
+/// Largest file that is copied into a guest, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Files that are copied into one guest.
+const FILES_MAX: usize = 64;
+
+/// Types of mounts that a guest makes itself.
+const GUEST_MOUNTS: [&str; 7] = [
+    "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
+];
+
+/// What the guest is told of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Guest {
+    /// Its config.json.
+    pub(crate) config: Vec<u8>,
+    /// Files that it mounts.
+    pub(crate) files: Vec<File>,
+}
+
+/// Makes the guest's of the host's config.json.
+///
+/// # Errors
+/// [`Error::Unsupported`] with the field, or what a file says.
+pub(crate) fn for_guest(id: &str, config: &Value) -> Result<Guest> {
+    let mut config = config.clone();
+    let root = object(&mut config, "config.json")?;
+    root.insert(
+        "root".to_owned(),
+        json!({"path": "rootfs", "readonly": root.get("root").and_then(|root| root.get("readonly")).cloned().unwrap_or(Value::Bool(false))}),
+    );
+    if let Some(linux) = root.get_mut("linux") {
+        of_linux(object(linux, "linux")?)?;
+    }
+    if let Some(process) = root.get_mut("process") {
+        let process = object(process, "process")?;
+        // Labels of the host's security modules mean nothing to another kernel.
+        process.remove("apparmorProfile");
+        process.remove("selinuxLabel");
+    }
+    if let Some(hooks) = root.get_mut("hooks") {
+        of_hooks(object(hooks, "hooks")?)?;
+    }
+    let files = match root.get_mut("mounts") {
+        Some(Value::Array(mounts)) => files_of(id, mounts)?,
+        _ => Vec::new(),
+    };
+    let config = serde_json::to_vec(&config).map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(Guest { config, files })
+}
+
+fn object<'a>(value: &'a mut Value, field: &str) -> Result<&'a mut Map<String, Value>> {
+    let message = format!("{field} is no object");
+    value.as_object_mut().ok_or(Error::Usage(message))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn of_linux(linux: &mut Map<String, Value>) -> Result<()> {
+    for field in ["cgroupsPath", "mountLabel"] {
+        linux.remove(field);
+    }
+    let refused = [
+        ("devices", "a guest has no devices of the host"),
+        ("uidMappings", "user namespaces in a guest are not made"),
+        ("gidMappings", "user namespaces in a guest are not made"),
+        ("intelRdt", "a guest has no such resource"),
+        ("timeOffsets", "time namespaces in a guest are not made"),
+    ];
+    for (field, why) in refused {
+        if linux.get(field).is_some_and(|value| !is_empty(value)) {
+            return Err(Error::unsupported(format!("linux.{field}"), why));
+        }
+    }
+    let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") else {
+        return Ok(());
+    };
+    // The guest's network is the container's.
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    for namespace in namespaces {
+        let kind = namespace["type"].as_str().unwrap_or_default();
+        let what = || format!("linux.namespaces: {kind}");
+        if matches!(kind, "user" | "time") {
+            return Err(Error::unsupported(what(), "it is not made in a guest"));
+        }
+        if namespace["path"]
+            .as_str()
+            .is_some_and(|path| !path.is_empty())
+        {
+            let why = "a namespace of the host cannot be joined from a virtual machine";
+            return Err(Error::unsupported(what(), why));
+        }
+    }
+    Ok(())
+}
+
+/// Those of the host's side are run by the shim.
+fn of_hooks(hooks: &mut Map<String, Value>) -> Result<()> {
+    if hooks.get("createContainer").is_some_and(|it| !is_empty(it)) {
+        let why = "the host's programs do not run in a virtual machine";
+        return Err(Error::unsupported("hooks.createContainer", why));
+    }
+    hooks.retain(|stage, _| stage == "startContainer");
+    Ok(())
+}
+
+fn files_of(id: &str, mounts: &mut [Value]) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    for mount in mounts {
+        let text = |field: &str| mount[field].as_str().unwrap_or_default().to_owned();
+        let (kind, source, target) = (text("type"), text("source"), text("destination"));
+        let options = mount["options"].as_array().into_iter().flatten();
+        let is_bind = kind == "bind"
+            || options
+                .filter_map(Value::as_str)
+                .any(|option| matches!(option, "bind" | "rbind"));
+        if !is_bind {
+            if GUEST_MOUNTS.contains(&kind.as_str()) {
+                continue;
+            }
+            let why = format!("a guest does not mount {kind:?}");
+            return Err(Error::unsupported(format!("mount at {target}"), why));
+        }
+        if files.len() == FILES_MAX {
+            let why = format!("at most {FILES_MAX} files of the host are copied into a guest");
+            return Err(Error::unsupported(format!("mount at {target}"), why));
+        }
+        let file = read(Path::new(&source), &target)?;
+        mount["source"] = Value::String(file_path(id, files.len()));
+        files.push(file);
+    }
+    Ok(files)
+}
+
+fn read(path: &Path, target: &str) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(Error::on("stat", path))?;
+    let refuse = |why: &str| {
+        let why = format!("{} {why}", path.display());
+        Err(Error::unsupported(format!("mount at {target}"), why))
+    };
+    if !metadata.is_file() {
+        return refuse("is no regular file, and only those are brought into a guest, as copies");
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return refuse("is larger than 1 MiB, the most that is copied into a guest");
+    }
+    Ok(File {
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        contents: std::fs::read(path).map_err(Error::on("read", path))?,
+    })
+}
+
+/// How large a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Memory in MiB.
+    pub(crate) memory_mib: u64,
+    /// Processors.
+    pub(crate) processors: u32,
+}
+
+/// Memory of a machine whose container has no limit, in MiB; the host gives only what is touched.
+const MEMORY_MIB: u64 = 512;
+
+/// What kernel and agent take beside a container's limit, in MiB.
+const OVERHEAD_MIB: u64 = 128;
+
+/// The machine for these resources: as many processors as the container's share of time needs, at most
+/// `host_processors`, and memory for its limit, so that the limit is what it hits.
+pub(crate) fn size(config: &Value, host_processors: u32) -> Size {
+    let resources = &config["linux"]["resources"];
+    let limit = resources["memory"]["limit"].as_u64();
+    let cpu = &resources["cpu"];
+    let (quota, period) = (cpu["quota"].as_u64(), cpu["period"].as_u64());
+    let wanted = match (quota, period.unwrap_or(100_000)) {
+        (Some(quota), period) if period > 0 => quota.div_ceil(period),
+        _ => 1,
+    };
+    let processors = u32::try_from(wanted).unwrap_or(u32::MAX);
+    Size {
+        memory_mib: limit.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20) + OVERHEAD_MIB),
+        processors: processors.clamp(1, host_processors.max(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(config: &Value) -> Value {
+        serde_json::from_slice(&for_guest("c", config).unwrap().config).unwrap()
+    }
+
+    #[test]
+    fn what_is_the_hosts_stays_there() {
+        let config = json!({
+            "ociVersion": "1.1.0",
+            "root": {"path": "/run/bundle/rootfs", "readonly": true},
+            "process": {"args": ["sh"], "apparmorProfile": "x", "selinuxLabel": "y"},
+            "hooks": {"prestart": [{"path": "/x"}], "startContainer": [{"path": "/in"}]},
+            "linux": {
+                "cgroupsPath": "/x/c",
+                "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}, {"type": "mount"}],
+                "devices": []
+            },
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]
+        });
+        let expected = json!({
+            "ociVersion": "1.1.0",
+            "root": {"path": "rootfs", "readonly": true},
+            "process": {"args": ["sh"]},
+            "hooks": {"startContainer": [{"path": "/in"}]},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}], "devices": []},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]
+        });
+        assert_eq!(guest(&config), expected);
+    }
+
+    #[test]
+    fn files_go_along_as_copies() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        std::fs::write(&path, "127.0.0.1 localhost\n").unwrap();
+        let config = json!({"mounts": [
+            {"destination": "/etc/hosts", "type": "bind", "source": path, "options": ["rbind", "ro"]}
+        ]});
+        let made = for_guest("c", &config).unwrap();
+        assert_eq!(made.files.len(), 1);
+        assert_eq!(made.files[0].contents, b"127.0.0.1 localhost\n");
+        let source = guest(&config)["mounts"][0]["source"].clone();
+        assert_eq!(source, "/run/containers/c/files/0");
+    }
+
+    #[test]
+    fn what_a_guest_cannot_have_is_refused_by_name() {
+        let check = |config: Value, expected: &str| {
+            let error = for_guest("c", &config).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        let namespace = |kind: &str, path: &str| json!({"linux": {"namespaces": [{"type": kind, "path": path}]}});
+        check(
+            namespace("ipc", "/proc/1/ns/ipc"),
+            "linux.namespaces: ipc is not supported",
+        );
+        check(
+            namespace("user", ""),
+            "linux.namespaces: user is not supported",
+        );
+        check(
+            json!({"linux": {"devices": [{"path": "/dev/x"}]}}),
+            "linux.devices is not supported",
+        );
+        check(
+            json!({"hooks": {"createContainer": [{"path": "/x"}]}}),
+            "hooks.createContainer",
+        );
+        let mount = |kind: &str, source: &str| json!({"mounts": [{"destination": "/data", "type": kind, "source": source}]});
+        check(
+            mount("bind", "/proc"),
+            "mount at /data is not supported: /proc is no regular file",
+        );
+        check(
+            mount("nfs", "host:/x"),
+            "mount at /data is not supported: a guest does not mount",
+        );
+    }
+
+    #[test]
+    fn a_machine_is_as_large_as_its_container_needs() {
+        let check = |resources: Value, memory_mib, processors| {
+            let config = json!({"linux": {"resources": resources}});
+            let expected = Size {
+                memory_mib,
+                processors,
+            };
+            assert_eq!(size(&config, 4), expected);
+        };
+        check(json!({}), 512, 1);
+        check(json!({"memory": {"limit": 64 << 20}}), 192, 1);
+        check(json!({"memory": {"limit": -1}}), 512, 1);
+        check(
+            json!({"cpu": {"quota": 150_000, "period": 100_000}}),
+            512,
+            2,
+        );
+        check(
+            json!({"cpu": {"quota": 10_000_000, "period": 100_000}}),
+            512,
+            4,
+        );
+        check(json!({"cpu": {"quota": 5, "period": 0}}), 512, 1);
+    }
+}
