@@ -7,7 +7,7 @@ use snapshotter_remote::manifest::Manifest;
 
 fuzz_target!(|rest: &[u8]| {
     // Else most inputs would end at the first bytes.
-    let bytes = [b"pouchdsk\x01\0\0\0\x01\0\0\0", rest].concat();
+    let bytes = [b"pouchdsk\x02\0\0\0\x01\0\0\0", rest].concat();
     let Ok(manifest) = Manifest::decode("manifest", &bytes) else {
         return;
     };

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  "pouchdsk"   version   version of the disk's format     numbers are 32 bits, little endian
-//!  number of layers, for each its diffID                   lowest first
+//!  number of layers, for each its diffID and the           lowest first
+//!      BLAKE3 of what the store keeps of it for merging
 //!  table of the metadata, form `devices`
 //!  table of the metadata, form `flat`
 //!  number of devices, for each its diffID, blocks, digest of its table
@@ -22,8 +23,8 @@ use crate::{
 
 const MAGIC: &[u8; 8] = b"pouchdsk";
 
-/// Raised with what is written.
-const VERSION: u32 = 1;
+/// Raised with what is written. Version 1 did not say what the store keeps of its layers.
+const VERSION: u32 = 2;
 
 /// Layers that an image may have; containerd's overlayfs ends far below.
 pub const LAYERS_MAX: usize = 4096;
@@ -34,14 +35,24 @@ pub const BYTES_MAX: usize = 8 << 20;
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// diffIDs of its layers, lowest first; at least one.
-    pub layers: Vec<Digest>,
+    /// Its layers, lowest first; at least one.
+    pub layers: Vec<Layer>,
     /// Metadata for [`disk::Form::Devices`].
     pub devices_metadata: Table,
     /// Metadata for [`disk::Form::Flat`].
     pub flat_metadata: Table,
     /// The blobs, in the order of the device table and of the flat form.
     pub devices: Vec<Device>,
+}
+
+/// A layer of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name.
+    pub diff_id: Digest,
+    /// BLAKE3 of what the store keeps of it: diffID, digest of its blob's table, and all that merging
+    /// needs. Before it is compressed, so that it is the same in every store.
+    pub stored: [u8; 32],
 }
 
 /// A blob that a disk needs.
@@ -59,8 +70,14 @@ impl Manifest {
     /// The name that containerd asks for: the last of [`chain_ids`].
     #[must_use]
     pub fn chain_id(&self) -> Digest {
-        let mut ids = chain_ids(&self.layers);
+        let mut ids = chain_ids(&self.diff_ids());
         ids.pop().expect("there is at least one layer")
+    }
+
+    /// The diffIDs of its layers, lowest first.
+    #[must_use]
+    pub fn diff_ids(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| layer.diff_id).collect()
     }
 
     /// Length of the flat disk in blocks.
@@ -87,7 +104,8 @@ impl Manifest {
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&fields::count(self.layers.len()));
         for layer in &self.layers {
-            out.extend_from_slice(&layer.0);
+            out.extend_from_slice(&layer.diff_id.0);
+            out.extend_from_slice(&layer.stored);
         }
         self.devices_metadata.encode(&mut out);
         self.flat_metadata.encode(&mut out);
@@ -146,12 +164,18 @@ impl Manifest {
     }
 }
 
-fn layers(fields: &mut Fields<'_>) -> Result<Vec<Digest>> {
-    let count = fields.count(32)?;
+fn layers(fields: &mut Fields<'_>) -> Result<Vec<Layer>> {
+    let count = fields.count(64)?;
     if count == 0 || count > LAYERS_MAX {
         return Err(fields.damaged("it has no layer, or too many"));
     }
-    (0..count).map(|_| fields.array().map(Digest)).collect()
+    let layer = |_| {
+        Ok(Layer {
+            diff_id: Digest(fields.array()?),
+            stored: fields.array()?,
+        })
+    };
+    (0..count).map(layer).collect()
 }
 
 fn metadata(fields: &mut Fields<'_>) -> Result<Table> {
@@ -162,9 +186,9 @@ fn metadata(fields: &mut Fields<'_>) -> Result<Table> {
     Ok(table)
 }
 
-fn devices(fields: &mut Fields<'_>, layers: &[Digest]) -> Result<Vec<Device>> {
+fn devices(fields: &mut Fields<'_>, layers: &[Layer]) -> Result<Vec<Device>> {
     // Each layer is taken out when it has become a device.
-    let mut known: BTreeSet<&Digest> = layers.iter().collect();
+    let mut known: BTreeSet<&Digest> = layers.iter().map(|layer| &layer.diff_id).collect();
     let mut devices = Vec::new();
     for _ in 0..fields.count(68)? {
         let device = Device {

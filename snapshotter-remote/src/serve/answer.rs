@@ -48,8 +48,8 @@ struct Refusal {
 }
 
 /// Contents never change under these names, whatever zstd makes of them. Chunks and tables are verified by
-/// their names, which only manifests tell; a stored layer is only as good as who sends it, and its name is
-/// in public configs of images: where tokens are needed, no cache may give it to others.
+/// their names, which only manifests tell; a stored layer's name is in public configs of images: where tokens are
+/// needed, no cache may give it to others.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 const IMMUTABLE_PRIVATE: &str = "private, max-age=31536000, immutable";
 

@@ -9,7 +9,7 @@ use super::{Store, chunks, lock, objects::Name};
 use crate::{
     error::{Error, Result},
     image::Source,
-    manifest::{Device, Manifest, chain_ids},
+    manifest::{Device, Layer, Manifest, chain_ids},
     signature,
     table::Table,
 };
@@ -75,13 +75,14 @@ impl Store {
             let layer = self.layer(diff_id, || image.layer(index), &mut found)?;
             let applied = tree.apply(&layer.layer, diff_id);
             applied.map_err(|source| Error::Layer { diff_id, source })?;
-            kept.push((diff_id, layer.table));
+            let stored = layer.stored;
+            kept.push((Layer { diff_id, stored }, layer.table));
             let manifest = match self.whole_disk(chain_id, &mut found)? {
-                Some(manifest) => manifest,
+                Some(manifest) => checked(manifest, chain_id, &kept)?,
                 None => {
                     disks_made += 1;
                     found.sync(self)?;
-                    self.make_disk(&tree, &layers[..=index], &kept)?
+                    self.make_disk(&tree, chain_id, &kept)?
                 }
             };
             disk_bytes = manifest.flat_blocks() * disk::BLOCK_BYTES;
@@ -127,15 +128,14 @@ impl Store {
     fn make_disk(
         &self,
         tree: &Tree,
-        layers: &[Digest],
-        kept: &[(Digest, [u8; 32])],
+        chain_id: Digest,
+        kept: &[(Layer, [u8; 32])],
     ) -> Result<Manifest> {
-        let chain_id = *chain_ids(layers).last().expect("a disk has a layer");
         let (devices_metadata, devices) = self.metadata(tree, chain_id, Form::Devices)?;
         let (flat_metadata, same) = self.metadata(tree, chain_id, Form::Flat)?;
         debug_assert_eq!(devices, same, "the blobs of a disk are those of its tree");
         let devices = devices.into_iter().map(|blob| {
-            let kept = kept.iter().find(|(diff_id, _)| *diff_id == blob.diff_id);
+            let kept = kept.iter().find(|(layer, _)| layer.diff_id == blob.diff_id);
             let (_, table) = kept.expect("the blobs of a tree are those of its layers");
             Device {
                 diff_id: blob.diff_id,
@@ -144,7 +144,7 @@ impl Store {
             }
         });
         let manifest = Manifest {
-            layers: layers.to_owned(),
+            layers: kept.iter().map(|(layer, _)| *layer).collect(),
             devices_metadata,
             flat_metadata,
             devices: devices.collect(),
@@ -170,4 +170,17 @@ impl Store {
         let table = chunks::put(&self.objects, &file, blocks)?;
         Ok((table, image.blobs().collect()))
     }
+}
+
+/// The manifest, if it was signed for the stored layers that are there: others would make another disk.
+fn checked(manifest: Manifest, chain_id: Digest, kept: &[(Layer, [u8; 32])]) -> Result<Manifest> {
+    if manifest
+        .layers
+        .iter()
+        .eq(kept.iter().map(|(layer, _)| layer))
+    {
+        return Ok(manifest);
+    }
+    let what = "a stored layer is another than its manifest says (`store verify` says which)";
+    Err(Error::damaged(Name::Disk(chain_id).to_string(), what))
 }

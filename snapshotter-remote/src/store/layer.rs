@@ -37,6 +37,8 @@ pub(super) struct Kept {
     pub(super) layer: Layer,
     /// [`Table::digest`] of its blob's.
     pub(super) table: [u8; 32],
+    /// [`crate::manifest::Layer::stored`].
+    pub(super) stored: [u8; 32],
 }
 
 impl Kept {
@@ -72,21 +74,29 @@ impl Kept {
         Ok(Self {
             layer: layer.map_err(|source| Error::Layer { diff_id, source })?,
             table: *table,
+            stored: *sum,
         })
     }
 
-    fn put(&self, objects: &Objects, diff_id: Digest) -> Result<()> {
-        let mut payload = [diff_id.0, self.table].concat();
-        payload.extend_from_slice(&self.layer.encode());
+    /// Puts it into the store.
+    fn put(objects: &Objects, diff_id: Digest, layer: Layer, table: [u8; 32]) -> Result<Self> {
+        let mut payload = [diff_id.0, table].concat();
+        payload.extend_from_slice(&layer.encode());
         if payload.len() > BYTES_MAX {
             return Err(Error::Limit {
                 what: "bytes of names and attributes in a layer",
                 limit: BYTES_MAX as u64,
             });
         }
-        let mut bytes = blake3::hash(&payload).as_bytes().to_vec();
+        let stored = *blake3::hash(&payload).as_bytes();
+        let mut bytes = stored.to_vec();
         zstd::stream::copy_encode(&payload[..], &mut bytes, 3).map_err(Error::Compress)?;
-        objects.put(Name::Layer(diff_id), bytes)
+        objects.put(Name::Layer(diff_id), bytes)?;
+        Ok(Self {
+            layer,
+            table,
+            stored,
+        })
     }
 }
 
@@ -114,15 +124,11 @@ impl Store {
         let layer = tar.judge(read.map_err(|source| Error::Layer { diff_id, source }))?;
         blob.rewind().map_err(Error::Read)?;
         let table = chunks::put(&self.objects, &blob, layer.blob_blocks)?;
-        let kept = Kept {
-            layer,
-            table: table.digest(),
-        };
         let mut bytes = Vec::new();
         table.encode(&mut bytes);
-        self.objects.put(Name::Table(kept.table), bytes)?;
-        kept.put(&self.objects, diff_id)?;
-        Ok(kept)
+        let table = table.digest();
+        self.objects.put(Name::Table(table), bytes)?;
+        Kept::put(&self.objects, diff_id, layer, table)
     }
 
     /// The layer, if nothing of it is missing: what was removed because it was damaged is made again.

@@ -34,7 +34,7 @@ impl Store {
         }
         // One that is good for nobody here may go, whoever else is not: of several, one has to be first.
         let (ours, is_lost) = match self.manifest(chain_id) {
-            Ok(manifest) => (chain_ids(&manifest.layers), false),
+            Ok(manifest) => (chain_ids(&manifest.diff_ids()), false),
             Err(error) if below == Below::Keep && is_useless(&error) => (Vec::new(), true),
             Err(error) => return Err(unsure(name, error)),
         };
@@ -44,7 +44,7 @@ impl Store {
                 continue;
             }
             match self.manifest(disk) {
-                Ok(manifest) => others.push(chain_ids(&manifest.layers)),
+                Ok(manifest) => others.push(chain_ids(&manifest.diff_ids())),
                 Err(error) if is_lost && is_useless(&error) => {}
                 Err(error) => return Err(unsure(Name::Disk(disk), error)),
             }

@@ -1,6 +1,9 @@
 //! Every byte of the store against its name, and every disk against what it needs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use disk::Digest;
 
@@ -13,6 +16,7 @@ use super::{
 use crate::{
     chunk::{self, ChunkId},
     error::{Error, Result},
+    manifest::Manifest,
     table::Table,
 };
 
@@ -91,7 +95,7 @@ impl Store {
             self.verify_disk(chain_id, &mut used, &mut verified)?;
         }
         for diff_id in self.objects.layers()? {
-            let loaded = Kept::load(&self.objects, diff_id);
+            let loaded = self.layer_as_signed(diff_id, &used.layers);
             if let Some(kept) = verified.check(Name::Layer(diff_id), loaded)? {
                 used.tables.insert(kept.table);
             }
@@ -115,9 +119,16 @@ impl Store {
     pub fn remove_damaged(&self, verified: &Verified, wait: Duration) -> Result<usize> {
         let _alone = lock::removing(self.objects.directory(), wait)?;
         let damaged = verified.damages.iter().filter(|damage| damage.may_go);
+        let mut signed = Signed::new();
+        for chain_id in self.objects.disks()? {
+            // What cannot be read says nothing.
+            if let Ok(manifest) = self.manifest(chain_id) {
+                note_signed(&manifest, &mut signed);
+            }
+        }
         let mut removed = 0;
         for damage in damaged {
-            let is_damaged = match self.look(damage.object) {
+            let is_damaged = match self.look(damage.object, &signed) {
                 Ok(()) => false,
                 Err(error) => match may_go(&error) {
                     Some(is_damaged) => is_damaged,
@@ -133,12 +144,24 @@ impl Store {
     }
 
     /// One object by itself.
-    fn look(&self, object: Name) -> Result<()> {
+    fn look(&self, object: Name, signed: &Signed) -> Result<()> {
         match object {
             Name::Disk(chain_id) => self.manifest(chain_id).map(drop),
-            Name::Layer(diff_id) => Kept::load(&self.objects, diff_id).map(drop),
+            Name::Layer(diff_id) => self.layer_as_signed(diff_id, signed).map(drop),
             Name::Table(digest) => layer::table(&self.objects, digest).map(drop),
             Name::Chunk(id) => self.chunk(id).map(drop),
+        }
+    }
+
+    /// A stored layer, if it is the one that manifests were signed for.
+    fn layer_as_signed(&self, diff_id: Digest, signed: &Signed) -> Result<Kept> {
+        let kept = Kept::load(&self.objects, diff_id)?;
+        match signed.get(&diff_id) {
+            Some(stored) if *stored != kept.stored => Err(Error::damaged(
+                Name::Layer(diff_id).to_string(),
+                "it is another than signed manifests say",
+            )),
+            Some(_) | None => Ok(kept),
         }
     }
 
@@ -158,6 +181,7 @@ impl Store {
         let Some(manifest) = verified.check(Name::Disk(chain_id), loaded)? else {
             return Ok(());
         };
+        note_signed(&manifest, &mut used.layers);
         used.add(&manifest.devices_metadata);
         used.add(&manifest.flat_metadata);
         let tables = manifest.devices.iter().map(|device| device.table);
@@ -188,9 +212,18 @@ impl Store {
     }
 }
 
+/// What manifests say of stored layers.
+type Signed = BTreeMap<Digest, [u8; 32]>;
+
+fn note_signed(manifest: &Manifest, signed: &mut Signed) {
+    let layers = manifest.layers.iter();
+    signed.extend(layers.map(|layer| (layer.diff_id, layer.stored)));
+}
+
 /// What disks need.
 #[derive(Debug, Default)]
 struct Used {
+    layers: Signed,
     tables: BTreeSet<[u8; 32]>,
     chunks: BTreeSet<ChunkId>,
 }

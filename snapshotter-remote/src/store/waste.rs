@@ -119,7 +119,7 @@ impl Store {
             let manifest = manifest.map_err(|error| unsure(Name::Disk(chain_id), error))?;
             needed.add(&manifest.devices_metadata);
             needed.add(&manifest.flat_metadata);
-            needed.layers.extend(&manifest.layers);
+            needed.layers.extend(manifest.diff_ids());
             let tables = manifest.devices.iter().map(|device| device.table);
             needed.tables.extend(tables);
         }

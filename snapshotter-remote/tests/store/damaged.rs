@@ -174,3 +174,39 @@ fn disks_of_another_key_are_told_and_stay_and_no_key_is_made_for_them() {
             .is_empty()
     );
 }
+
+/// A stored layer that is whole and right by itself, of another tar.
+fn forge(path: &Path, of: &Path) {
+    let other = fs::read(of).unwrap();
+    let mut payload = zstd::stream::decode_all(&other[32..]).unwrap();
+    let diff_id = path.file_name().unwrap().to_str().unwrap();
+    for (byte, digits) in payload.iter_mut().zip(diff_id.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap();
+    }
+    let packed = zstd::stream::encode_all(&payload[..], 3).unwrap();
+    let forged = [&blake3::hash(&payload).as_bytes()[..], &packed].concat();
+    fs::write(path, forged).unwrap();
+}
+
+#[test]
+fn a_stored_layer_is_the_one_that_was_signed() {
+    let directory = tempdir().unwrap();
+    let (image, path, store) = filled(&directory);
+    let stored = objects(&path.join("layers"));
+    forge(&stored[0], &stored[1]);
+    let error = add(&store, &image).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("another than its manifest says"), "{text}");
+    let verified = store.verify().unwrap();
+    let [damage] = verified.damages.as_slice() else {
+        panic!("{verified:?}");
+    };
+    let text = damage.error.to_string();
+    assert!(
+        text.ends_with("another than signed manifests say"),
+        "{text}"
+    );
+    assert_eq!(store.remove_damaged(&verified, Duration::ZERO).unwrap(), 1);
+    add(&store, &image).unwrap();
+    assert!(store.verify().unwrap().damages.is_empty());
+}

@@ -83,9 +83,10 @@ fn a_host_with_the_public_key_has_the_disk_by_http_alone() {
         table.restore(chunk, &mut disk).unwrap();
     }
     assert!(disk == expected);
-    for diff_id in &manifest.layers {
-        let bytes = get(&server, Name::Layer(*diff_id));
-        let name = Name::Layer(*diff_id).to_string();
+    for layer in &manifest.layers {
+        let bytes = get(&server, Name::Layer(layer.diff_id));
+        let name = Name::Layer(layer.diff_id).to_string();
+        assert_eq!(bytes[..32], layer.stored);
         assert!(bytes == fs::read(served(&directory).join(name)).unwrap());
     }
 }
