@@ -79,6 +79,16 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// [`crate::Error::Invalid`] for labels of ours that make no sense, before anything is made.
     fn create(&self, new: &NewSnapshot<'_>, directory: &Path) -> Result<Note>;
 
+    /// The layer that is to be unpacked into this snapshot, if the driver has it already: an active
+    /// snapshot with the label [`crate::TARGET_LABEL`] was asked for. The directory is as for
+    /// [`Driver::create`], which follows when the answer is none; then nothing may be in it.
+    ///
+    /// # Errors
+    /// What keeps that from being known; the request fails.
+    fn ready_made(&self, _: &NewSnapshot<'_>, _: &Path) -> Result<Option<Committed>> {
+        Ok(None)
+    }
+
     /// How the snapshot is mounted. Called at Prepare and View, before the snapshot is recorded, and
     /// at Mounts: also after a restart of the daemon or of the machine, so it puts back in place
     /// what a reboot took away.

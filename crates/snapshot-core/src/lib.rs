@@ -22,6 +22,7 @@ mod newest;
 pub mod overlay;
 mod overlay_probe;
 mod plain;
+mod ready_made;
 mod rebuild;
 mod service;
 mod snapshot;
@@ -46,6 +47,7 @@ pub use overlay_probe::{
     OverlaySupport, probe as probe_overlay, probe_in_memory as probe_overlay_in_memory,
 };
 pub use plain::PlainDriver;
+pub use ready_made::TARGET_LABEL;
 pub use rebuild::{Rebuilt, rebuild};
 pub use service::{Server, Service};
 pub use snapshot::{Info, Key, Kind, Labels, Note, Snapshot, SnapshotId, Timestamp, Usage};

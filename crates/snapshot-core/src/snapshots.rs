@@ -14,12 +14,13 @@ use std::{
 };
 
 use crate::{
-    Chain, Driver, Error, Filter, Info, Key, Kind, Labels, Mount, NewSnapshot, Note, Result,
-    Snapshot, SnapshotId, Timestamp, Usage,
+    Chain, Committed, Driver, Error, Filter, Info, Key, Kind, Labels, Mount, NewSnapshot, Note,
+    Result, Snapshot, SnapshotId, Timestamp, Usage,
     directories::{Directories, Stage},
     labels::{self, Field},
     listing::Listing,
     locks::{Locks, Names},
+    ready_made::{self, ReadyMade},
     store::{Figures, Sidecar, Store, View, not_committed},
     sweeper::Sweeper,
 };
@@ -145,53 +146,76 @@ impl Snapshots {
             return Err(Error::AlreadyExists(key.to_string()));
         }
         let parents = self.parents(&view, parent)?;
+        let ready = ready_made::look(&view, kind, &labels, parents.first())?;
         drop(view);
+        let ready_name = match ready {
+            ReadyMade::Exists => return Err(Error::AlreadyExists(key.to_string())),
+            ReadyMade::Unknown(name) => Some(name),
+            ReadyMade::NotAsked => None,
+        };
+        let asked = NewSnapshot {
+            id: self.store.next_id()?,
+            key,
+            kind,
+            parents: &parents,
+            labels: &labels,
+        };
+        self.make_or_keep(&asked, ready_name)
+    }
 
-        let id = self.store.next_id()?;
-        let new = self.directories.make(id)?;
+    /// Makes a snapshot, or keeps under that name what the driver has in its place.
+    fn make_or_keep(&self, asked: &NewSnapshot<'_>, ready_name: Option<Key>) -> Result<Vec<Mount>> {
+        let new = self.directories.make(asked.id)?;
         let mut unfinished = Unfinished {
             of: self,
-            id,
+            id: asked.id,
             note: None,
             stage: Some(Stage::New),
         };
-        let note = self.driver.create(
-            &NewSnapshot {
-                id,
-                key,
-                kind,
-                parents: &parents,
-                labels: &labels,
-            },
-            &new,
-        )?;
+        if let Some(name) = ready_name
+            && let Some(ready) = self.driver.ready_made(asked, &new)?
+        {
+            self.keep_ready_made(unfinished, asked, name, ready)?;
+            return Err(Error::AlreadyExists(asked.key.to_string()));
+        }
+        let note = self.driver.create(asked, &new)?;
         unfinished.note = Some(note.clone());
-        let now = now();
-        let snapshot = Snapshot {
-            id,
-            info: Info {
-                name: key.clone(),
-                parent: parent.cloned(),
-                kind,
-                created: now,
-                updated: now,
-                labels,
-            },
-            note,
-            usage: None,
-        };
+        let snapshot = snapshot(asked, asked.key.clone(), asked.kind, note, None);
         Sidecar::write(&new, &snapshot)?;
-        let directory = self.directories.publish(id)?;
+        let directory = self.directories.publish(asked.id)?;
         unfinished.stage = Some(Stage::Published);
-        let parent_id = parents.first().map(|parent| parent.id);
         let mounts = self.driver.mounts(&Chain {
             snapshot: snapshot.clone(),
             directory,
-            parents: self.with_directories(parents),
+            parents: self.with_directories(asked.parents.to_vec()),
         })?;
-        self.store.insert(snapshot, parent_id)?;
+        let parent = asked.parents.first().map(|parent| parent.id);
+        self.store.insert(snapshot, parent)?;
         unfinished.stage = None;
         Ok(mounts)
+    }
+
+    /// Records a layer that the driver has already, so that containerd finds it.
+    fn keep_ready_made(
+        &self,
+        mut unfinished: Unfinished<'_>,
+        asked: &NewSnapshot<'_>,
+        name: Key,
+        ready: Committed,
+    ) -> Result<()> {
+        unfinished.note = Some(ready.note.clone());
+        let snapshot = snapshot(asked, name, Kind::Committed, ready.note, ready.usage);
+        Sidecar::write(&self.directories.at(Stage::New, asked.id), &snapshot)?;
+        self.directories.publish(asked.id)?;
+        unfinished.stage = Some(Stage::Published);
+        let parent = asked.parents.first().map(|parent| parent.id);
+        match self.store.insert(snapshot, parent) {
+            Ok(()) => unfinished.stage = None,
+            // Another request for the same layer was quicker, and this one's directory goes.
+            Err(Error::AlreadyExists(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// [`Snapshots::mounts`], by who holds the name.
@@ -432,6 +456,31 @@ impl Drop for Unfinished<'_> {
         if let Some(stage) = self.stage {
             self.of.sweeper.bury(self.id, self.note.take(), stage);
         }
+    }
+}
+
+/// A snapshot as it is asked for, from now on.
+fn snapshot(
+    asked: &NewSnapshot<'_>,
+    name: Key,
+    kind: Kind,
+    note: Note,
+    usage: Option<Usage>,
+) -> Snapshot {
+    let now = now();
+    let parent = asked.parents.first();
+    Snapshot {
+        id: asked.id,
+        info: Info {
+            name,
+            parent: parent.map(|parent| parent.info.name.clone()),
+            kind,
+            created: now,
+            updated: now,
+            labels: asked.labels.clone(),
+        },
+        note,
+        usage,
     }
 }
 

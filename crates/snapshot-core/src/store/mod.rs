@@ -164,7 +164,7 @@ impl Store {
         self.storage.sidecar_is_current(id);
     }
 
-    /// Adds an active snapshot or a view; on the disk when it returns.
+    /// Adds an active snapshot, a view, or a committed one that nobody prepared; on the disk when it returns.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the parent; [`Error::Invalid`] for a

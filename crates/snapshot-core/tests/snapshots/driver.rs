@@ -8,7 +8,7 @@ use std::{
 
 use snapshot_core::{
     Chain, Committed, Driver, Error, Labels, Mount, NewSnapshot, Note, OverlayOptions, Owners,
-    PlainDriver, Remains, Result, Snapshot, SnapshotId, Usage,
+    PlainDriver, Remains, Result, Snapshot, SnapshotId, TARGET_LABEL, Usage,
 };
 
 /// A call of a driver.
@@ -64,6 +64,8 @@ struct State {
     /// Commits that were stored, and that were not.
     committed: Vec<SnapshotId>,
     uncommitted: Vec<SnapshotId>,
+    /// Layers that are there before they are pulled.
+    ready_made: BTreeSet<String>,
 }
 
 impl TestDriver {
@@ -111,6 +113,12 @@ impl TestDriver {
     pub(crate) fn let_go(&self, step: Step) {
         self.state.lock().unwrap().held.remove(&step);
         self.changed.notify_all();
+    }
+
+    /// From now on that layer is there.
+    pub(crate) fn has_ready_made(&self, target: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.ready_made.insert(target.to_owned());
     }
 
     /// From now on a commit does not count.
@@ -172,6 +180,18 @@ impl Driver for TestDriver {
         self.plain.create(new, directory)?;
         self.step(Step::CreateEnd)?;
         Ok(Note(format!("made as {}", new.id)))
+    }
+
+    fn ready_made(&self, new: &NewSnapshot<'_>, directory: &Path) -> Result<Option<Committed>> {
+        let target = &new.labels[TARGET_LABEL];
+        if !self.state.lock().unwrap().ready_made.contains(target) {
+            return Ok(None);
+        }
+        self.plain.create(new, directory)?;
+        Ok(Some(Committed {
+            usage: None,
+            note: Note(format!("ready-made {target}")),
+        }))
     }
 
     fn mounts(&self, chain: &Chain) -> Result<Vec<Mount>> {

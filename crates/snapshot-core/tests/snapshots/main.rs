@@ -12,6 +12,7 @@ mod full;
 mod grpc;
 mod model;
 mod operations;
+mod ready_made;
 mod recovery;
 mod root;
 mod threads;
