@@ -16,7 +16,8 @@ HARNESS := $(TARGET)/$(TUPLE)/debug
 export POUCH_BUILD := release
 BINARIES := containerd-shim-runlxc-v2 runlxc runlxc-init containerd-shim-runv-v2 runv runv-agent snapshotter-quota snapshotter-remote
 CRATES := -p runlxc -p runlxc-init -p runv -p runv-agent -p snapshotter-quota -p snapshotter-remote
-UNITS := snapshotter-quota.service snapshotter-quota.socket snapshotter-remote-store.service
+UNITS := snapshotter-quota.service snapshotter-quota.socket snapshotter-remote-store.service \
+	snapshotter-remote.service snapshotter-remote.socket
 EXAMPLES := $(DESTDIR)$(PREFIX)/share/pouch-plugins
 
 # What apt has and the build, the tests or the demo use (erofs-utils: fsck.erofs, a second opinion on image disks;
@@ -86,7 +87,7 @@ install: ## binaries, units and examples into DESTDIR/PREFIX
 	install -m 0755 $(addprefix $(RELEASE)/,$(BINARIES)) $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(EXAMPLES)/containerd
 	install -m 0644 packaging/containerd/*.toml $(EXAMPLES)/containerd/
-	install -m 0644 packaging/quota.toml packaging/remote-store.toml $(EXAMPLES)/
+	install -m 0644 packaging/quota.toml packaging/remote.toml packaging/remote-store.toml $(EXAMPLES)/
 	for unit in $(UNITS); do
 		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' packaging/systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit
 		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit

@@ -16,9 +16,10 @@ use k8s_cri::v1::{
     ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
-    StopContainerRequest, StopPodSandboxRequest, runtime_service_client::RuntimeServiceClient,
+    PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, PullImageRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -193,6 +194,19 @@ impl Cri {
         let info = self.call("Status", client.status(request))?.info;
         let config = info.get("config").context("no configuration is told")?;
         Ok(serde_json::from_str(config)?)
+    }
+
+    /// Pulls an image from its registry.
+    pub fn pull(&self, reference: &str) -> Result<()> {
+        let mut client = ImageServiceClient::new(self.connection.channel());
+        let request = PullImageRequest {
+            image: Some(ImageSpec {
+                image: reference.to_owned(),
+                ..ImageSpec::default()
+            }),
+            ..PullImageRequest::default()
+        };
+        self.call("PullImage", client.pull_image(request)).map(drop)
     }
 
     /// Runs a pod's sandbox; its id comes back.

@@ -2,7 +2,7 @@
 //!
 //! From the ground up: programs and waiting ([`process`], [`wait`], [`terminal`]); what tests run
 //! with ([`versions`], [`runtime`], [`images`], [`listing`]); one containerd and its client ([`containerd`],
-//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]); the host's lxcfs ([`lxcfs`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
+//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]), with a store of disks ([`store`]); a registry to pull from ([`registry`]); the host's lxcfs ([`lxcfs`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
 //! [`check`], with which the tests are written.
 
 pub mod apt;
@@ -34,9 +34,11 @@ pub mod process;
 pub mod profile;
 pub mod proxy;
 pub mod random;
+pub mod registry;
 pub mod runtime;
 pub mod skip;
 pub mod snapshotter;
+pub mod store;
 pub mod sweep;
 pub mod tag;
 mod template;

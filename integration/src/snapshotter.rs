@@ -74,9 +74,18 @@ pub struct Snapshotter {
 impl Setup {
     /// `snapshotter-quota` of this workspace with that configuration.
     pub fn quota(config: &str) -> Result<Self> {
+        Self::of("quota", config)
+    }
+
+    /// `snapshotter-remote` of this workspace with that configuration.
+    pub fn remote(config: &str) -> Result<Self> {
+        Self::of("remote", config)
+    }
+
+    fn of(name: &str, config: &str) -> Result<Self> {
         Ok(Self {
-            program: built("snapshotter-quota")?,
-            name: "quota".to_owned(),
+            program: built(&format!("snapshotter-{name}"))?,
+            name: name.to_owned(),
             config: config.to_owned(),
             root: None,
             umask: 0o022,

@@ -32,7 +32,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "snapshotter-quota",
         &["mounts", "proto", "snapshot-core", "sys"],
     ),
-    ("snapshotter-remote", &["disk", "snapshot-core", "sys"]),
+    (
+        "snapshotter-remote",
+        &["disk", "mounts", "snapshot-core", "sys"],
+    ),
     ("runlxc-init", &["launch", "mounts", "sys"]),
     (
         "runlxc",

@@ -180,6 +180,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// No store gave an object, nor said that it has none.
+    #[error("{store} did not give {object}: {what}")]
+    Unreachable {
+        /// The object.
+        object: String,
+        /// The store that was asked last.
+        store: String,
+        /// What it said.
+        what: String,
+    },
     /// Standard output does not take what it is given.
     #[error("writing to standard output")]
     Output(#[source] io::Error),

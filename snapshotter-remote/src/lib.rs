@@ -7,13 +7,15 @@
 //!                                \--> digests of its blobs' tables -> chunks
 //! ```
 //!
-//! docs/remote.md draws the store and gives its reasons.
+//! [`store`] is where disks are kept, [`serve`] gives them to hosts, [`host`] is the daemon there.
+//! docs/remote.md draws them and gives the reasons.
 
 pub mod chunk;
 pub mod cli;
 pub mod cut;
 mod error;
 mod fields;
+pub mod host;
 pub mod image;
 pub mod manifest;
 pub mod serve;

@@ -27,6 +27,50 @@ pub(super) enum Command {
     /// Convert images, once for all hosts, and look after what came of them.
     #[command(subcommand)]
     Store(Store),
+    /// Serve containerd's snapshots on this host: layers that a store has are not pulled.
+    Serve(HostServe),
+    /// List the disks of this host, and how much of each is here.
+    Status(Host),
+    /// Try what disks need on this host; fails when somebody must act.
+    Doctor(Host),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Host {
+    /// The configuration of the daemon [default: /etc/snapshotter-remote/config.toml].
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Directory of its snapshots and cache, if it is not that of the configuration.
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Its socket, if it is not that of the configuration.
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) address: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct HostServe {
+    /// Directory of all snapshots and of the cache.
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Socket that containerd connects to.
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) address: Option<PathBuf>,
+    /// A store, http://HOST:PORT; several with the same disks if given again.
+    #[arg(long = "store", value_name = "URL")]
+    pub(super) stores: Vec<String>,
+    /// The public keys that are trusted: a file with a line for each, copied from the stores' key.pub.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// This host's token, in a file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Where metrics are: unix:/PATH or a loopback address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics: Option<MetricsAddress>,
+    /// Everything else, and all of this [default: /etc/snapshotter-remote/config.toml].
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

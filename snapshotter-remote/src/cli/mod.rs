@@ -2,6 +2,7 @@
 //! standard error.
 
 mod arguments;
+mod host;
 mod store;
 
 use std::{
@@ -26,8 +27,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(u8::MAX));
         }
     };
-    let Command::Store(command) = arguments.command;
-    match store::perform(&command) {
+    let performed = match arguments.command {
+        Command::Store(command) => store::perform(&command),
+        Command::Serve(asked) => host::serve(&asked),
+        Command::Status(asked) => host::status(&asked),
+        Command::Doctor(asked) => host::doctor(&asked),
+    };
+    match performed {
         Ok(code) => code,
         // As with `ls | head -1`: the reader has what it wanted.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -58,4 +64,34 @@ fn out(text: &str) -> Result<()> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(Error::Output)
+}
+
+/// For people: one place behind the point.
+fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut shift = 10;
+    let mut unit = units[0];
+    for next in &units[1..] {
+        if bytes >> shift < 1024 {
+            break;
+        }
+        shift += 10;
+        unit = next;
+    }
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn lengths_are_told_in_the_unit_that_fits() {
+        assert_eq!(bytes(0), "0.0 KiB");
+        assert_eq!(bytes(4096), "4.0 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1023.9 KiB");
+        assert_eq!(bytes(3 << 19), "1.5 MiB");
+        assert_eq!(bytes(5 << 40), "5.0 TiB");
+    }
 }

@@ -6,7 +6,7 @@ use snapshot_core::daemon::Logging;
 
 use super::{
     arguments::{Add, Export, Gc, Rm, Serve, Store as Command, Verify, Wait},
-    in_one_line, out,
+    bytes, in_one_line, out,
 };
 use crate::{
     Result,
@@ -185,34 +185,4 @@ fn override_by(config: &mut Config, asked: &Serve) {
 fn export(asked: &Export) -> Result<()> {
     let store = Store::open(&asked.directory.path)?;
     store.export(asked.chain_id.0, &asked.file)
-}
-
-/// For people: one place behind the point.
-fn bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut shift = 10;
-    let mut unit = units[0];
-    for next in &units[1..] {
-        if bytes >> shift < 1024 {
-            break;
-        }
-        shift += 10;
-        unit = next;
-    }
-    let tenths = (u128::from(bytes) * 10) >> shift;
-    format!("{}.{} {unit}", tenths / 10, tenths % 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn lengths_are_told_in_the_unit_that_fits() {
-        assert_eq!(bytes(0), "0.0 KiB");
-        assert_eq!(bytes(4096), "4.0 KiB");
-        assert_eq!(bytes((1 << 20) - 1), "1023.9 KiB");
-        assert_eq!(bytes(3 << 19), "1.5 MiB");
-        assert_eq!(bytes(5 << 40), "5.0 TiB");
-    }
 }

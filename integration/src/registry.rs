@@ -1,0 +1,210 @@
+//! A registry of the harness's images on a port of this machine: as much of the OCI distribution-spec as
+//! pulling needs, and a count of what was pulled.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::images::Image;
+
+/// A running registry.
+#[derive(Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// By digest: the archive, and where in it.
+    blobs: BTreeMap<String, (PathBuf, u64, u64)>,
+    /// Digests of manifests, by name.
+    manifests: BTreeMap<String, String>,
+    layers: Vec<String>,
+    pulled: Mutex<Vec<String>>,
+    is_ending: AtomicBool,
+}
+
+impl Registry {
+    /// One with these images.
+    pub fn with_images(images: &[Image]) -> Result<Self> {
+        let mut shared = Shared::default();
+        for image in images {
+            shared.add(*image)?;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(shared);
+        let served = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if served.is_ending.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(client), served) = (client, Arc::clone(&served)) else {
+                    continue;
+                };
+                // A client that goes away has what it wanted.
+                std::thread::spawn(move || drop(served.serve(client)));
+            }
+        });
+        Ok(Self {
+            shared,
+            address,
+            thread: Some(thread),
+        })
+    }
+
+    /// What a client calls an image of it.
+    #[must_use]
+    pub fn reference(&self, image: Image) -> String {
+        format!("{}/{}:1", self.address, name(image))
+    }
+
+    /// The layers that were pulled since this was asked last, by digest.
+    #[must_use]
+    pub fn pulled_layers(&self) -> Vec<String> {
+        let mut pulled = self
+            .shared
+            .pulled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let layers = std::mem::take(&mut *pulled).into_iter();
+        layers
+            .filter(|digest| self.shared.layers.contains(digest))
+            .collect()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.shared.is_ending.store(true, Ordering::Relaxed);
+        // It looks when somebody connects.
+        drop(TcpStream::connect(self.address));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// What it is called here.
+fn name(image: Image) -> String {
+    let key = image.key();
+    key.split('.').next().unwrap_or_default().to_owned()
+}
+
+impl Shared {
+    fn add(&mut self, image: Image) -> Result<()> {
+        let path = image.archive()?;
+        let mut archive = tar::Archive::new(File::open(&path)?);
+        let mut index = Vec::new();
+        for entry in archive.entries_with_seek()? {
+            let mut entry = entry?;
+            let name = entry.path()?.display().to_string();
+            if let Some(digest) = name.strip_prefix("blobs/sha256/") {
+                let place = (path.clone(), entry.raw_file_position(), entry.size());
+                self.blobs.insert(format!("sha256:{digest}"), place);
+            } else if name == "index.json" {
+                entry.read_to_end(&mut index)?;
+            }
+        }
+        let index: Value = serde_json::from_slice(&index)?;
+        let manifest = index["manifests"][0]["digest"].as_str();
+        let manifest = manifest.context("an index names a manifest")?.to_owned();
+        let document: Value = serde_json::from_slice(&self.blob(&manifest)?)?;
+        let layers = document["layers"].as_array().context("layers")?.iter();
+        self.layers
+            .extend(layers.filter_map(|layer| Some(layer["digest"].as_str()?.to_owned())));
+        self.manifests.insert(name(image), manifest);
+        Ok(())
+    }
+
+    fn blob(&self, digest: &str) -> Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let (path, at, bytes) = self.blobs.get(digest).context("no such blob")?;
+        let mut contents = vec![0; usize::try_from(*bytes)?];
+        File::open(path)?.read_exact_at(&mut contents, *at)?;
+        Ok(contents)
+    }
+
+    /// Answers the requests of a connection.
+    fn serve(&self, mut client: TcpStream) -> Result<()> {
+        let mut lines = BufReader::new(client.try_clone()?);
+        if lines.fill_buf()?.first() == Some(&TLS) {
+            // Clients that try it first go on without when they are answered so.
+            let refusal = "HTTP/1.0 400 Bad Request\r\n\r\nthis is HTTP\n";
+            return Ok(client.write_all(refusal.as_bytes())?);
+        }
+        loop {
+            let mut request = String::new();
+            if lines.read_line(&mut request)? == 0 {
+                return Ok(());
+            }
+            let mut field = String::from("more");
+            while !field.trim().is_empty() {
+                field.clear();
+                if lines.read_line(&mut field)? == 0 {
+                    return Ok(());
+                }
+            }
+            let mut words = request.split(' ');
+            let (method, path) = (words.next().unwrap_or_default(), words.next());
+            self.answer(&mut client, method, path.unwrap_or_default())?;
+        }
+    }
+
+    fn answer(&self, client: &mut TcpStream, method: &str, path: &str) -> Result<()> {
+        let path = path.split('?').next().unwrap_or_default();
+        let parts: Vec<&str> = path.trim_start_matches("/v2/").split('/').collect();
+        let (digest, kind) = match parts[..] {
+            [image, "manifests", tag] if !tag.starts_with("sha256:") => {
+                (self.manifests.get(image).cloned(), MANIFEST)
+            }
+            [_, "manifests", digest] => (Some(digest.to_owned()), MANIFEST),
+            [_, "blobs", digest] => (Some(digest.to_owned()), "application/octet-stream"),
+            _ => (None, ""),
+        };
+        let found = digest.filter(|digest| self.blobs.contains_key(digest));
+        let Some(digest) = found else {
+            let status = if path == "/v2/" {
+                "200 OK"
+            } else {
+                "404 Not Found"
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            return Ok(client.write_all(head.as_bytes())?);
+        };
+        let contents = self.blob(&digest)?;
+        write!(
+            client,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: {kind}\r\n\
+             Docker-Content-Digest: {digest}\r\n\r\n",
+            contents.len()
+        )?;
+        if method == "GET" {
+            let mut pulled = self.pulled.lock().unwrap_or_else(PoisonError::into_inner);
+            pulled.push(digest);
+            drop(pulled);
+            client.write_all(&contents)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a connection by TLS begins with.
+const TLS: u8 = 22;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -1,0 +1,105 @@
+//! Stores that lie, are another's or are away: nothing is read that was not verified, what is cached goes on,
+//! and what goes wrong is told.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use integration::{conformance::mount_all, store::Store};
+
+use super::host::{Host, program};
+
+/// Changes a byte of each chunk; what they were comes back.
+fn damage(store: &Store) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>> {
+    let mut whole = Vec::new();
+    for path in store.objects("chunks")? {
+        let bytes = fs::read(&path)?;
+        let mut changed = bytes.clone();
+        // Where zstd has contents.
+        let at = bytes.len() * 2 / 3;
+        changed[at] ^= 0x10;
+        fs::write(&path, changed)?;
+        whole.push((path, bytes));
+    }
+    Ok(whole)
+}
+
+#[test]
+fn a_flipped_byte_is_refused_and_told_and_what_is_whole_again_is_read() {
+    let host = Host::start("").unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    let whole = damage(&host.store).unwrap();
+    let refused = host.mount("c", &layer).unwrap_err().to_string();
+    assert!(refused.contains("is damaged"), "{refused}");
+    let log = host.log().unwrap();
+    assert!(log.contains("a store's object is refused"), "{log}");
+    for (path, bytes) in whole {
+        fs::write(path, bytes).unwrap();
+    }
+    let mounted = host.mount("c", &layer).unwrap();
+    assert_eq!(&program(&mounted).unwrap()[..4], b"\x7fELF");
+    mounted.unmount().unwrap();
+    host.remove(&["c", &layer]).unwrap();
+    host.finish().unwrap();
+}
+
+#[test]
+fn a_disk_that_a_stranger_signed_is_unpacked() {
+    let host = Host::start("").unwrap();
+    let stranger = Store::with_images(&[integration::images::Image::Busybox]).unwrap();
+    for (ours, theirs) in host
+        .store
+        .objects("disks")
+        .unwrap()
+        .iter()
+        .zip(stranger.objects("disks").unwrap())
+    {
+        fs::copy(theirs, ours).unwrap();
+    }
+    assert_eq!(host.pull("extract").unwrap(), None);
+    let log = host.log().unwrap();
+    assert!(log.contains("not trusted here"), "{log}");
+    host.remove(&["extract"]).unwrap();
+    host.finish().unwrap();
+}
+
+#[test]
+fn a_store_that_is_away_holds_up_nothing_that_is_cached() {
+    let mut host = Host::start("deadline_seconds = 1\n").unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    host.stop_store().unwrap();
+    // The manifest is here, the rest is not.
+    let refused = host.mount("a", &layer).unwrap_err().to_string();
+    assert!(refused.contains("did not give"), "{refused}");
+    host.start_store().unwrap();
+    let mounted = host.mount("a", &layer).unwrap();
+    let expected = program(&mounted).unwrap();
+    host.stop_store().unwrap();
+    // Under a container that runs, and for a new one.
+    host.snapshotter.kill_and_restart().unwrap();
+    assert!(program(&mounted).unwrap() == expected);
+    let second = host.mount("b", &layer).unwrap();
+    assert!(program(&second).unwrap() == expected);
+    for mounted in [mounted, second] {
+        mounted.unmount().unwrap();
+    }
+    // As after a start of the machine.
+    host.take_mounts_away().unwrap();
+    let mounts = host.client().unwrap().mounts("a").unwrap();
+    let again = mount_all(&mounts, &host.snapshotter.work().join("a")).unwrap();
+    assert!(program(&again).unwrap() == expected);
+    again.unmount().unwrap();
+    assert_eq!(host.pull("again").unwrap().unwrap(), layer);
+    host.remove(&["a", "b"]).unwrap();
+    host.finish_layer(&layer).unwrap();
+    host.finish().unwrap();
+}
+
+impl Host {
+    /// Removes the last one that stands on a disk: nothing of it stays in the cache.
+    fn finish_layer(&self, layer: &str) -> Result<()> {
+        ensure!(self.cached("disks")?.len() == 1 && self.cached("blobs")?.len() == 1);
+        self.remove(&[layer])?;
+        ensure!(self.cached("disks")?.is_empty() && self.cached("blobs")?.is_empty());
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! The daemon on a host.
+
+use std::{fmt::Write, process::ExitCode};
+
+use super::{
+    arguments::{Host, HostServe},
+    bytes, in_one_line, out,
+};
+use crate::{Result, host};
+
+/// `snapshotter-remote serve`.
+pub(super) fn serve(asked: &HostServe) -> Result<ExitCode> {
+    let asked = asked.clone();
+    let reread = move || {
+        let mut config = host::Config::read(asked.config.as_deref())?;
+        override_by(&mut config, &asked);
+        Ok(config)
+    };
+    let config = reread()?;
+    host::serve(&config, Box::new(reread))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts what the flags say over a configuration.
+fn override_by(config: &mut host::Config, asked: &HostServe) {
+    if let Some(root) = &asked.root {
+        config.root.clone_from(root);
+    }
+    if let Some(address) = &asked.address {
+        config.address.clone_from(address);
+    }
+    if !asked.stores.is_empty() {
+        config.store.urls.clone_from(&asked.stores);
+    }
+    if asked.key_file.is_some() {
+        config.store.key_file.clone_from(&asked.key_file);
+    }
+    if asked.token_file.is_some() {
+        config.store.token_file.clone_from(&asked.token_file);
+    }
+    if let Some(metrics) = &asked.metrics {
+        config.metrics.address = Some(metrics.clone());
+    }
+}
+
+/// `snapshotter-remote status`.
+pub(super) fn status(asked: &Host) -> Result<ExitCode> {
+    let config = config(asked)?;
+    let mut text = String::new();
+    for disk in host::status(&config.root, &config.store.keys()?)? {
+        match disk {
+            Ok(disk) => {
+                let (all, here) = disk.chunks;
+                let fetched = match (here * 100).checked_div(all) {
+                    Some(percent) => format!("{here} of {all} chunks here ({percent} %)"),
+                    None => "no chunk is needed yet".to_owned(),
+                };
+                let mounted = if disk.is_mounted { ", mounted" } else { "" };
+                let plural = if disk.layers == 1 { "" } else { "s" };
+                writeln!(
+                    text,
+                    "sha256:{}  {} layer{plural}  {}  {fetched}{mounted}",
+                    disk.chain_id,
+                    disk.layers,
+                    bytes(disk.bytes)
+                )
+            }
+            Err(error) => writeln!(text, "{}", in_one_line(&error)),
+        }
+        .expect("a string takes everything");
+    }
+    out(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `snapshotter-remote doctor`.
+pub(super) fn doctor(asked: &Host) -> Result<ExitCode> {
+    let findings = host::doctor(&config(asked)?)?;
+    let mut text = String::new();
+    for finding in &findings {
+        let severity = finding.severity.to_string();
+        writeln!(text, "{severity:<8} {}", finding.what).expect("a string takes everything");
+    }
+    out(&text)?;
+    let is_ill = findings
+        .iter()
+        .any(|finding| finding.severity == host::Severity::Error);
+    Ok(if is_ill {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn config(asked: &Host) -> Result<host::Config> {
+    let mut config = host::Config::read(asked.config.as_deref())?;
+    if let Some(root) = &asked.root {
+        config.root.clone_from(root);
+    }
+    if let Some(address) = &asked.address {
+        config.address.clone_from(address);
+    }
+    Ok(config)
+}

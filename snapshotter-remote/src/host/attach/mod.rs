@@ -1,0 +1,142 @@
+//! Back ends: how a blob of the cache becomes what the kernel reads. Which works is tried, not assumed.
+//!
+//! | back end | needs | a container starts | without the daemon |
+//! |---|---|---|---|
+//! | `copy` | EROFS from files (6.12) or loop devices (5.16) | when the whole disk is here | goes on |
+
+mod copy;
+mod mount;
+
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
+
+use serde::Deserialize;
+use snapshot_core::{Result, daemon::suggestion};
+
+pub(super) use copy::Copy;
+pub(super) use mount::{Carrier, is_mounted, mount};
+
+use super::{blob::Blob, probe};
+
+/// A back end.
+pub(super) trait Attach: fmt::Debug + Send + Sync {
+    /// Which it is.
+    fn kind(&self) -> Kind;
+
+    /// What the kernel gets the files by.
+    fn carrier(&self) -> Carrier;
+
+    /// Sees to it that these blobs can be mounted: from when this returns, whoever reads of them reads
+    /// what was verified, or an error.
+    ///
+    /// # Errors
+    /// What keeps them from being fetched.
+    fn open(&self, blobs: &[Arc<Blob>]) -> Result<()>;
+}
+
+/// The back ends there are, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Everything is fetched before it is mounted.
+    Copy,
+}
+
+/// A back end, or whichever works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Choice {
+    /// The first that works.
+    #[default]
+    Auto,
+    /// This one, or none at all.
+    Pinned(Kind),
+}
+
+/// Why a back end was not taken.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// Which.
+    pub kind: Kind,
+    /// What it said when it was tried.
+    pub why: String,
+}
+
+impl Kind {
+    /// All, the best first.
+    pub const ALL: [Self; 1] = [Self::Copy];
+
+    /// As it is written in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let found = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+        found.map(Self::Pinned).ok_or_else(|| {
+            let names: Vec<&str> = ["auto"]
+                .into_iter()
+                .chain(Kind::ALL.map(Kind::name))
+                .collect();
+            format!(
+                "there is no back end {text:?}; {}",
+                suggestion(text, &names)
+            )
+        })
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// What was found out about the back ends.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// The one to take.
+    pub(super) chosen: Option<(Kind, Carrier)>,
+    /// Those before it that do not work.
+    pub(super) rejected: Vec<Rejected>,
+}
+
+/// Tries the back ends that may be taken, one after the other, below that directory.
+///
+/// # Errors
+/// What keeps them from being tried at all.
+pub(super) fn choose(choice: Choice, root: &Path) -> Result<Tried> {
+    let mut rejected = Vec::new();
+    for kind in Kind::ALL {
+        if choice != Choice::Auto && choice != Choice::Pinned(kind) {
+            continue;
+        }
+        match probe::carrier(root)? {
+            Ok(carrier) => {
+                let chosen = Some((kind, carrier));
+                return Ok(Tried { chosen, rejected });
+            }
+            Err(why) => rejected.push(Rejected { kind, why }),
+        }
+    }
+    Ok(Tried {
+        chosen: None,
+        rejected,
+    })
+}

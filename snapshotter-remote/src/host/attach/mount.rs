@@ -1,0 +1,97 @@
+//! EROFS of a metadata image and the blobs that are its devices, at a directory. It mounts what it is given.
+
+use std::{
+    ffi::CString,
+    fmt,
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{FsType, statfs};
+use snapshot_core::{Error, Result};
+use sys::{FsContext, LoopAccess, LoopDevice, mount_api};
+
+/// `EROFS_SUPER_MAGIC_V1` of linux/magic.h.
+const EROFS: FsType = FsType(0xE0F5_E1E2);
+
+/// What fsconfig(2) takes of a word.
+const WORD_BYTES_MAX: usize = 255;
+
+/// `MOUNT_ATTR_RDONLY`.
+const READ_ONLY: u32 = 1;
+
+/// What the kernel gets the files of a disk by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Carrier {
+    /// As they are (Linux 6.12).
+    Files,
+    /// Each as a loop device (Linux 5.16 for disks of several devices).
+    Loops,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Files => "EROFS from files",
+            Self::Loops => "EROFS from loop devices",
+        })
+    }
+}
+
+/// Whether a disk is mounted there.
+pub(in crate::host) fn is_mounted(target: &Path) -> Result<bool> {
+    let about = statfs(target).map_err(|errno| Error::io("look at", target)(errno.into()))?;
+    Ok(about.filesystem_type() == EROFS)
+}
+
+/// Mounts it, read-only.
+pub(in crate::host) fn mount(
+    carrier: Carrier,
+    metadata: &Path,
+    blobs: &[&File],
+    target: &Path,
+) -> Result<()> {
+    let mounted = match carrier {
+        Carrier::Files => files(metadata, blobs, target),
+        Carrier::Loops => loops(metadata, blobs, target),
+    };
+    mounted.map_err(Error::io("mount a disk at", target))
+}
+
+fn files(metadata: &Path, blobs: &[&File], target: &Path) -> io::Result<()> {
+    // Paths of descriptors are short and mean what was opened.
+    let opened = File::open(metadata)?;
+    let blobs: Vec<PathBuf> = blobs.iter().map(|blob| path_of(blob)).collect();
+    if metadata.as_os_str().len() > WORD_BYTES_MAX {
+        return attach(&path_of(&opened), &blobs, target);
+    }
+    // The table of mounts then says which disk it is.
+    attach(metadata, &blobs, target)
+}
+
+fn loops(metadata: &Path, blobs: &[&File], target: &Path) -> io::Result<()> {
+    let device = |path: &Path| LoopDevice::attach(path, LoopAccess::ReadOnly);
+    let metadata = device(metadata)?;
+    let devices = blobs.iter().map(|blob| device(&path_of(blob)));
+    // They go with the mount, which has them open when this ends.
+    let devices: Vec<LoopDevice> = devices.collect::<io::Result<_>>()?;
+    let paths: Vec<PathBuf> = devices.iter().map(|one| one.path().to_owned()).collect();
+    attach(metadata.path(), &paths, target)
+}
+
+fn path_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+fn attach(source: &Path, devices: &[PathBuf], target: &Path) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let context = FsContext::open(c"erofs")?;
+    context.set(c"source", &text(source)?)?;
+    for device in devices {
+        context.set(c"device", &text(device)?)?;
+    }
+    let mount = context.mount(READ_ONLY)?;
+    mount_api::move_mount(mount, File::open(target)?)
+}

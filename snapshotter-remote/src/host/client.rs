@@ -1,0 +1,303 @@
+//! Objects of stores by HTTP/1.1. It returns bytes as they came: whoever asked verifies them.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use hyper::{
+    Request, StatusCode, Uri,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+    time::timeout,
+};
+
+use super::{config::StoreConfig, metrics::Measured};
+use crate::{
+    error::{Error, Result},
+    store::Name,
+};
+
+/// Connections to a store that wait for the next request.
+const IDLE_MAX: usize = 32;
+
+/// A connection that waits longer is closed, before the server does it.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Between two rounds of asking all stores.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long an object is tried for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Each store is asked once.
+    Once,
+    /// As long as `store.deadline_seconds`.
+    Deadline,
+}
+
+/// Stores with the same objects. Its calls block.
+pub struct Client {
+    runtime: Handle,
+    http: legacy::Client<HttpConnector, String>,
+    /// Without an end of `/`.
+    stores: Vec<String>,
+    /// The one that answered last.
+    first: AtomicUsize,
+    token: Option<HeaderValue>,
+    object_limit: Duration,
+    deadline: Duration,
+    measured: Measured,
+    /// Ends the thread when it is dropped.
+    ending: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("stores", &self.stores)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a store said of an object.
+enum Answer {
+    Found(Vec<u8>),
+    Absent,
+}
+
+impl Client {
+    /// Of the stores in a configuration; none is asked yet.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an address that is none, and what keeps its thread from being started.
+    pub fn new(config: &StoreConfig, measured: Measured) -> Result<Arc<Self>> {
+        let stores = config.urls.iter().map(|url| address(url));
+        let stores = stores.collect::<Result<Vec<_>>>()?;
+        let token = config.token()?.map(|token| {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .expect("a token is of characters that can be seen");
+            value.set_sensitive(true);
+            value
+        });
+        let failed = |source| Error::File {
+            doing: "starting the client of",
+            path: config.urls.join(" ").into(),
+            source,
+        };
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (ending, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("store-client".to_owned())
+            // Either way it is over.
+            .spawn(move || drop(runtime.block_on(ended)))
+            .map_err(failed)?;
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(config.connect()));
+        connector.set_nodelay(true);
+        let mut http = legacy::Client::builder(TokioExecutor::new());
+        let http = http
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .pool_timer(TokioTimer::new());
+        Ok(Arc::new(Self {
+            http: http.build(connector),
+            runtime: handle,
+            stores,
+            first: AtomicUsize::new(0),
+            token,
+            object_limit: config.object(),
+            deadline: config.deadline(),
+            measured,
+            ending: Some(ending),
+            thread: Some(thread),
+        }))
+    }
+
+    /// An object; none when all stores that answered say that they have none.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] says what the last store said.
+    pub(super) fn get(
+        &self,
+        name: Name,
+        bytes_max: usize,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>> {
+        let end = Instant::now() + self.deadline;
+        loop {
+            let mut is_absent = false;
+            let mut failure = None;
+            let first = self.first.load(Ordering::Relaxed);
+            for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
+                match self.ask(&self.stores[index], name, bytes_max) {
+                    Ok(Answer::Found(bytes)) => {
+                        self.first.store(index, Ordering::Relaxed);
+                        return Ok(Some(bytes));
+                    }
+                    Ok(Answer::Absent) => is_absent = true,
+                    Err(what) => {
+                        self.measured.store_failed();
+                        failure = Some((index, what));
+                    }
+                }
+            }
+            let Some((index, what)) = failure.filter(|_| !is_absent) else {
+                return Ok(None);
+            };
+            if patience == Patience::Once || Instant::now() + PAUSE >= end {
+                return Err(Error::Unreachable {
+                    object: name.to_string(),
+                    store: self.stores[index].clone(),
+                    what,
+                });
+            }
+            tracing::debug!(object = %name, what, "asked for again");
+            // On the client's thread; this one waits.
+            self.runtime
+                .block_on(async { tokio::time::sleep(PAUSE).await });
+        }
+    }
+
+    /// Asks each store how it is: its address, and what is wrong with it.
+    pub fn health(&self) -> Vec<(String, Result<(), String>)> {
+        let ask = |store: &String| {
+            let answered = self.fetch(format!("{store}/v1/health"), 1024);
+            let health = match answered {
+                Ok(Answer::Found(_)) => Ok(()),
+                Ok(Answer::Absent) => Err("it is no store: it has no /v1/health".to_owned()),
+                Err(what) => Err(what),
+            };
+            (store.clone(), health)
+        };
+        self.stores.iter().map(ask).collect()
+    }
+
+    fn ask(&self, store: &str, name: Name, bytes_max: usize) -> Result<Answer, String> {
+        self.fetch(format!("{store}/v1/{name}"), bytes_max)
+    }
+
+    fn fetch(&self, url: String, bytes_max: usize) -> Result<Answer, String> {
+        let mut request = Request::get(url);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token);
+        }
+        let request = request.body(String::new()).map_err(said)?;
+        let asked = self.http.request(request);
+        let limit = self.object_limit;
+        let answered = async {
+            let whole = async {
+                let response = asked.await.map_err(said)?;
+                match response.status() {
+                    StatusCode::OK => {
+                        let bytes = read(response.into_body(), bytes_max).await?;
+                        Ok(Answer::Found(bytes))
+                    }
+                    StatusCode::NOT_FOUND => Ok(Answer::Absent),
+                    other => Err(format!("it answered {other}")),
+                }
+            };
+            let seconds = limit.as_secs();
+            let late = |_elapsed| format!("no answer within {seconds} seconds");
+            timeout(limit, whole).await.map_err(late)?
+        };
+        let answer = self.runtime.block_on(answered)?;
+        if let Answer::Found(bytes) = &answer {
+            self.measured.fetched(bytes.len());
+        }
+        Ok(answer)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.ending.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported when it happened.
+            drop(thread.join());
+        }
+    }
+}
+
+/// All of an answer, if it is not too long.
+async fn read(mut body: Incoming, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Ok(data) = frame.map_err(said)?.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > bytes_max {
+            return Err(format!("more than {bytes_max} bytes were sent"));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+fn said(error: impl std::error::Error) -> String {
+    snapshot_core::one_line(&error)
+}
+
+/// The beginning of all addresses of a store.
+fn address(url: &str) -> Result<String> {
+    let refused = |why: &str| Error::Setting(format!("{url:?} is no address of a store: {why}"));
+    let uri: Uri = url
+        .parse()
+        .map_err(|_its_words| refused("http://HOST:PORT is one"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return Err(refused(
+                "there is no TLS yet; what is fetched is verified, but tokens are sent as plain text: \
+                 use http:// to a proxy on this host that speaks TLS",
+            ));
+        }
+        _ => return Err(refused("http://HOST:PORT is one")),
+    }
+    if uri.query().is_some() || uri.host().is_none_or(str::is_empty) {
+        return Err(refused("http://HOST:PORT is one"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_of_http_and_nothing_else() {
+        let check = |url: &str, expected: Option<&str>| {
+            assert_eq!(address(url).ok().as_deref(), expected, "{url}");
+        };
+        check("http://store:7070", Some("http://store:7070"));
+        check("http://[::1]:7070/", Some("http://[::1]:7070"));
+        check("http://proxy/images", Some("http://proxy/images"));
+        for refused in [
+            "store:7070",
+            "https://store",
+            "http://store?x=1",
+            "",
+            "ftp://x",
+            "/x",
+        ] {
+            check(refused, None);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The configuration of the daemon on hosts: every key, its default, and what is refused.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use snapshot_core::daemon::{
+    LogConfig, MetricsConfig, ServerConfig, Settings,
+    config::{self, Presence},
+};
+
+use super::attach::Choice;
+use crate::{
+    error::{Error, Result},
+    signature::PublicKey,
+};
+
+/// Where the configuration is looked for.
+pub const FILE: &str = "/etc/snapshotter-remote/config.toml";
+
+/// Where snapshots and the cache are: below containerd's own directory, where the kubelet looks for free
+/// space also under versions that cannot be told another place.
+const ROOT: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.remote";
+
+/// Where containerd connects.
+const ADDRESS: &str = "/run/snapshotter-remote/snapshotter.sock";
+
+/// Keys and tokens are lines.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of all snapshots and of the cache.
+    pub root: PathBuf,
+    /// Socket that containerd connects to.
+    pub address: PathBuf,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[attach]`
+    pub attach: AttachConfig,
+}
+
+/// Where disks come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Stores with the same disks, `http://HOST:PORT`; the one that answered last is asked first.
+    pub urls: Vec<String>,
+    /// A file with the public keys that are trusted, one a line.
+    pub key_file: Option<PathBuf>,
+    /// A file with this host's token.
+    pub token_file: Option<PathBuf>,
+    /// How long a store may take to be connected to, in seconds.
+    pub connect_seconds: u64,
+    /// How long a store may take for an object, in seconds.
+    pub object_seconds: u64,
+    /// How long a chunk is tried for before whoever waits for it is told that it failed, in seconds.
+    pub deadline_seconds: u64,
+    /// Chunks that are fetched at once for one disk.
+    pub fetches_max: usize,
+}
+
+/// How disks become directories.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttachConfig {
+    /// Which back end; the first that works when it is `auto`.
+    pub kind: Choice,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from(ROOT),
+            address: PathBuf::from(ADDRESS),
+            log: LogConfig::default(),
+            metrics: MetricsConfig::default(),
+            server: ServerConfig::default(),
+            store: StoreConfig::default(),
+            attach: AttachConfig::default(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            key_file: None,
+            token_file: None,
+            connect_seconds: 3,
+            object_seconds: 30,
+            deadline_seconds: 60,
+            fetches_max: 8,
+        }
+    }
+}
+
+impl Config {
+    /// Reads that file, or the one at the usual place if there is one.
+    ///
+    /// # Errors
+    /// For a file that cannot be read, and for keys and values that are not known.
+    pub fn read(file: Option<&Path>) -> Result<Self> {
+        let (file, presence) = match file {
+            Some(file) => (file, Presence::Required),
+            None => (Path::new(FILE), Presence::Optional),
+        };
+        Ok(config::read(file, presence)?)
+    }
+
+    /// Refuses what nobody could serve with.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the key.
+    pub fn check(&self) -> Result<()> {
+        let bounded = |key: &str, value: u64, max: u64| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::Setting(format!(
+                "store.{key} is {value}; from 1 to {max} is taken"
+            )))
+        };
+        let store = &self.store;
+        bounded("connect_seconds", store.connect_seconds, 600)?;
+        bounded("object_seconds", store.object_seconds, 3600)?;
+        bounded("deadline_seconds", store.deadline_seconds, 3600)?;
+        bounded("fetches_max", store.fetches_max as u64, 256)?;
+        if store.urls.is_empty() {
+            return Err(Error::Setting(
+                "no store is named: --store http://HOST:PORT, or store.urls in the configuration"
+                    .to_owned(),
+            ));
+        }
+        Ok(self.server.check()?)
+    }
+
+    /// What the daemon is made of.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            address: self.address.clone(),
+            metrics: self.metrics.address.clone(),
+            server: self.server,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Who is trusted.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] without a file; [`Error::Key`] for one that has something else.
+    pub fn keys(&self) -> Result<Vec<PublicKey>> {
+        let Some(path) = &self.key_file else {
+            return Err(Error::Setting(
+                "no key is trusted: --key-file FILE (store.key_file), a copy of the store's key.pub"
+                    .to_owned(),
+            ));
+        };
+        let text = read(path, "reading the keys in")?;
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys = lines.map(str::parse).collect::<Result<Vec<PublicKey>, _>>();
+        let path = path.clone();
+        match keys {
+            Ok(keys) if keys.is_empty() => Err(Error::Key {
+                path,
+                what: "it has no key",
+            }),
+            Ok(keys) => Ok(keys),
+            Err(what) => Err(Error::Key { path, what }),
+        }
+    }
+
+    /// What this host says to be let in.
+    ///
+    /// # Errors
+    /// What keeps it from being read.
+    pub fn token(&self) -> Result<Option<String>> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let text = read(path, "reading the token in")?;
+        let token = text.trim();
+        let is_one = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_one {
+            let path = path.clone();
+            let what = "it is no token: one word of 32 to 512 characters";
+            return Err(Error::Key { path, what });
+        }
+        Ok(Some(token.to_owned()))
+    }
+
+    pub(super) fn connect(&self) -> Duration {
+        Duration::from_secs(self.connect_seconds)
+    }
+
+    pub(super) fn object(&self) -> Duration {
+        Duration::from_secs(self.object_seconds)
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_secs(self.deadline_seconds)
+    }
+}
+
+fn read(path: &Path, doing: &'static str) -> Result<String> {
+    let failed = |source| Error::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(failed)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_key_with_its_default() {
+        let example = include_str!("../../../packaging/remote.toml");
+        let whole = example.replace("\n#: ", "\n");
+        let text: String = example
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, &text).unwrap();
+        assert_eq!(Config::read(Some(&file)).unwrap(), Config::default());
+        std::fs::write(&file, whole).unwrap();
+        let mut config = Config::read(Some(&file)).unwrap();
+        config.store.urls.push("http://store:7070".to_owned());
+        assert!(config.store.token_file.is_some() && config.store.key_file.is_some());
+        assert!(config.metrics.address.is_some());
+        config.check().unwrap();
+        std::fs::write(&file, "[store]\nurl = 1").unwrap();
+        let error = Config::read(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("urls"), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_without_store_or_key_says_what_is_missing() {
+        let error = Config::default().check().unwrap_err().to_string();
+        assert!(error.contains("--store http://HOST:PORT"), "{error}");
+        let error = StoreConfig::default().keys().unwrap_err().to_string();
+        assert!(error.contains("--key-file"), "{error}");
+    }
+}

@@ -1,0 +1,470 @@
+//! The disks of a host: manifests and metadata in the cache, blobs behind them, and what is mounted. Whatever
+//! comes from a store is verified here before it is kept.
+//!
+//! ```text
+//!  ROOT/disks/CHAINID/manifest   as the store signed it
+//!  ROOT/disks/CHAINID/metadata   for EROFS with devices; whole, or not there
+//!  ROOT/blobs/TABLE/             see blob.rs
+//! ```
+//!
+//! What no snapshot stands on goes when the last of them is removed, or at the next start.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use disk::Digest;
+use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage, one_line};
+
+use super::{
+    attach::{self, Attach},
+    blob::{Blob, Source, TABLE_BYTES_MAX},
+    client::{Client, Patience},
+    files,
+    metrics::{Measured, Outcome},
+    uses::Uses,
+};
+use crate::{
+    chunk::{self, ChunkId},
+    error::{Error, Result},
+    manifest::Manifest,
+    signature::{self, PublicKey, digest},
+    store::Name,
+    table::Table,
+};
+
+/// A store that did not answer is left alone for so long, so that each layer of a pull does not wait for it.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// Where disks are, below the root.
+pub(super) const DISKS: &str = "disks";
+
+/// What the kernel mounts, in a disk's directory.
+pub(super) const METADATA: &str = "metadata";
+
+/// The disks below one root.
+#[derive(Debug)]
+pub(super) struct Disks {
+    root: PathBuf,
+    keys: Vec<PublicKey>,
+    fetcher: Arc<Fetcher>,
+    attach: Box<dyn Attach>,
+    measured: Measured,
+    blobs: Mutex<HashMap<[u8; 32], Arc<Blob>>>,
+    uses: Mutex<Uses>,
+    /// Held while a disk is made ready at a directory, by directory.
+    attaching: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
+    away_until: Mutex<Option<Instant>>,
+}
+
+/// Gets chunks of stores, verified.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    client: Arc<Client>,
+    measured: Measured,
+}
+
+impl Fetcher {
+    /// By that client.
+    pub(super) fn new(client: Arc<Client>, measured: Measured) -> Self {
+        Self { client, measured }
+    }
+
+    /// An object, opened; what is damaged is asked for a second time, as it may have been the way.
+    fn get<T>(&self, name: Name, bytes_max: usize, open: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
+        let mut is_second = false;
+        loop {
+            let bytes = self.client.get(name, bytes_max, Patience::Deadline)?;
+            let object = name.to_string();
+            let bytes = bytes.ok_or(Error::Absent { object })?;
+            match open(&bytes) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => {
+                    self.measured.damaged();
+                    let why = one_line(&error);
+                    tracing::error!(object = %name, why, "a store's object is refused");
+                    if is_second {
+                        return Err(error);
+                    }
+                    is_second = true;
+                }
+            }
+        }
+    }
+}
+
+impl Source for Fetcher {
+    fn chunk(&self, id: ChunkId, blocks: u32) -> CoreResult<Vec<u8>> {
+        let name = Name::Chunk(id);
+        let contents = self.get(name, chunk::STORED_BYTES_MAX, |bytes| {
+            chunk::open(bytes, id, blocks)
+        });
+        let contents = contents.map_err(refused)?;
+        self.measured.chunk();
+        Ok(contents)
+    }
+}
+
+impl Disks {
+    /// Those below that root.
+    pub(super) fn open(
+        root: &Path,
+        keys: Vec<PublicKey>,
+        fetcher: Arc<Fetcher>,
+        attach: Box<dyn Attach>,
+        measured: Measured,
+    ) -> CoreResult<Self> {
+        for directory in [DISKS, "blobs"] {
+            files::make_directory(&root.join(directory))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            keys,
+            fetcher,
+            attach,
+            measured,
+            blobs: Mutex::default(),
+            uses: Mutex::default(),
+            attaching: Mutex::default(),
+            away_until: Mutex::default(),
+        })
+    }
+
+    /// Whether there is a disk for that chain, which the snapshot then stands on. What cannot be known now
+    /// or is not trusted is none: containerd pulls and unpacks it.
+    pub(super) fn begin(&self, id: SnapshotId, chain_id: Digest) -> bool {
+        let found = self.find(chain_id);
+        let outcome = match &found {
+            Ok(Some(_)) => Outcome::Found,
+            Ok(None) => Outcome::Absent,
+            Err(error) => {
+                let why = one_line(error);
+                tracing::warn!(%chain_id, why, "a layer is unpacked, as its disk cannot be had");
+                match error {
+                    Error::Damaged { .. }
+                    | Error::Untrusted { .. }
+                    | Error::OtherVersion { .. } => {
+                        self.measured.damaged();
+                        Outcome::Refused
+                    }
+                    _ => Outcome::Unreachable,
+                }
+            }
+        };
+        self.measured.layer(outcome);
+        let Ok(Some(manifest)) = found else {
+            return false;
+        };
+        let mut uses = self.uses();
+        // It may have gone with its last user since it was found.
+        if let Err(error) = self.keep(chain_id, &manifest) {
+            let why = error.in_one_line();
+            tracing::warn!(%chain_id, why, "a layer is unpacked, as its disk cannot be kept");
+            return false;
+        }
+        let blobs = manifest.0.devices.iter().map(|device| device.table);
+        uses.begin(id, chain_id, blobs);
+        true
+    }
+
+    /// A snapshot that stood on a disk is gone.
+    pub(super) fn end(&self, id: SnapshotId, chain_id: Digest) -> CoreResult<()> {
+        let mut uses = self.uses();
+        let Some(blobs) = uses.end(id, chain_id) else {
+            return Ok(());
+        };
+        files::remove_directory(&self.disk(chain_id))?;
+        for blob in blobs {
+            self.known_blobs().remove(&blob);
+            files::remove_directory(&self.blobs_directory().join(Digest(blob).to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of all that stand on disks, and takes away what nobody stands on.
+    pub(super) fn recover(
+        &self,
+        used: impl IntoIterator<Item = (SnapshotId, Digest)>,
+    ) -> CoreResult<()> {
+        let mut uses = self.uses();
+        for (id, chain_id) in used {
+            match self.kept(chain_id) {
+                Ok(Some((manifest, _))) => {
+                    let blobs = manifest.devices.iter().map(|device| device.table);
+                    uses.begin(id, chain_id, blobs);
+                }
+                // It is asked for again when it is mounted.
+                Ok(None) | Err(_) => uses.begin(id, chain_id, []),
+            }
+        }
+        for (path, name) in directories(&self.root.join(DISKS))? {
+            if !uses.has_disk(name) {
+                files::remove_directory(&path)?;
+            }
+        }
+        for (path, name) in directories(&self.blobs_directory())? {
+            if !uses.has_blob(name.0) {
+                files::remove_directory(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts a disk at a directory, if it is not there already. It may take as long as its back end
+    /// fetches.
+    pub(super) fn attach(&self, chain_id: Digest, target: &Path) -> CoreResult<()> {
+        if attach::is_mounted(target)? {
+            return Ok(());
+        }
+        let turn = {
+            let mut attaching = self
+                .attaching
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(attaching.entry(target.to_owned()).or_default())
+        };
+        let attached = {
+            let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.attach_in_turn(chain_id, target)
+        };
+        let mut attaching = self
+            .attaching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Ours and the map's.
+        if Arc::strong_count(&turn) <= 2 {
+            attaching.remove(target);
+        }
+        attached
+    }
+
+    fn attach_in_turn(&self, chain_id: Digest, target: &Path) -> CoreResult<()> {
+        if attach::is_mounted(target)? {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let manifest = self.manifest(chain_id).map_err(refused)?;
+        let metadata = self.metadata(chain_id, &manifest)?;
+        let blobs = manifest.devices.iter();
+        let blobs = blobs.map(|device| self.blob(device.table, device.blocks));
+        let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
+        self.attach.open(&blobs)?;
+        let data: Vec<&File> = blobs.iter().map(|blob| blob.data()).collect();
+        attach::mount(self.attach.carrier(), &metadata, &data, target)?;
+        self.measured.attached();
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            %chain_id, back_end = self.attach.kind().name(), took_ms, "a disk is mounted"
+        );
+        Ok(())
+    }
+
+    /// What the layer on top of a chain takes of this host's disk.
+    pub(super) fn usage(&self, chain_id: Digest) -> CoreResult<Usage> {
+        let mut usage = Usage::default();
+        if let Ok(about) = fs::metadata(self.disk(chain_id).join(METADATA)) {
+            use std::os::unix::fs::MetadataExt;
+            usage.bytes += about.blocks() * 512;
+            usage.inodes += 1;
+        }
+        let Ok(Some((manifest, _))) = self.kept(chain_id) else {
+            return Ok(usage);
+        };
+        let top = manifest.layers.last().map(|layer| layer.diff_id);
+        let device = manifest.devices.iter().find(|one| Some(one.diff_id) == top);
+        if let Some(blob) = device.and_then(|device| self.known_blobs().get(&device.table).cloned())
+        {
+            usage.bytes += blob.allocated_bytes()?;
+            usage.inodes += 1;
+        }
+        Ok(usage)
+    }
+
+    /// Writes down what has been fetched of all blobs.
+    pub(super) fn sync(&self) {
+        let blobs: Vec<Arc<Blob>> = self.known_blobs().values().cloned().collect();
+        for blob in blobs {
+            if let Err(error) = blob.sync() {
+                let why = error.in_one_line();
+                tracing::warn!(blob = %Digest(blob.name()), why, "what was fetched is not on the disk");
+            }
+        }
+    }
+
+    /// The manifest and the signed bytes: of the cache, else of a store that is asked once.
+    fn find(&self, chain_id: Digest) -> Result<Option<(Manifest, Vec<u8>)>> {
+        // What is kept and cannot be trusted any more may have been signed anew.
+        if let Ok(Some(kept)) = self.kept(chain_id) {
+            return Ok(Some(kept));
+        }
+        if self.is_away() {
+            return Err(Error::Unreachable {
+                object: Name::Disk(chain_id).to_string(),
+                store: "the stores".to_owned(),
+                what: format!("none answered within the last {} seconds", AWAY.as_secs()),
+            });
+        }
+        self.ask(chain_id, Patience::Once)
+    }
+
+    fn ask(&self, chain_id: Digest, patience: Patience) -> Result<Option<(Manifest, Vec<u8>)>> {
+        let name = Name::Disk(chain_id);
+        let answered = self
+            .fetcher
+            .client
+            .get(name, signature::BYTES_MAX, patience);
+        let is_away = answered.is_err();
+        let mut away_until = self
+            .away_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *away_until = is_away.then(|| Instant::now() + AWAY);
+        drop(away_until);
+        let Some(bytes) = answered? else {
+            return Ok(None);
+        };
+        let manifest = signature::open(&bytes, chain_id, &self.keys)?;
+        Ok(Some((manifest, bytes)))
+    }
+
+    fn is_away(&self) -> bool {
+        let away_until = self
+            .away_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        away_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What the cache has.
+    fn kept(&self, chain_id: Digest) -> Result<Option<(Manifest, Vec<u8>)>> {
+        kept(&self.disk(chain_id), chain_id, &self.keys)
+    }
+
+    fn keep(&self, chain_id: Digest, (_, bytes): &(Manifest, Vec<u8>)) -> CoreResult<()> {
+        let path = self.disk(chain_id).join("manifest");
+        if files::read(&path, signature::BYTES_MAX)?.as_ref() == Some(bytes) {
+            return Ok(());
+        }
+        files::make_directory(&self.disk(chain_id))?;
+        files::sync(&self.root.join(DISKS))?;
+        files::place(&path, bytes)
+    }
+
+    /// The manifest of a disk that is used.
+    fn manifest(&self, chain_id: Digest) -> Result<Manifest> {
+        if let Ok(Some((manifest, _))) = self.kept(chain_id) {
+            return Ok(manifest);
+        }
+        let object = Name::Disk(chain_id).to_string();
+        let found = self.ask(chain_id, Patience::Deadline)?;
+        let found = found.ok_or(Error::Absent { object })?;
+        self.keep(chain_id, &found)?;
+        Ok(found.0)
+    }
+
+    /// The metadata of a disk, whole. Its chunks are few and small, so they are fetched one by one.
+    fn metadata(&self, chain_id: Digest, manifest: &Manifest) -> CoreResult<PathBuf> {
+        let path = self.disk(chain_id).join(METADATA);
+        let table = &manifest.devices_metadata;
+        let bytes = u64::from(table.blocks()) * disk::BLOCK_BYTES;
+        match fs::metadata(&path) {
+            Ok(about) if about.len() == bytes => return Ok(path),
+            _ => {}
+        }
+        files::place_with(&path, |file| {
+            let stored = |id: ChunkId| {
+                let verified = |bytes: &[u8]| chunk::verify(bytes, id).map(|_| bytes.to_vec());
+                let name = Name::Chunk(id);
+                self.fetcher.get(name, chunk::STORED_BYTES_MAX, verified)
+            };
+            table.restore(stored, file).map_err(refused)
+        })?;
+        Ok(path)
+    }
+
+    fn blob(&self, name: [u8; 32], blocks: u32) -> CoreResult<Arc<Blob>> {
+        if let Some(blob) = self.known_blobs().get(&name) {
+            return Ok(Arc::clone(blob));
+        }
+        // Its table may have to be fetched, for which nobody else waits.
+        let blob = Blob::open(&self.blobs_directory(), name, || self.table(name))?;
+        if blob.blocks() != blocks {
+            return Err(CoreError::DataLoss(format!(
+                "blob {} has {} blocks, its manifest says {blocks}: the store is damaged, see `store verify`",
+                Digest(name),
+                blob.blocks()
+            )));
+        }
+        // Another disk with it may have been quicker.
+        let mut blobs = self.known_blobs();
+        let blob = blobs.entry(name).or_insert_with(|| Arc::new(blob));
+        Ok(Arc::clone(blob))
+    }
+
+    fn table(&self, digest: [u8; 32]) -> CoreResult<Table> {
+        let name = Name::Table(digest);
+        let open = |bytes: &[u8]| Table::open(&name.to_string(), bytes, digest);
+        self.fetcher
+            .get(name, TABLE_BYTES_MAX, open)
+            .map_err(refused)
+    }
+
+    fn disk(&self, chain_id: Digest) -> PathBuf {
+        self.root.join(DISKS).join(chain_id.to_string())
+    }
+
+    fn blobs_directory(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    fn known_blobs(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Blob>>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uses(&self) -> MutexGuard<'_, Uses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The manifest in the directory of a disk, and the bytes that were signed.
+pub(super) fn kept(
+    directory: &Path,
+    chain_id: Digest,
+    keys: &[PublicKey],
+) -> Result<Option<(Manifest, Vec<u8>)>> {
+    let path = directory.join("manifest");
+    let Some(bytes) = files::read(&path, signature::BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let manifest = signature::open(&bytes, chain_id, keys)?;
+    Ok(Some((manifest, bytes)))
+}
+
+/// What is below a directory under the name of a digest.
+pub(super) fn directories(path: &Path) -> CoreResult<Vec<(PathBuf, Digest)>> {
+    let failed = || CoreError::io("list", path);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if let Some(name) = entry.file_name().to_str().and_then(digest) {
+            found.push((entry.path(), name));
+        }
+    }
+    Ok(found)
+}
+
+/// What containerd is told.
+fn refused(error: Error) -> CoreError {
+    match error {
+        Error::Daemon(error) => error,
+        Error::Unreachable { .. } => CoreError::Unavailable(one_line(&error)),
+        Error::Damaged { .. } | Error::Untrusted { .. } | Error::Absent { .. } => {
+            CoreError::DataLoss(one_line(&error))
+        }
+        other => CoreError::Precondition(one_line(&other)),
+    }
+}

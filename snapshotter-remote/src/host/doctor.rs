@@ -1,0 +1,133 @@
+//! What works on this host and what does not, tried now: for an operator, while the daemon runs or not.
+
+use std::{fmt, os::unix::net::UnixStream, path::Path};
+
+use super::{
+    attach::{self, Choice},
+    client::Client,
+    config::Config,
+    metrics::Measured,
+    status,
+};
+use crate::error::Result;
+
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// It is as it should be.
+    Ok,
+    /// It works, not as well as it could.
+    Warning,
+    /// Somebody must act.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is, and what to do.
+    pub what: String,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// What keeps it from looking at all: a configuration that nobody could serve with.
+pub fn doctor(config: &Config) -> Result<Vec<Finding>> {
+    config.check()?;
+    let mut findings = vec![daemon(&config.address)];
+    findings.extend(back_ends(config.attach.kind)?);
+    let client = Client::new(&config.store, Measured::default())?;
+    findings.extend(
+        client
+            .health()
+            .into_iter()
+            .map(|(store, health)| match health {
+                Ok(()) => ok(format!("store {store} answers")),
+                Err(what) => Finding {
+                    severity: Severity::Error,
+                    what: format!("store {store} does not answer: {what}"),
+                },
+            }),
+    );
+    match config.store.keys() {
+        Ok(keys) => {
+            findings.push(ok(format!("{} keys are trusted", keys.len())));
+            if config.root.join(super::disks::DISKS).is_dir() {
+                let disks = status(&config.root, &keys)?;
+                findings.push(ok(format!(
+                    "{} disks in {}",
+                    disks.len(),
+                    config.root.display()
+                )));
+                let bad = disks.into_iter().filter_map(Result::err);
+                findings.extend(bad.map(|error| Finding {
+                    severity: Severity::Warning,
+                    what: format!(
+                        "a disk here is asked for anew when it is mounted: {}",
+                        snapshot_core::one_line(&error)
+                    ),
+                }));
+            }
+        }
+        Err(error) => findings.push(Finding {
+            severity: Severity::Error,
+            what: snapshot_core::one_line(&error),
+        }),
+    }
+    Ok(findings)
+}
+
+fn ok(what: String) -> Finding {
+    let severity = Severity::Ok;
+    Finding { severity, what }
+}
+
+fn daemon(address: &Path) -> Finding {
+    match UnixStream::connect(address) {
+        Ok(_) => ok(format!("somebody serves {}", address.display())),
+        Err(error) => Finding {
+            severity: Severity::Error,
+            what: format!(
+                "nobody serves {} ({error}): systemctl start snapshotter-remote",
+                address.display()
+            ),
+        },
+    }
+}
+
+/// Tried in a directory of its own, as the daemon may be trying in its root.
+fn back_ends(choice: Choice) -> Result<Vec<Finding>> {
+    let directory = tempfile::tempdir().map_err(|source| crate::Error::File {
+        doing: "making a directory below",
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    let tried = attach::choose(choice, directory.path())?;
+    let rejected = tried.rejected.iter().map(|rejected| Finding {
+        severity: Severity::Warning,
+        what: format!("back end {} does not work: {}", rejected.kind, rejected.why),
+    });
+    let mut findings: Vec<Finding> = rejected.collect();
+    findings.push(match tried.chosen {
+        Some((kind, carrier)) => ok(format!("back end {kind}, {carrier}")),
+        None => Finding {
+            severity: Severity::Error,
+            what: "no back end works: the kernel needs EROFS, from files (6.12) or from loop devices (5.16)"
+                .to_owned(),
+        },
+    });
+    Ok(findings)
+}

@@ -1,0 +1,124 @@
+//! The daemon, put together.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use prometheus_client::registry::Registry;
+use snapshot_core::{
+    Driver, Error as CoreError, OverlayOptions, Service, Snapshots,
+    daemon::{Daemon, Logging, Served, Services, Shutdown},
+    metrics as core_metrics, probe_overlay,
+};
+
+use super::{
+    attach::{self, Attach, Copy, Kind},
+    client::Client,
+    config::Config,
+    disks::{Disks, Fetcher},
+    driver::RemoteDriver,
+    files,
+    metrics::Measured,
+};
+use crate::error::{Error, Result};
+
+/// How often what was fetched is written down, so that a loss of power does not make it be fetched again.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// Reads the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// What keeps it from serving.
+pub fn serve(config: &Config, reread: Reread) -> Result<()> {
+    config.check()?;
+    let logging = Logging::start(config.log, env!("CARGO_CRATE_NAME"))?;
+    let daemon = Daemon::claim(&config.settings())?;
+    daemon.run(|shutdown| {
+        let measured = Measured::default();
+        files::make_directory(&config.root)?;
+        let root = config.root.canonicalize();
+        let root = root.map_err(CoreError::io("find", &config.root))?;
+        let disks = disks(config, &root, &measured)?;
+        let options = overlay(&root)?;
+        let driver = RemoteDriver::new(options, Arc::clone(&disks));
+        let driver = Arc::new(driver) as Arc<dyn Driver>;
+        let snapshots = Arc::new(Snapshots::open(&root, driver)?);
+        tracing::info!(
+            root = %root.display(),
+            snapshots = snapshots.count()?,
+            "opened"
+        );
+        keep_in_sync(Arc::clone(&disks), shutdown.clone());
+        let mut registry = Registry::with_prefix("snapshotter_remote");
+        core_metrics::register(&mut registry, &snapshots);
+        measured.register(&mut registry);
+        let threads = config.server.threads();
+        let service = Service::new(snapshots, threads).into_server();
+        Ok(Served {
+            services: Services::new().with(service, config.server.requests_max),
+            registry,
+            reload: Box::new(move || reload(&logging, &reread)),
+            finish: Box::new(move || disks.sync()),
+        })
+    })
+}
+
+/// The disks, by the back end that works.
+fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>> {
+    let keys = config.store.keys()?;
+    let client = Client::new(&config.store, measured.clone())?;
+    let fetcher = Arc::new(Fetcher::new(client, measured.clone()));
+    let tried = attach::choose(config.attach.kind, root)?;
+    for rejected in &tried.rejected {
+        tracing::warn!(back_end = %rejected.kind, why = rejected.why, "a back end does not work here");
+    }
+    let Some((kind, carrier)) = tried.chosen else {
+        return Err(Error::Setting(
+            "no back end works here, so disks cannot be mounted: `snapshotter-remote doctor` says why"
+                .to_owned(),
+        ));
+    };
+    tracing::info!(back_end = %kind, by = %carrier, "disks are mounted");
+    let attach: Box<dyn Attach> = match kind {
+        Kind::Copy => {
+            let fetches_max = config.store.fetches_max;
+            Box::new(Copy::new(carrier, Arc::clone(&fetcher), fetches_max))
+        }
+    };
+    let disks = Disks::open(root, keys, fetcher, attach, measured.clone())?;
+    Ok(Arc::new(disks))
+}
+
+/// What overlay can do there, and what it needs.
+fn overlay(root: &Path) -> Result<OverlayOptions> {
+    let empty = root.join("empty");
+    files::make_directory(&empty)?;
+    Ok(OverlayOptions {
+        empty_lower: Some(empty),
+        ..probe_overlay(root)?.options()
+    })
+}
+
+/// Until the daemon ends; the last time is when it has ended.
+fn keep_in_sync(disks: Arc<Disks>, shutdown: Shutdown) {
+    tokio::spawn(async move {
+        let mut ended = std::pin::pin!(shutdown.wait());
+        while tokio::time::timeout(SYNC_EVERY, ended.as_mut())
+            .await
+            .is_err()
+        {
+            let disks = Arc::clone(&disks);
+            // A panic was reported when it happened.
+            drop(tokio::task::spawn_blocking(move || disks.sync()).await);
+        }
+    });
+}
+
+/// What SIGHUP does.
+fn reload(logging: &Logging, reread: &Reread) -> Result<(), CoreError> {
+    let invalid = |error: Error| CoreError::Invalid(snapshot_core::one_line(&error));
+    let config = reread().map_err(invalid)?;
+    logging.set_level(config.log.level);
+    Ok(())
+}

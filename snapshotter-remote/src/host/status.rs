@@ -1,0 +1,70 @@
+//! What a host has of each disk, read from its root: for an operator, while the daemon runs or not.
+
+use std::{collections::BTreeSet, path::Path};
+
+use disk::{BLOCK_BYTES, Digest};
+use mounts::mountinfo;
+
+use super::{
+    blob,
+    disks::{DISKS, METADATA, directories, kept},
+};
+use crate::{
+    error::{Error, Result},
+    signature::PublicKey,
+};
+
+/// A disk of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Its name.
+    pub chain_id: Digest,
+    /// Layers that it has in one.
+    pub layers: usize,
+    /// Length of the whole disk in bytes.
+    pub bytes: u64,
+    /// Chunks of its blobs, and how many of them are here.
+    pub chunks: (usize, usize),
+    /// Whether it is mounted, as far as its mount says which disk it is of.
+    pub is_mounted: bool,
+}
+
+/// All disks below a root; those whose manifests no key of these has signed are named instead.
+///
+/// # Errors
+/// What keeps the root from being read.
+pub fn status(root: &Path, keys: &[PublicKey]) -> Result<Vec<Result<DiskStatus, Error>>> {
+    let root = root.canonicalize().map_err(|source| Error::File {
+        doing: "looking for the root",
+        path: root.to_owned(),
+        source,
+    })?;
+    let entries = mountinfo::read().map_err(|source| Error::File {
+        doing: "reading",
+        path: "/proc/self/mountinfo".into(),
+        source,
+    })?;
+    let sources: BTreeSet<String> = entries.into_iter().map(|entry| entry.source).collect();
+    let mut found = directories(&root.join(DISKS))?;
+    found.sort_by_key(|(_, chain_id)| *chain_id);
+    let disks = found.into_iter().map(|(directory, chain_id)| {
+        let object = format!("disks/{chain_id}");
+        let kept = kept(&directory, chain_id, keys)?;
+        let (manifest, _) = kept.ok_or(Error::Absent { object })?;
+        let mut chunks = (0, 0);
+        for device in &manifest.devices {
+            // A blob of which nothing was asked for yet has no table here.
+            let (all, here) = blob::look(&root.join("blobs"), device.table)?.unwrap_or_default();
+            chunks = (chunks.0 + all, chunks.1 + here);
+        }
+        let metadata = directory.join(METADATA);
+        Ok(DiskStatus {
+            chain_id,
+            layers: manifest.layers.len(),
+            bytes: manifest.flat_blocks() * BLOCK_BYTES,
+            chunks,
+            is_mounted: sources.contains(&metadata.display().to_string()),
+        })
+    });
+    Ok(disks.collect())
+}
