@@ -68,11 +68,18 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
         rows: 24,
         columns: 80,
     };
-    let mut terminal =
-        task.exec_in_terminal(size, &["sh", "-c", "tty && read line && echo \"<$line>\""])?;
+    let script = "tty; until stty size 2>/dev/null | grep '24 80'; do :; done; read line; echo \"<$line>\"; \
+                  until stty size | grep '30 100'; do :; done";
+    let mut terminal = task.exec_in_terminal(size, &["sh", "-c", script])?;
     terminal.expect("/dev/pts/", SOON)?;
+    terminal.expect("24 80", SOON)?;
     terminal.type_text("typed\n")?;
     terminal.expect("<typed>", SOON)?;
+    terminal.resize(Size {
+        rows: 30,
+        columns: 100,
+    })?;
+    terminal.expect("30 100", SOON)?;
     terminal.finish(SOON)?;
     task.kill(Signal::SIGTERM)?;
     let code = task.remove()?;

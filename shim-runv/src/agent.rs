@@ -106,15 +106,24 @@ impl Agent {
         }
     }
 
+    /// Asks, and does not wait: the answer is nobody's to know.
+    pub(crate) fn post(&self, call: Call) -> Result<()> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.send(&Request { number, call })?;
+        Ok(())
+    }
+
+    fn send(&self, request: &Request) -> std::result::Result<(), wire::Error> {
+        let _whole = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        wire::send(&self.shared.messages, request)
+    }
+
     /// Asks, and waits for the answer.
     pub(crate) fn ask(&self, what: &'static str, call: Call, limit: Duration) -> Result<Answer> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::sync_channel(1);
         self.shared.waiting().insert(number, sender);
-        let sent = {
-            let _whole = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-            wire::send(&self.shared.messages, &Request { number, call })
-        };
+        let sent = self.send(&Request { number, call });
         let answer = match sent {
             Ok(()) => receiver.recv_timeout(limit),
             Err(wire::Error::Stream(_)) => Err(RecvTimeoutError::Disconnected),

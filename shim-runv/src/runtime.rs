@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bundle::{Bundle, HostFacts, Plan, PlanContext, Status, View};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies, Stats};
-use guest::call::{Answer, Call, Create, Exec, Process, Target};
+use guest::call::{Answer, Call, Create, Exec, Process, Size, Target};
 use launch::hooks::{self, Stage};
 use launch::plan::{CgroupView, Hook, PidOne, RootEntry, Toggle};
 use shim_core::runtime::Result;
 use shim_core::{
     Code, CreateRequest, Created, DeleteRequest, ExecRequest, Features, Identity, Options,
-    ProcessIo, Runtime, ShimError, SignalTarget, Started,
+    ProcessIo, Runtime, ShimError, SignalTarget, Started, WindowSize,
 };
 
 use crate::home::Home;
@@ -256,6 +256,14 @@ impl Contained {
         }
     }
 
+    /// Whom a request of shim-core is about; none when there is no such process.
+    fn process(&self, target: &SignalTarget) -> Option<Process> {
+        match target {
+            SignalTarget::Init | SignalTarget::All => Some(self.init()),
+            SignalTarget::Exec { pid, .. } => self.machine.processes.find(*pid),
+        }
+    }
+
     /// Ends the machine, once all that its processes have written is here.
     fn end(&self) {
         let call = Call::Delete(self.id.clone());
@@ -308,14 +316,24 @@ impl shim_core::Container for Contained {
 
     fn signal(&self, target: SignalTarget, signal: i32) -> Result<()> {
         let target = match target {
-            SignalTarget::Init => Target::One(self.init()),
             SignalTarget::All => Target::All(self.id.clone()),
-            SignalTarget::Exec { pid, .. } => match self.machine.processes.find(pid) {
-                Some(process) => Target::One(process),
-                None => return Err(Error::NotRunning.into()),
-            },
+            one => Target::One(self.process(&one).ok_or(Error::NotRunning)?),
         };
         self.tell("a signal", Call::Signal { target, signal })
+    }
+
+    fn resized(&self, target: SignalTarget, size: WindowSize) {
+        let Some(process) = self.process(&target) else {
+            return;
+        };
+        let size = Size {
+            rows: size.rows,
+            columns: size.columns,
+        };
+        // A guest that is gone has no terminals.
+        if let Err(error) = self.machine.agent.post(Call::Resize { process, size }) {
+            tracing::debug!(error = error.chain(), "a terminal keeps its size");
+        }
     }
 
     fn pause(&self) -> Result<()> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stdio::Streams;
-use task::{Accepted, Effect, Event, ExecId, Exit, Notice, ProcessName, Request, Task};
+use task::{Accepted, Effect, Event, ExecId, Exit, Notice, ProcessName, Request, Scope, Task};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -198,11 +198,13 @@ impl<C: Container> Actor<C> {
                 let size = stdio::WindowSize { rows, columns };
                 let request = Request::Resize(process.clone());
                 if let Some(reply) = self.allowed(&request, reply) {
-                    reply.send(
-                        self.processes
-                            .io(&process)
-                            .map_or(Ok(()), |io| io.resize(size)),
-                    );
+                    let resized = self.processes.io(&process);
+                    let resized = resized.map_or(Ok(()), |io| io.resize(size));
+                    if resized.is_ok() {
+                        let target = self.processes.target(process, Scope::Process);
+                        self.container.resized(target, size);
+                    }
+                    reply.send(resized);
                 }
             }
             Command::CloseStdin { process, reply } => {

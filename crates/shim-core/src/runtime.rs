@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// What a container uses; the numbers of containerd's metrics.
 pub use cgroups::Stats;
+/// Rows and columns of a terminal.
+pub use stdio::WindowSize;
 
 use crate::{Code, ShimError};
 
@@ -233,6 +235,10 @@ pub trait Container: Send + Sync + 'static {
     /// # Errors
     /// [`Code::NotFound`] when the process has ended.
     fn signal(&self, target: SignalTarget, signal: i32) -> Result<()>;
+
+    /// A process's terminal was given a size; the master that the runtime returned has it by now. Quick.
+    /// Nothing is to be done where that master is of the container's own terminal.
+    fn resized(&self, _target: SignalTarget, _size: WindowSize) {}
 
     /// Freezes all processes; returns when they are frozen.
     ///
