@@ -178,7 +178,8 @@ impl CriOptions {
             let name = runtime.name();
             let written = write!(
                 text,
-                "\n[{table}.runtimes.{runtime}]\n  runtime_type = \"{name}\"\n"
+                "\n[{table}.runtimes.{runtime}]\n  runtime_type = \"{name}\"\n  \
+                 pod_annotations = [\"org.pouch.*\"]\n"
             );
             written.expect("a String takes all");
         }

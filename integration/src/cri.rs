@@ -62,6 +62,8 @@ pub struct Pod {
     pub log_directory: PathBuf,
     /// `cgroup_parent`, empty for containerd's default.
     pub cgroup_parent: String,
+    /// Annotations, as in the pod's manifest.
+    pub annotations: Vec<(String, String)>,
 }
 
 /// A container that is to be made in a pod.
@@ -119,6 +121,7 @@ impl Pod {
                 String::new()
             },
             log_directory: self.log_directory.display().to_string(),
+            annotations: self.annotations.iter().cloned().collect(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {

@@ -23,6 +23,15 @@ fn check(
     name: &str,
     behaviour: impl Fn(&Nerdctl<'_>, &Containerd, &NetworkNamespace) -> Result<()>,
 ) {
+    check_with(name, &[Image::Busybox], behaviour);
+}
+
+/// The same, with those images.
+fn check_with(
+    name: &str,
+    images: &[Image],
+    behaviour: impl Fn(&Nerdctl<'_>, &Containerd, &NetworkNamespace) -> Result<()>,
+) {
     let run = || -> Result<()> {
         Runtime::Runlxc
             .binaries()
@@ -37,7 +46,7 @@ fn check(
         for installed in Version::available()? {
             let version = installed.version;
             let network = NetworkNamespace::new()?;
-            let mut config = Config::with_images(&[Image::Busybox]);
+            let mut config = Config::with_images(images);
             config.network = Some(network.path());
             let containerd = Containerd::start(&installed, &config)?;
             let nerdctl = Nerdctl::new(binary.clone(), &containerd, &network)?;
@@ -212,6 +221,48 @@ fn a_published_port_on_a_bridge_answers() {
             })?;
         }
         nerdctl.call(&["rm", "-f", "web"])?.success().map(drop)
+    });
+}
+
+/// nerdctl has `--annotation` from 2.0 on, which is not this one: it asks as PouchContainer did.
+#[test]
+fn pouchs_variables_make_rich_containers() {
+    let images = [Image::Busybox, Image::DebianSystemd];
+    check_with("rich", &images, |nerdctl, _, _| {
+        let (busybox, debian) = (image(), Image::DebianSystemd.reference());
+        let run = |name, rest: &[&str]| {
+            let rich = ["--net", "none", "-e", "rich_mode=true"];
+            nerdctl.run(Runtime::Runlxc, name, &[&rich, rest].concat())
+        };
+        let script = "cat /proc/1/comm; exit 3";
+        run("mini", &["--rm", &busybox, "sh", "-c", script])?
+            .with_code(3)?
+            .printing("runlxc-init")?;
+        let systemd = ["-e", "rich_mode_launch_manner=systemd"];
+        let script =
+            "trap 'exit 6' TERM; cat /proc/1/comm; id -un; while :; do sleep 1 & wait; done";
+        let words = ["-d", "-u", "daemon", &debian, "sh", "-c", script];
+        run("whole", &[&systemd[..], &words].concat())?.success()?;
+        logs_come(nerdctl, "whole", "systemd")?;
+        logs_come(nerdctl, "whole", "daemon")?;
+        nerdctl
+            .call(&[
+                "exec",
+                "whole",
+                "systemctl",
+                "is-active",
+                "pouch-application",
+            ])?
+            .success()?
+            .printing("active")?;
+        nerdctl.call(&["stop", "-t", "50", "whole"])?.success()?;
+        let inspected = nerdctl.call(&["inspect", "--format", "{{.State.ExitCode}}", "whole"])?;
+        inspected.success()?.printing("6")?;
+        nerdctl.call(&["rm", "whole"])?.success()?;
+        let wrong = ["-e", "rich_mode_launch_manner=system"];
+        run("wrong", &[&wrong[..], &["--rm", &busybox, "true"]].concat())?
+            .failing_with("the nearest is systemd")?;
+        Ok(())
     });
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::panic, reason = "a test's own functions")]
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -18,6 +18,9 @@ use integration::{
     versions::Version,
     wait::{SOON, Sources, until},
 };
+
+/// A Debian takes a busy machine its time.
+const IMPORT: Duration = Duration::from_secs(300);
 
 struct Node<'a> {
     cri: Cri,
@@ -35,6 +38,7 @@ impl Node<'_> {
             log_directory,
             // Below the instance's tag, so that the census finds what is left of it.
             cgroup_parent: format!("/{}", self.containerd.namespace),
+            annotations: Vec::new(),
         })
     }
 }
@@ -49,11 +53,12 @@ fn shell(name: &str, script: &str) -> Container {
 }
 
 fn check(behaviour: impl Fn(&Node<'_>) -> Result<()>) {
-    check_on(|| Ok(None), behaviour);
+    check_on(Image::Busybox, || Ok(None), behaviour);
 }
 
-/// With roots made by that snapshotter, or by containerd's own.
+/// With that image, and roots made by that snapshotter, or by containerd's own.
 fn check_on(
+    image: Image,
     snapshotter: impl Fn() -> Result<Option<Snapshotter>>,
     behaviour: impl Fn(&Node<'_>) -> Result<()>,
 ) {
@@ -84,11 +89,11 @@ fn check_on(
                 snapshotter: roots.to_owned(),
             });
             let containerd = Containerd::start(&installed, &config)?;
-            for image in [Image::Busybox, Image::Pause] {
+            for image in [image, Image::Pause] {
                 let mut import = command(&containerd.installed.ctr);
                 import.arg("--address").arg(containerd.address());
                 import.args(["--namespace", "k8s.io", "images", "import"]);
-                output_of(import.arg(image.archive()?), SOON)?;
+                output_of(import.arg(image.archive()?), IMPORT)?;
             }
             let node = Node {
                 cri: Cri::connect(&containerd.address())?,
@@ -230,7 +235,7 @@ fn containers_of_pods_have_the_limits_that_the_snapshotter_was_configured_with()
         let config = "[backend]\nkind = \"tmpfs\"\n[quota]\ndefault_size = \"32m\"\n";
         Snapshotter::start(Setup::quota(config)?).map(Some)
     };
-    check_on(limited, |node| {
+    check_on(Image::Busybox, limited, |node| {
         let cri = &node.cri;
         let pod = node.pod("limited", PodNetwork::Node)?;
         let pod_id = cri.run_pod(&pod)?;
@@ -259,4 +264,55 @@ fn containers_of_pods_have_the_limits_that_the_snapshotter_was_configured_with()
         )?;
         cri.remove_pod(&pod_id)
     });
+}
+
+#[test]
+fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
+    check_on(
+        Image::DebianSystemd,
+        || Ok(None),
+        |node| {
+            let cri = &node.cri;
+            let pod = Pod {
+                annotations: [
+                    ("mode", "systemd"),
+                    ("user", "daemon"),
+                    ("services", "cron"),
+                    ("prestart", "sh:cat /proc/1/comm >/var/before"),
+                ]
+                .map(|(key, value)| (format!("org.pouch.rich.{key}"), value.to_owned()))
+                .to_vec(),
+                ..node.pod("rich", PodNetwork::Own)?
+            };
+            let pod_id = cri.run_pod(&pod)?;
+            let script = "trap 'echo bye; exit 5' TERM; systemctl is-active cron; id -un; \
+                      while :; do sleep 1 & wait; done";
+            let shop = Container {
+                image: Image::DebianSystemd.reference(),
+                ..shell("shop", script)
+            };
+            let id = cri.create(&pod, &pod_id, &shop)?;
+            cri.start(&id)?;
+            let log = pod.log_directory.join(shop.log_path());
+            let has = |expected: &str| {
+                let what = format!("the log has {expected:?}");
+                until(&what, SOON, Sources::none(), || {
+                    let text = fs::read_to_string(&log).unwrap_or_default();
+                    let mut lines = text
+                        .lines()
+                        .filter_map(|line| line.split_once(" stdout F "));
+                    Ok(lines.any(|(_, said)| said == expected).then_some(()))
+                })
+            };
+            has("active")?;
+            has("daemon")?;
+            let ran = cri.exec(&id, &["sh", "-c", "cat /proc/1/comm /var/before"])?;
+            ensure!(ran.stdout == "systemd\nrunlxc-init\n", "{ran:?}");
+            cri.stop(&id, 60)?;
+            has("bye")?;
+            let status = cri.status(&id)?;
+            ensure!(status.exit_code == 5, "{status:?}");
+            cri.remove_pod(&pod_id)
+        },
+    );
 }

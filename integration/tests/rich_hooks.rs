@@ -71,7 +71,7 @@ const HOOKS: [&str; 2] = [
     "poststop=sh:echo post >>/log/order",
 ];
 
-const PROGRAM: &str = "echo run >>/log/order; trap 'exit 5' TERM; while :; do sleep 1 & wait; done";
+const PROGRAM: &str = "trap 'exit 5' TERM; echo run >>/log/order; while :; do sleep 1 & wait; done";
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +82,16 @@ enum Ending {
     PidOne,
 }
 
+/// The process that runs [`PROGRAM`], whoever its parent is.
+fn program(task: &Task<'_>) -> Result<i32> {
+    let command = format!("sh\0-c\0{PROGRAM}\0");
+    let is_it = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own == command.as_bytes())
+    };
+    let all = task.processes()?;
+    all.into_iter().find(is_it).context("no such process")
+}
+
 /// Ends it so; gives the code that is to be expected.
 fn end(task: &Task<'_>, ending: Ending) -> Result<i32> {
     let init = task.pid()?;
@@ -89,10 +99,7 @@ fn end(task: &Task<'_>, ending: Ending) -> Result<i32> {
         Ending::Stop => return task.kill(Signal::SIGTERM).map(|()| 5),
         Ending::Kill => return task.kill(Signal::SIGKILL).map(|()| 137),
         Ending::PidOne => init,
-        Ending::Program => {
-            let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
-            children.trim().parse()?
-        }
+        Ending::Program => program(task)?,
     };
     kill(Pid::from_raw(victim), Signal::SIGKILL)?;
     Ok(137)
@@ -126,6 +133,48 @@ fn they_run_once_for_each_run_however_it_ends() {
         let code = task.kill_and_remove()?;
         ensure!(code == 137, "expected 137, got {code}");
         logged.expect(&(expected + " post"))
+    });
+}
+
+/// How often each mode is started and ended, if not so often as `POUCH_CYCLES` says.
+const CYCLES: usize = 4;
+
+fn cycles() -> Result<usize> {
+    std::env::var("POUCH_CYCLES").map_or(Ok(CYCLES), |count| {
+        count.parse().context("POUCH_CYCLES is no number")
+    })
+}
+
+#[test]
+fn cycles_of_start_and_end_run_each_hook_once_in_each() {
+    check(RUNTIME, &[Image::Busybox, Image::DebianSystemd], |bench| {
+        let name = match bench.image {
+            Image::DebianSystemd => "systemd-cycles",
+            _ => "dumb-init-cycles",
+        };
+        let logged = Logged::new(bench, name, &HOOKS)?;
+        let mut task = logged.container.detach(&["sh", "-c", PROGRAM])?;
+        let endings = [Ending::Stop, Ending::Kill, Ending::Program, Ending::PidOne];
+        let mut expected = String::new();
+        for (number, ending) in endings.into_iter().cycle().take(cycles()?).enumerate() {
+            let in_cycle = || format!("cycle {number}, {ending:?}");
+            if number > 0 {
+                let start = ["tasks", "start", "--detach", &task.id];
+                bench.ctr().call(&start)?.success().with_context(in_cycle)?;
+                task = bench.ctr().task(&task.id);
+                expected += " ";
+            }
+            expected += "pre run";
+            logged.wait_for(&expected).with_context(in_cycle)?;
+            let (init, code) = (task.pid()?, end(&task, ending).with_context(in_cycle)?);
+            for_end_of(init, SOON).with_context(in_cycle)?;
+            task.wait()?;
+            let ended = task.delete()?;
+            ensure!(ended == code, "{}: {ended}, not {code}", in_cycle());
+            expected += " post";
+            logged.expect(&expected).with_context(in_cycle)?;
+        }
+        task.remove_container()
     });
 }
 

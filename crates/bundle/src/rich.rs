@@ -31,6 +31,10 @@ const OF_MODES: [(&str, Mode); 3] = [
     (SERVICES, Mode::Systemd),
 ];
 
+/// What containerd's CRI marks the sandbox of a pod with. It hands the annotations of a pod to the
+/// sandbox as well, whose image has neither an init nor the programs of hooks.
+const SANDBOX: (&str, &str) = ("io.kubernetes.cri.container-type", "sandbox");
+
 /// PouchContainer's daemon told its runtime by these two variables.
 const POUCH_RICH: &str = "rich_mode";
 const POUCH_MODE: &str = "rich_mode_launch_manner";
@@ -119,12 +123,19 @@ struct Asked {
 }
 
 impl Rich {
-    /// What these annotations and this environment ask for; none: an ordinary container.
+    /// What these annotations and this environment ask for; none: an ordinary container, as the
+    /// sandbox of a pod is whatever they say.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a value that means nothing, or several that contradict each other;
     /// [`Error::Unsupported`] for a mode that is not done yet.
     pub fn of(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Self>> {
+        if annotations
+            .get(SANDBOX.0)
+            .is_some_and(|kind| kind == SANDBOX.1)
+        {
+            return Ok(None);
+        }
         let Some(asked) = asked(annotations, env)? else {
             let mut of_modes = OF_MODES.iter().map(|(key, _)| *key).chain(hooks::KEYS);
             return match of_modes.find(|key| annotations.contains_key(*key)) {
@@ -530,6 +541,19 @@ mod tests {
             "annotations.org.pouch.rich.signals: only rich containers have it: \
              org.pouch.rich.mode is missing",
         );
+    }
+
+    #[test]
+    fn the_sandbox_of_a_pod_is_an_ordinary_container() {
+        let of_pod = [(MODE, "systemd"), (USER, "admin"), (hooks::PRESTART, "/x")];
+        for (kind, asked_by) in [
+            ("sandbox", None),
+            ("container", Some("annotations.org.pouch.rich.mode")),
+        ] {
+            let annotations = [&of_pod[..], &[(SANDBOX.0, kind)]].concat();
+            accepted(&annotations, &[], asked_by);
+        }
+        accepted(&[SANDBOX], &["ali_run_mode=vm"], None);
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn check_container(
         network: PodNetwork::Node,
         log_directory,
         cgroup_parent: format!("/{}", containerd.namespace),
+        annotations: Vec::new(),
     };
     let pod_id = cri.run_pod(&pod)?;
     let container = Container {
