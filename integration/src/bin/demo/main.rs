@@ -1,5 +1,5 @@
-//! The main job, shown: real containers of a Debian image by a stock containerd, with runlxc and beside it runc; then
-//! limits on what they write, by snapshotter-quota.
+//! The main job, shown: real containers of a Debian image by a stock containerd, with runlxc and beside it runc; a rich
+//! one with its own init, services and view of its limits; then limits on what they write, by snapshotter-quota.
 //!
 //! `demo` leaves nothing behind. `demo --keep` leaves containerd running and says how to play with
 //! it; `demo --stop` ends what was kept.
@@ -19,6 +19,7 @@ use integration::{
 
 mod containers;
 mod limits;
+mod rich;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -69,10 +70,11 @@ fn show(keep: Keep) -> Result<()> {
     })?;
     let config = Config {
         proxies: vec![snapshotter.proxy()],
-        ..Config::with_images(&[Image::Debian])
+        ..Config::with_images(&[Image::Debian, Image::DebianSystemd])
     };
     let containerd = Containerd::start(&installed, &config)?;
     containers::show(&containerd)?;
+    rich::show(&containerd)?;
     limits::show(&containerd, &snapshotter)?;
     match keep {
         Keep::No => {
