@@ -82,10 +82,18 @@ fn snapshotter_of_pods(containerd: &Containerd, told: &Value) -> Result<String> 
     Ok(value.trim_matches('\'').to_owned())
 }
 
+/// The annotations of a pod that its containers get.
+fn annotations_of_pods(runtime: &Value) -> Vec<String> {
+    let list = runtime["PodAnnotations"].as_array();
+    let words = list.into_iter().flatten().filter_map(Value::as_str);
+    words.map(str::to_owned).collect()
+}
+
 /// What containerd has made of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     runtimes: Vec<String>,
+    annotations_of_pods: Vec<String>,
     snapshotter: String,
     directory: String,
 }
@@ -123,6 +131,7 @@ fn start(installed: &Installed, imports: &[&str], tables: String) -> Result<Foun
             .into_iter()
             .flat_map(|map| map.keys().cloned())
             .collect(),
+        annotations_of_pods: annotations_of_pods(&told["containerd"]["runtimes"]["runlxc"]),
         snapshotter: snapshotter_of_pods(&containerd, &told)?,
         directory: told["cni"]["confDir"]
             .as_str()
@@ -138,6 +147,7 @@ fn documented_configuration_gives_both_runtimes_and_the_snapshotter_and_keeps_th
 -> Result<()> {
     let expected = Found {
         runtimes: ["runc", "runlxc"].map(str::to_owned).to_vec(),
+        annotations_of_pods: vec!["org.pouch.*".to_owned()],
         snapshotter: "quota".to_owned(),
         directory: OWN_DIRECTORY.to_owned(),
     };
@@ -159,7 +169,8 @@ fn documented_configuration_gives_both_runtimes_and_the_snapshotter_and_keeps_th
         let found = start(&installed, &[&quota, &runlxc], String::new())
             .with_context(|| format!("containerd {version}, all imported"))?;
         ensure!(
-            found.runtimes == expected.runtimes,
+            found.runtimes == expected.runtimes
+                && found.annotations_of_pods == expected.annotations_of_pods,
             "containerd {version}: {found:?}"
         );
         snapshotter.finish()?;
