@@ -61,6 +61,17 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     let task = bench.container("life").detach(&["sh", "-c", script])?;
     let seen = task.output("echo $((6*7)); ps | grep -c 'trap'")?;
     ensure!(seen.starts_with("42\n"), "{seen:?}");
+    // Its console is a file in the host's memory: it says nothing there, and cannot fill it.
+    let level = task.output("cat /proc/sys/kernel/printk")?;
+    ensure!(level.starts_with("1\t"), "{level:?}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", task.pid()?))?;
+    let of_files = limits
+        .lines()
+        .find(|line| line.starts_with("Max file size"));
+    ensure!(
+        of_files.is_some_and(|line| line.matches("1048576").count() == 2),
+        "{limits}"
+    );
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");

@@ -43,6 +43,10 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(20);
 /// The end of a killed QEMU.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// What QEMU may write to its console's file and to its log, in bytes each. They are in the host's memory,
+/// and a guest whose agent is up says nothing there, so one that comes so far means no good: QEMU is killed.
+const WRITTEN_BYTES_MAX: u64 = 1 << 20;
+
 /// How much of a log an error repeats, in bytes.
 const TAIL_BYTES: usize = 1000;
 
@@ -157,6 +161,16 @@ fn kill(qemu: &Mutex<Child>) {
     }
 }
 
+/// The process. Dropped, it is killed.
+#[derive(Debug)]
+struct Qemu(Arc<Mutex<Child>>);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        kill(&self.0);
+    }
+}
+
 /// A machine that is up. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -164,7 +178,7 @@ pub(crate) struct Machine {
     pub(crate) processes: Processes,
     /// QEMU's pid.
     pub(crate) pid: i32,
-    qemu: Arc<Mutex<Child>>,
+    qemu: Qemu,
 }
 
 impl Machine {
@@ -185,20 +199,22 @@ impl Machine {
             .spawn()
             .map_err(Error::on("start", &program))?;
         let pid = qemu.pid();
+        let qemu = Qemu(Arc::new(Mutex::new(qemu)));
         cgroup.attach(pid)?;
-        let qemu = Arc::new(Mutex::new(qemu));
+        sys::process::limit_file_size_of(pid, WRITTEN_BYTES_MAX)
+            .map_err(Error::io("limit what QEMU may write"))?;
         let reader = ours.try_clone().map_err(Error::io("duplicate a socket"))?;
         // Any number but that of another link of this guest, of which there is none.
         let endpoint = Endpoint::host(1);
         let link = Link::start(endpoint, reader, ours).map_err(Error::io("start a thread"))?;
         if let Err(error) = link.await_peer(UP_LIMIT) {
-            kill(&qemu);
+            kill(&qemu.0);
             return Err(not_up(&error.to_string(), dir));
         }
         let processes = Processes::default();
         let told = Told {
             processes: processes.clone(),
-            qemu: Arc::clone(&qemu),
+            qemu: Arc::clone(&qemu.0),
         };
         let machine = Self {
             agent: Agent::new(link, told)?,
@@ -212,7 +228,7 @@ impl Machine {
 
     /// Ends it, whatever runs in it.
     pub(crate) fn end(&self) {
-        kill(&self.qemu);
+        kill(&self.qemu.0);
         self.agent.join();
     }
 }

@@ -26,6 +26,9 @@ const MODULES: &str = "/modules";
 /// Where the root of this process is made.
 const NEW_ROOT: &str = "/newroot";
 
+/// proc(5): what the kernel writes to the console.
+const CONSOLE_LEVEL: &str = "/proc/sys/kernel/printk";
+
 const NONE: Option<&str> = None;
 
 /// A file system that the guest has from its beginning.
@@ -85,7 +88,10 @@ pub(crate) fn up() -> Result<()> {
         )?;
     }
     enter(root)?;
-    sys::loopback_up().map_err(Error::io("bring lo up"))
+    sys::loopback_up().map_err(Error::io("bring lo up"))?;
+    // From here on the console has nothing to tell the shim, which keeps a bounded part of it. A panic
+    // is told all the same.
+    fs::write(CONSOLE_LEVEL, "1").map_err(Error::io(format!("write {CONSOLE_LEVEL}")))
 }
 
 fn load_modules() -> Result<()> {
