@@ -75,6 +75,8 @@ fn check_on(
             // CRI keeps its images in the namespace k8s.io.
             let mut config = Config::with_images(&[]);
             config.network = Some(network.path());
+            // Images are unpacked anew, and a disk takes most of a minute for a Debian.
+            config.is_in_memory = true;
             let snapshotter = snapshotter()?;
             config.proxies = snapshotter.iter().map(Snapshotter::proxy).collect();
             let roots = config
