@@ -18,7 +18,7 @@ use integration::{
     snapshotter::{Setup, Snapshotter},
     store::Store,
     versions::{Installed, Version},
-    wait::SOON,
+    wait::{SOON, Sources, until},
 };
 
 const IMAGES: [Image; 2] = [Image::Debian, Image::Layers];
@@ -57,13 +57,27 @@ fn unpacked(containerd: &Containerd, image: Image) -> Result<Listing> {
     Ok(comparable(listing?))
 }
 
-/// The image as containerd has pulled it.
-fn pulled(containerd: &Containerd, chain_id: &str) -> Result<Listing> {
-    let target = Target {
+/// The snapshots of CRI, asked of containerd.
+fn snapshots(containerd: &Containerd) -> Result<Snapshots> {
+    Snapshots::connect(&Target {
         namespace: Some("k8s.io".to_owned()),
         ..Target::proxy(containerd.address(), "remote")
-    };
-    let client = Snapshots::connect(&target)?;
+    })
+}
+
+/// Waits until containerd reaches the daemon that was started again. Before that it removes nothing, and
+/// asks again only when there is more to be removed.
+fn await_daemon(containerd: &Containerd) -> Result<()> {
+    let client = snapshots(containerd)?;
+    let what = "containerd reaches the daemon again";
+    until(what, SOON, Sources::none(), || {
+        Ok(client.list(&[]).ok().map(drop))
+    })
+}
+
+/// The image as containerd has pulled it.
+fn pulled(containerd: &Containerd, chain_id: &str) -> Result<Listing> {
+    let client = snapshots(containerd)?;
     let kept = [("containerd.io/gc.root".to_owned(), "now".to_owned())];
     let mounts = client.view("looked-at", chain_id, kept.into())?;
     let point = tempfile::tempdir()?;
@@ -152,6 +166,7 @@ fn check(installed: &Installed, store: &Store, registry: &Registry, at: &str) ->
     check_container(&containerd, &cri, &reference, &snapshotter)
         .with_context(|| containerd.log_tail())?;
     drop(cri);
+    await_daemon(&containerd)?;
     let names = ctr(&containerd, &["images", "ls", "--quiet"])?;
     let names: Vec<&str> = names.lines().collect();
     ctr(
