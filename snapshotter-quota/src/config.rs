@@ -6,10 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use snapshot_core::daemon::{
-    LogConfig, MetricsAddress, ServerConfig, Settings,
-    config::{self, Presence},
-};
+use snapshot_core::daemon::{LogConfig, MetricsAddress, ServerConfig, Settings, config};
 
 use crate::{
     Error, Result,
@@ -222,10 +219,7 @@ impl Config {
     /// # Errors
     /// Those of [`config::read`].
     pub fn read(file: Option<&Path>) -> Result<Self> {
-        Ok(match file {
-            Some(file) => config::read(file, Presence::Required)?,
-            None => config::read(Path::new(FILE), Presence::Optional)?,
-        })
+        Ok(config::read(file, Path::new(FILE))?)
     }
 
     /// Refuses what no struct could, and gives the policy.

@@ -8,10 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use snapshot_core::daemon::{
-    LogConfig, MetricsConfig, ServerConfig, Settings,
-    config::{self, Presence},
-};
+use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
 use super::attach::Choice;
 use crate::{
@@ -114,11 +111,7 @@ impl Config {
     /// # Errors
     /// For a file that cannot be read, and for keys and values that are not known.
     pub fn read(file: Option<&Path>) -> Result<Self> {
-        let (file, presence) = match file {
-            Some(file) => (file, Presence::Required),
-            None => (Path::new(FILE), Presence::Optional),
-        };
-        Ok(config::read(file, presence)?)
+        Ok(config::read(file, Path::new(FILE))?)
     }
 
     /// Refuses what nobody could serve with.
@@ -126,19 +119,13 @@ impl Config {
     /// # Errors
     /// [`Error::Setting`] names the key.
     pub fn check(&self) -> Result<()> {
-        let bounded = |key: &str, value: u64, max: u64| {
-            if (1..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::Setting(format!(
-                "store.{key} is {value}; from 1 to {max} is taken"
-            )))
-        };
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("store.{key}"), value, bounds);
         let store = &self.store;
-        bounded("connect_seconds", store.connect_seconds, 600)?;
-        bounded("object_seconds", store.object_seconds, 3600)?;
-        bounded("deadline_seconds", store.deadline_seconds, 3600)?;
-        bounded("fetches_max", store.fetches_max as u64, 256)?;
+        bounded("connect_seconds", store.connect_seconds, 1..=600)?;
+        bounded("object_seconds", store.object_seconds, 1..=3600)?;
+        bounded("deadline_seconds", store.deadline_seconds, 1..=3600)?;
+        bounded("fetches_max", store.fetches_max as u64, 1..=256)?;
         if store.urls.is_empty() {
             return Err(Error::Setting(
                 "no store is named: --store http://HOST:PORT, or store.urls in the configuration"

@@ -7,10 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use snapshot_core::daemon::{
-    LogConfig, MetricsConfig,
-    config::{self, Presence},
-};
+use snapshot_core::daemon::{LogConfig, MetricsConfig, config};
 
 use crate::error::{Error, Result};
 
@@ -89,11 +86,7 @@ impl Config {
     /// # Errors
     /// For a file that cannot be read, and for keys and values that are not known.
     pub fn read(file: Option<&Path>) -> Result<Self> {
-        let (file, presence) = match file {
-            Some(file) => (file, Presence::Required),
-            None => (Path::new(FILE), Presence::Optional),
-        };
-        Ok(config::read(file, presence)?)
+        Ok(config::read(file, Path::new(FILE))?)
     }
 
     /// Refuses what nobody could serve with, or would not want to.
@@ -109,19 +102,13 @@ impl Config {
                 self.listen
             )));
         }
-        let bounded = |key: &str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::Setting(format!(
-                "server.{key} is {value}; from {min} to {max} is taken"
-            )))
-        };
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("server.{key}"), value, bounds);
         let limits = &self.server;
-        bounded("connections_max", limits.connections_max as u64, 1, 65_536)?;
-        bounded("silence_seconds", limits.silence_seconds, 1, 3600)?;
-        bounded("threads_max", limits.threads_max as u64, 1, 512)?;
-        bounded("drain_seconds", limits.drain_seconds, 0, 3600)
+        bounded("connections_max", limits.connections_max as u64, 1..=65_536)?;
+        bounded("silence_seconds", limits.silence_seconds, 1..=3600)?;
+        bounded("threads_max", limits.threads_max as u64, 1..=512)?;
+        Ok(bounded("drain_seconds", limits.drain_seconds, 0..=3600)?)
     }
 }
 

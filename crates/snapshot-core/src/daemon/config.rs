@@ -7,6 +7,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -24,21 +25,42 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Whether the main file has to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
+enum Presence {
     /// It was named by somebody.
     Required,
     /// It is looked for at its usual place.
     Optional,
 }
 
-/// Reads `file` and `conf.d/*.toml` beside it in the order of their names. Tables are merged, any
-/// other value replaces the earlier one.
+/// Reads the file that somebody named, or the usual one if there is one, and `conf.d/*.toml` beside it
+/// in the order of their names. Tables are merged, any other value replaces the earlier one.
 ///
 /// # Errors
 /// [`Error::Io`] for a file that cannot be read; [`Error::Invalid`] names file, key and reason.
 /// Structs that say `#[serde(deny_unknown_fields)]` have their unknown keys refused with the
 /// nearest known one.
-pub fn read<T: DeserializeOwned>(file: &Path, presence: Presence) -> Result<T> {
+pub fn read<T: DeserializeOwned>(named: Option<&Path>, usual: &Path) -> Result<T> {
+    match named {
+        Some(file) => read_merged(file, Presence::Required),
+        None => read_merged(usual, Presence::Optional),
+    }
+}
+
+/// Refuses a number that is out of its bounds.
+///
+/// # Errors
+/// [`Error::Invalid`] names the key.
+pub fn bounded(key: &str, value: u64, bounds: RangeInclusive<u64>) -> Result<()> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    let (min, max) = bounds.into_inner();
+    Err(Error::Invalid(format!(
+        "{key} is {value}; from {min} to {max} is taken"
+    )))
+}
+
+fn read_merged<T: DeserializeOwned>(file: &Path, presence: Presence) -> Result<T> {
     let mut merged = Merged::default();
     match text_of(file) {
         Ok(text) => merged.add(file, &text)?,
@@ -315,7 +337,7 @@ mod tests {
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
         }
-        read(&directory.path().join("config.toml"), Presence::Optional)
+        read(None, &directory.path().join("config.toml"))
     }
 
     #[test]
@@ -392,15 +414,15 @@ mod tests {
     fn main_file_may_be_missing_only_when_nobody_named_it() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.toml");
-        let error = read::<Example>(&file, Presence::Required).unwrap_err();
+        let error = read::<Example>(Some(&file), &file).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error:?}");
-        let error = read::<Example>(&file, Presence::Optional).unwrap_err();
+        let error = read::<Example>(None, &file).unwrap_err();
         assert!(error.to_string().contains("missing field"), "{error}");
     }
 
     #[test]
     fn endless_file_is_not_read_to_its_end() {
-        let error = read::<Example>(Path::new("/dev/zero"), Presence::Required).unwrap_err();
+        let error = read_merged::<Example>(Path::new("/dev/zero"), Presence::Required).unwrap_err();
         let Error::Io { source, .. } = error else {
             panic!("{error:?}");
         };

@@ -21,6 +21,7 @@ use tonic::transport::Server;
 use super::{
     Listener, MetricsAddress, Services, Shutdown,
     activation::passed_socket,
+    config,
     incoming::{Bound, Incoming, REFUSE_HTTP2},
     metrics::MetricsListener,
     notify,
@@ -71,21 +72,15 @@ impl ServerConfig {
     /// # Errors
     /// [`Error::Invalid`] names the key.
     pub fn check(&self) -> Result<()> {
-        let bounded = |key: &str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::Invalid(format!(
-                "server.{key} is {value}; from {min} to {max} is taken"
-            )))
-        };
-        bounded("connections_max", self.connections_max as u64, 1, 65_536)?;
-        bounded("connection_seconds", self.connection_seconds, 1, 86_400)?;
-        bounded("requests_max", self.requests_max as u64, 1, 65_536)?;
-        bounded("threads_max", self.threads_max as u64, 1, 512)?;
-        bounded("wait_seconds", self.wait_seconds, 1, 3600)?;
-        bounded("request_seconds", self.request_seconds, 1, 86_400)?;
-        bounded("drain_seconds", self.drain_seconds, 0, 3600)
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("server.{key}"), value, bounds);
+        bounded("connections_max", self.connections_max as u64, 1..=65_536)?;
+        bounded("connection_seconds", self.connection_seconds, 1..=86_400)?;
+        bounded("requests_max", self.requests_max as u64, 1..=65_536)?;
+        bounded("threads_max", self.threads_max as u64, 1..=512)?;
+        bounded("wait_seconds", self.wait_seconds, 1..=3600)?;
+        bounded("request_seconds", self.request_seconds, 1..=86_400)?;
+        bounded("drain_seconds", self.drain_seconds, 0..=3600)
     }
 
     /// How long requests wait.
