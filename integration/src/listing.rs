@@ -59,6 +59,21 @@ pub enum Contents {
 }
 
 impl Listing {
+    /// Without what overlayfs does not tell as other file systems do: links of directories, and the time
+    /// of a root without an entry, which stock containerd makes when it unpacks.
+    #[must_use]
+    pub fn as_unpacked(mut self) -> Self {
+        for facts in self.entries.values_mut() {
+            if facts.mode & 0o170_000 == 0o040_000 {
+                facts.links = 1;
+            }
+        }
+        if let Some(root) = self.entries.get_mut(&b""[..]) {
+            root.mtime = (0, 0);
+        }
+        self
+    }
+
     /// Walks a tree; symbolic links are not followed. What has many names is read once.
     pub fn of(root: &Path) -> Result<Self> {
         let mut listing = Self::default();

@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cache,
-    conformance::{DirectoryRename, Target},
+    conformance::{CASES, DirectoryRename, Target},
     golang,
     process::{Running, command},
+    skip::skip,
     versions::Availability,
 };
 
@@ -27,6 +28,21 @@ pub enum Outcome {
     Passed,
     /// Something was not.
     Failed,
+}
+
+/// Every case must pass; told as skipped on a machine without Go.
+///
+/// # Panics
+/// When one does not.
+pub fn passes(target: &Target) -> Result<()> {
+    match ask(target)? {
+        Availability::Absent(why) => skip("containerd's own suite for snapshotters", &why),
+        Availability::Ready(outcomes) => {
+            let all = CASES.map(|case| (case.name.to_owned(), Outcome::Passed));
+            assert_eq!(outcomes, all.into());
+        }
+    }
+    Ok(())
 }
 
 /// Asks a snapshotter. Only on a machine with Go.

@@ -12,13 +12,16 @@ use nix::sys::signal::Signal;
 
 use crate::{
     images::Image,
-    process::{Running, command, output_of},
+    process::{Finished, Running, command, output_of},
     runtime::built,
     wait::SOON,
 };
 
 /// Converting a large image takes a while.
 const ADD_LIMIT: Duration = Duration::from_secs(300);
+
+/// The kernel chooses.
+pub const FREE_PORT: &str = "127.0.0.1:0";
 
 /// A store in a directory of its own.
 #[derive(Debug)]
@@ -68,32 +71,12 @@ impl Store {
 
     /// Serves it at a port that is free.
     pub fn serve(&self) -> Result<Served> {
-        self.serve_at("127.0.0.1:0")
+        self.serve_at(FREE_PORT)
     }
 
     /// Serves it there.
     pub fn serve_at(&self, address: &str) -> Result<Served> {
-        let notify = tempfile::tempdir()?;
-        let path = notify.path().join("notify");
-        let manager = UnixDatagram::bind(&path)?;
-        manager.set_read_timeout(Some(SOON * 6))?;
-        // A machine that is busy elsewhere is no client that is silent.
-        let config = notify.path().join("config.toml");
-        fs::write(&config, "[server]\nsilence_seconds = 3600\n")?;
-        let mut serve = command(built("snapshotter-remote")?);
-        serve.args(["store", "serve", "--listen", address, "--dir"]);
-        serve.arg(self.path()).arg("--config").arg(config);
-        let running = Running::start(serve.env("NOTIFY_SOCKET", &path))?;
-        let mut buffer = [0; 4096];
-        let count = manager
-            .recv(&mut buffer)
-            .context("waiting until it is ready")?;
-        let said = String::from_utf8_lossy(&buffer[..count]);
-        let address = said.split("http://").nth(1).context("no address")?;
-        Ok(Served {
-            address: address.trim().to_owned(),
-            running,
-        })
+        Served::start(&self.path(), address)
     }
 
     /// All files of the store of that kind: `chunks`, `tables`, `layers`, `disks`.
@@ -112,10 +95,45 @@ impl Store {
 }
 
 impl Served {
+    /// Serves the store in a directory.
+    pub fn start(directory: &Path, address: &str) -> Result<Self> {
+        let notify = tempfile::tempdir()?;
+        let path = notify.path().join("notify");
+        let manager = UnixDatagram::bind(&path)?;
+        manager.set_read_timeout(Some(SOON * 6))?;
+        // A machine that is busy elsewhere is no client that is silent.
+        let config = notify.path().join("config.toml");
+        fs::write(&config, "[server]\nsilence_seconds = 3600\n")?;
+        let mut serve = command(built("snapshotter-remote")?);
+        serve.args(["store", "serve", "--listen", address, "--dir"]);
+        serve.arg(directory).arg("--config").arg(config);
+        let running = Running::start(serve.env("NOTIFY_SOCKET", &path))?;
+        let mut buffer = [0; 4096];
+        let count = manager
+            .recv(&mut buffer)
+            .context("waiting until it is ready")?;
+        let said = String::from_utf8_lossy(&buffer[..count]);
+        let address = said.split("http://").nth(1).context("no address")?;
+        Ok(Self {
+            address: address.trim().to_owned(),
+            running,
+        })
+    }
+
     /// Ends it.
     pub fn stop(self) -> Result<()> {
-        self.running.signal(Signal::SIGTERM)?;
-        self.running.finish(SOON * 6)?.success().map(drop)
+        self.terminate()?;
+        self.finish().map(drop)
+    }
+
+    /// Tells it to end.
+    pub fn terminate(&self) -> Result<()> {
+        self.running.signal(Signal::SIGTERM)
+    }
+
+    /// Waits for its end; gives what it has said.
+    pub fn finish(self) -> Result<Finished> {
+        self.running.finish(SOON * 6)?.success()
     }
 }
 

@@ -5,76 +5,40 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::{
     images::Image,
-    process::{Running, command},
-    runtime::built,
+    store::{FREE_PORT, Served},
     wait::SOON,
 };
-use nix::sys::signal::Signal;
 
 use super::{kernel::fsck, store::store};
 
 /// What is served of a store; `key` is not.
 const KINDS: [&str; 4] = ["chunks", "tables", "layers", "disks"];
 
-/// A server that runs until it is dropped.
-struct Server {
-    running: Running,
-    address: String,
-}
-
-impl Server {
-    fn start(directory: &Path, at: &Path) -> Result<Self> {
-        let path = at.join("notify");
-        let manager = UnixDatagram::bind(&path)?;
-        manager.set_read_timeout(Some(SOON * 6))?;
-        // A machine that is busy elsewhere is no client that is silent.
-        let config = at.join("config.toml");
-        fs::write(&config, "[server]\nsilence_seconds = 3600\n")?;
-        let mut command = command(built("snapshotter-remote")?);
-        command.args(["store", "serve", "--listen", "127.0.0.1:0", "--dir"]);
-        let command = command.arg(directory).arg("--config").arg(config);
-        let command = command.env("NOTIFY_SOCKET", &path);
-        let running = Running::start(command)?;
-        let mut buffer = [0; 4096];
-        let count = manager
-            .recv(&mut buffer)
-            .context("waiting until it is ready")?;
-        let said = String::from_utf8_lossy(&buffer[..count]);
-        let address = said.split("http://").nth(1).context("no address")?;
-        Ok(Self {
-            address: address.trim().to_owned(),
-            running,
-        })
+/// What a request is answered with, fields and contents, over a connection that goes on.
+fn get(socket: &mut TcpStream, name: &str, fields: &str) -> Result<(String, Vec<u8>)> {
+    let request = format!("GET /v1/{name} HTTP/1.1\r\nHost: store\r\n{fields}\r\n");
+    socket.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte)?;
+        head.extend_from_slice(&byte);
     }
-
-    /// What a request is answered with, fields and contents, over a connection that goes on.
-    fn get(socket: &mut TcpStream, name: &str, fields: &str) -> Result<(String, Vec<u8>)> {
-        let request = format!("GET /v1/{name} HTTP/1.1\r\nHost: store\r\n{fields}\r\n");
-        socket.write_all(request.as_bytes())?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte)?;
-            head.extend_from_slice(&byte);
-        }
-        let head = String::from_utf8(head)?.to_ascii_lowercase();
-        let length = head.split("content-length: ").nth(1);
-        let length = length
-            .and_then(|rest| rest.lines().next())
-            .context("no length")?;
-        let mut body = vec![0; length.parse()?];
-        socket.read_exact(&mut body)?;
-        Ok((head, body))
-    }
+    let head = String::from_utf8(head)?.to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1);
+    let length = length
+        .and_then(|rest| rest.lines().next())
+        .context("no length")?;
+    let mut body = vec![0; length.parse()?];
+    socket.read_exact(&mut body)?;
+    Ok((head, body))
 }
-
 /// Names of all files of these kinds.
 fn names(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -98,12 +62,12 @@ fn mirror(image: Image) -> Result<()> {
     let archive = archive.to_str().context("a path that is text")?;
     let added = store(&["add", archive], &path("store"))?;
     let chain_id = added.split(' ').next().unwrap_or_default();
-    let server = Server::start(&path("store"), directory.path())?;
+    let server = Served::start(&path("store"), FREE_PORT)?;
     let mut socket = TcpStream::connect(&server.address)?;
     socket.set_read_timeout(Some(SOON * 6))?;
     for name in names(&path("store"))? {
         let shown = name.to_str().context("a name that is text")?;
-        let (head, whole) = Server::get(&mut socket, shown, "")?;
+        let (head, whole) = get(&mut socket, shown, "")?;
         ensure!(head.starts_with("http/1.1 200 "), "{shown}: {head}");
         // And once more in three parts, as after an interruption.
         let (one, two) = (whole.len() / 3, whole.len() / 2);
@@ -113,8 +77,7 @@ fn mirror(image: Image) -> Result<()> {
             format!("{}-{two}", one + 1),
             format!("{}-", two + 1),
         ] {
-            let (head, part) =
-                Server::get(&mut socket, shown, &format!("Range: bytes={range}\r\n"))?;
+            let (head, part) = get(&mut socket, shown, &format!("Range: bytes={range}\r\n"))?;
             ensure!(head.starts_with("http/1.1 206 "), "{shown} {range}: {head}");
             parts.extend(part);
         }
@@ -123,14 +86,14 @@ fn mirror(image: Image) -> Result<()> {
         fs::create_dir_all(file.parent().context("it lies in a directory")?)?;
         fs::write(file, whole)?;
     }
-    let (head, _) = Server::get(&mut socket, "key", "")?;
+    let (head, _) = get(&mut socket, "key", "")?;
     ensure!(
         head.starts_with("http/1.1 404 "),
         "the key is no object: {head}"
     );
-    server.running.signal(Signal::SIGTERM)?;
+    server.terminate()?;
     drop(socket);
-    let ended = server.running.finish(SOON * 6)?.success()?;
+    let ended = server.finish()?;
     if !ended.stderr().contains("ended") {
         bail!("it does not say that it has ended: {ended}");
     }

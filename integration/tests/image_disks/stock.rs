@@ -18,20 +18,6 @@ use super::{
     mounted::with_erofs,
 };
 
-/// Leaves out what overlayfs cannot tell, and the time of a root without an entry, which stock makes
-/// when it unpacks.
-fn comparable(mut listing: Listing) -> Listing {
-    for facts in listing.entries.values_mut() {
-        if facts.mode & 0o170_000 == 0o040_000 {
-            facts.links = 1;
-        }
-    }
-    if let Some(root) = listing.entries.get_mut(&b""[..]) {
-        root.mtime = (0, 0);
-    }
-    listing
-}
-
 /// What containerd has unpacked.
 fn unpacked(ctr: Ctr<'_>, reference: &str) -> Result<Listing> {
     let point = tempfile::tempdir()?;
@@ -41,12 +27,12 @@ fn unpacked(ctr: Ctr<'_>, reference: &str) -> Result<Listing> {
     let listing = Listing::of(point.path());
     let unmounted = ctr.call(&["images", "unmount", "--rm", target])?;
     unmounted.success()?;
-    Ok(comparable(listing?))
+    Ok(listing?.as_unpacked())
 }
 
 fn converted(converted: &Converted) -> Result<Listing> {
     let (metadata, blobs) = converted.devices()?;
-    Ok(comparable(with_erofs(&metadata, &blobs, Listing::of)?))
+    Ok(with_erofs(&metadata, &blobs, Listing::of)?.as_unpacked())
 }
 
 #[test]
