@@ -17,12 +17,13 @@ use crate::{Error, Result};
 /// Who waits for an answer, by the number of the request.
 type Waiting = HashMap<u64, SyncSender<std::result::Result<Answer, Refusal>>>;
 
-/// What the agent's word is passed on to.
-pub(crate) trait Ends: Send + 'static {
-    /// A process has ended.
-    fn ended(&self, process: &Process, code: u8);
+/// What the agent says by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum News<'a> {
+    /// A process has ended, with this code.
+    Ended(&'a Process, u8),
     /// The agent is gone.
-    fn gone(&self);
+    Gone,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Takes over a link that has met its guest.
-    pub(crate) fn new(link: Link, ends: impl Ends) -> Result<Self> {
+    pub(crate) fn new(link: Link, tell: impl Fn(News<'_>) + Send + 'static) -> Result<Self> {
         let messages = link
             .open()
             .map_err(Error::io("open a stream to the guest"))?;
@@ -61,7 +62,7 @@ impl Agent {
         let reading = Arc::clone(&shared);
         let reader = std::thread::Builder::new()
             .name("agent".to_owned())
-            .spawn(move || read(&reading, &ends))
+            .spawn(move || read(&reading, &tell))
             .map_err(Error::io("start a thread"))?;
         Ok(Self {
             link,
@@ -157,7 +158,7 @@ impl Agent {
     }
 }
 
-fn read(shared: &Shared, ends: &impl Ends) {
+fn read(shared: &Shared, tell: &impl Fn(News<'_>)) {
     loop {
         match wire::receive::<Message>(&shared.messages) {
             Ok(Some(Message::Reply { number, outcome })) => {
@@ -166,7 +167,7 @@ fn read(shared: &Shared, ends: &impl Ends) {
                     let _late = sender.try_send(outcome);
                 }
             }
-            Ok(Some(Message::Exited { process, code })) => ends.ended(&process, code),
+            Ok(Some(Message::Exited { process, code })) => tell(News::Ended(&process, code)),
             Ok(None) => break,
             Err(error) => {
                 tracing::debug!(error = shim_core::chain(&error), "the agent says no more");
@@ -176,5 +177,5 @@ fn read(shared: &Shared, ends: &impl Ends) {
     }
     // Who waits, waits for nobody.
     shared.waiting().clear();
-    ends.gone();
+    tell(News::Gone);
 }

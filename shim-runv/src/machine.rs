@@ -21,7 +21,7 @@ use mux::{Endpoint, Link};
 use nix::sys::signal::Signal;
 use sys::{Child, ExitStatus, Pid, Spawn};
 
-use crate::agent::{Agent, Ends};
+use crate::agent::{Agent, News};
 use crate::journal::StateDir;
 use crate::qemu::{AGENT_FD, Arguments};
 use crate::streams::Streams;
@@ -133,25 +133,6 @@ impl Processes {
     }
 }
 
-/// Passes on what the agent says.
-struct Told {
-    processes: Processes,
-    qemu: Arc<Mutex<Child>>,
-}
-
-impl Ends for Told {
-    fn ended(&self, process: &Process, code: u8) {
-        let status = ExitStatus::Exited(code.into());
-        self.processes.end(|it| it == process, status);
-    }
-
-    fn gone(&self) {
-        // It may be there still, without anybody to talk to.
-        kill(&self.qemu);
-        self.processes.end(|_| true, LOST);
-    }
-}
-
 fn kill(qemu: &Mutex<Child>) {
     let mut qemu = qemu.lock().unwrap_or_else(PoisonError::into_inner);
     // It may have ended by itself; then it is only waited for.
@@ -212,9 +193,17 @@ impl Machine {
             return Err(not_up(&error.to_string(), dir));
         }
         let processes = Processes::default();
-        let told = Told {
-            processes: processes.clone(),
-            qemu: Arc::clone(&qemu.0),
+        let (known, child) = (processes.clone(), Arc::clone(&qemu.0));
+        let told = move |news: News<'_>| match news {
+            News::Ended(process, code) => {
+                let status = ExitStatus::Exited(code.into());
+                known.end(|it| it == process, status);
+            }
+            News::Gone => {
+                // It may be there still, without anybody to talk to.
+                kill(&child);
+                known.end(|_| true, LOST);
+            }
         };
         let machine = Self {
             agent: Agent::new(link, told)?,

@@ -15,6 +15,7 @@ use shim_core::{
     Code, CreateRequest, Created, DeleteRequest, ExecRequest, Features, Identity, Options,
     ProcessIo, Runtime, ShimError, SignalTarget, Started, WindowSize,
 };
+use sys::TimeStampCounter;
 
 use crate::home::Home;
 use crate::image::Image;
@@ -39,8 +40,19 @@ const QUICK_LIMIT: Duration = Duration::from_secs(20);
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The runtime.
-#[derive(Debug, Default)]
-pub struct RunV;
+#[derive(Debug)]
+pub struct RunV {
+    /// Watched while a shim begins, so that no create waits for it.
+    counter: Option<TimeStampCounter>,
+}
+
+impl Default for RunV {
+    fn default() -> Self {
+        Self {
+            counter: TimeStampCounter::watch(),
+        }
+    }
+}
 
 fn root(namespace: &str, options: &Options) -> std::result::Result<PathBuf, Error> {
     let base = options.root.as_deref().unwrap_or(Path::new(ROOT));
@@ -60,7 +72,7 @@ struct Wanted {
 
 impl Wanted {
     fn load(bundle: &Path, id: &str) -> std::result::Result<Self, Error> {
-        let loaded = Bundle::load(bundle)?;
+        let (loaded, text) = Bundle::load_with_text(bundle)?;
         let path = loaded.cgroups_path().unwrap_or_else(|| id.to_owned());
         let cgroup = CgroupPaths::new(&Hierarchies::at_host()?, &path)?;
         let mut host = HostFacts::read(Path::new("/"));
@@ -85,10 +97,8 @@ impl Wanted {
             let why = "a virtual machine has no rich containers";
             return Err(Error::unsupported("a rich container", why));
         }
-        let path = bundle.join(bundle::names::CONFIG);
-        let text = std::fs::read(&path).map_err(Error::on("read", &path))?;
         let config = serde_json::from_slice(&text).map_err(|error| Error::Journal {
-            path,
+            path: bundle.join(bundle::names::CONFIG),
             why: error.to_string(),
         })?;
         Ok(Self {
@@ -114,7 +124,7 @@ impl Runtime for RunV {
         let wanted = Wanted::load(&request.bundle, &request.id)?;
         let guest = specification::for_guest(&request.id, &wanted.config)?;
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
-        make(request, wanted, guest, &dir).map_err(|error| {
+        self.make(request, wanted, guest, &dir).map_err(|error| {
             if let Err(left) = dir.undo() {
                 let error = left.chain();
                 tracing::warn!(path = %dir.path().display(), error, "not everything could be undone");
@@ -152,53 +162,56 @@ impl Runtime for RunV {
     }
 }
 
-/// Makes a container; on an error its machine has ended, and `dir` is left to be undone.
-fn make(
-    request: CreateRequest,
-    wanted: Wanted,
-    guest: specification::Guest,
-    dir: &StateDir,
-) -> std::result::Result<(Contained, Created), Error> {
-    let Wanted {
-        config,
-        plan,
-        cgroup,
-    } = wanted;
-    let home = Home::find()?;
-    let image = Image::find(&home)?;
-    let disk = rootfs::disk(Path::new(&plan.init.root.path), &home, dir.path())?;
-    let state_stopped = plan.state(Status::Stopped, 0);
-    let journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
-    dir.write(&journal)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let size = specification::size(&config, u32::try_from(processors).unwrap_or(1));
-    let arguments = Arguments {
-        image,
-        accelerator: Facts::read(Path::new("/")).accelerator(),
-        memory_mib: size.memory_mib,
-        processors: size.processors,
-        tsc_khz: sys::time_stamp_counter_khz(),
-        disk: (disk, DISK.to_owned()),
-        console: dir.console(),
-    };
-    let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
-    let machine = Machine::start(&arguments, &cgroup, dir)?;
-    let state = plan.state(Status::Creating, machine.pid);
-    hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
-    hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
+impl RunV {
+    /// Makes a container; on an error its machine has ended, and `dir` is left to be undone.
+    fn make(
+        &self,
+        request: CreateRequest,
+        wanted: Wanted,
+        guest: specification::Guest,
+        dir: &StateDir,
+    ) -> std::result::Result<(Contained, Created), Error> {
+        let Wanted {
+            config,
+            plan,
+            cgroup,
+        } = wanted;
+        let home = Home::find()?;
+        let image = Image::find(&home)?;
+        let disk = rootfs::disk(Path::new(&plan.init.root.path), &home, dir.path())?;
+        let state_stopped = plan.state(Status::Stopped, 0);
+        let journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
+        dir.write(&journal)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let size = specification::size(&config, u32::try_from(processors).unwrap_or(1));
+        let arguments = Arguments {
+            image,
+            accelerator: Facts::read(Path::new("/")).accelerator(),
+            memory_mib: size.memory_mib,
+            processors: size.processors,
+            tsc_khz: self.counter.and_then(TimeStampCounter::khz),
+            disk: (disk, DISK.to_owned()),
+            console: dir.console(),
+        };
+        let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
+        let machine = Machine::start(&arguments, &cgroup, dir)?;
+        let state = plan.state(Status::Creating, machine.pid);
+        hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
+        hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
 
-    let pid = machine.pid;
-    let contained = Contained {
-        state_running: plan.state(Status::Running, pid),
-        hooks_poststart: plan.hooks_poststart,
-        id: request.id,
-        dir: dir.clone(),
-        cgroup,
-        machine,
-        journal,
-    };
-    let terminal = contained.create(guest, request.io)?;
-    Ok((contained, Created { pid, terminal }))
+        let pid = machine.pid;
+        let contained = Contained {
+            state_running: plan.state(Status::Running, pid),
+            hooks_poststart: plan.hooks_poststart,
+            id: request.id,
+            dir: dir.clone(),
+            cgroup,
+            machine,
+            journal,
+        };
+        let terminal = contained.create(guest, request.io)?;
+        Ok((contained, Created { pid, terminal }))
+    }
 }
 
 fn poststop(hooks: &[Hook], state: &str) {

@@ -33,13 +33,21 @@ impl Bundle {
     /// # Errors
     /// [`Error::Read`], [`Error::Text`] or [`Error::Invalid`], one line each.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_with_text(dir).map(|(bundle, _)| bundle)
+    }
+
+    /// The same, with the text of its config.json.
+    ///
+    /// # Errors
+    /// As [`Bundle::load`].
+    pub fn load_with_text(dir: &Path) -> Result<(Self, Vec<u8>)> {
         let failed = |source| Error::Read {
             path: dir.to_path_buf(),
             source,
         };
         let dir = std::fs::canonicalize(dir).map_err(failed)?;
         let text = read_bounded(&dir.join(names::CONFIG))?;
-        Self::parse(dir, &text)
+        Ok((Self::parse(dir, &text)?, text))
     }
 
     /// A bundle in `dir`, an absolute path, whose config.json has this text.

@@ -57,6 +57,6 @@ pub use socket::{
     Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
 };
 pub use spawn::{Place, Source, Spawn};
-pub use time_stamp_counter::time_stamp_counter_khz;
+pub use time_stamp_counter::TimeStampCounter;
 pub use user_namespace::user_namespace;
 pub use xattr::set_xattr;

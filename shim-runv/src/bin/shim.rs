@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use runv::runtime::RunV;
 
 fn main() -> ExitCode {
-    shim_core::run(RunV, std::env::args_os())
+    shim_core::run(RunV::default(), std::env::args_os())
 }
