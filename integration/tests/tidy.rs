@@ -17,7 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("seccomp", &[]),
     ("disk", &[]),
     ("mux", &[]),
-    ("guest", &[]),
+    ("network", &["sys"]),
+    ("guest", &["network"]),
     ("mounts", &["sys"]),
     ("cgroups", &["sys"]),
     ("stdio", &["sys"]),
@@ -53,7 +54,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "runv-agent",
-        &["bundle", "cgroups", "guest", "launch", "mux", "sys"],
+        &[
+            "bundle", "cgroups", "guest", "launch", "mux", "network", "sys",
+        ],
     ),
     (
         "runv",
@@ -65,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "launch",
             "mounts",
             "mux",
+            "network",
             "shim-core",
             "sys",
         ],

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use guest::call::{Answer, Call, Message, Process, Refusal, RefusalKind, Request};
+use guest::call::{Answer, Call, Connect, Message, Process, Refusal, RefusalKind, Request};
 use guest::wire;
 use mux::{Link, Stream};
+use network::Network;
 
 use crate::{Error, Result};
 
@@ -90,6 +91,17 @@ impl Agent {
             Answer::Prepared { version } => Err(Error::OtherAgent { theirs: version }),
             _ => Err(Error::Answer),
         }
+    }
+
+    /// Gives the guest its network.
+    pub(crate) fn connect(
+        &self,
+        network: Network,
+        sysctl: Vec<(String, String)>,
+        limit: Duration,
+    ) -> Result<()> {
+        let call = Call::Connect(Box::new(Connect { network, sysctl }));
+        self.tell("the network", call, limit)
     }
 
     /// Opens a stream for a process.

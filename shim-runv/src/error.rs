@@ -83,6 +83,9 @@ pub enum Error {
     /// A hook on the host.
     #[error(transparent)]
     Launch(#[from] launch::Error),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),

@@ -10,6 +10,7 @@ use launch::plan::Hook;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::links::Journalled;
 use crate::{Error, Result};
 
 /// Version of the file.
@@ -21,6 +22,9 @@ pub(crate) struct Journal {
     version: u32,
     /// Where QEMU runs, and nothing else.
     pub(crate) cgroup: CgroupPaths,
+    /// Links of a network namespace that stays, tied to the machine.
+    #[serde(default)]
+    pub(crate) links: Option<Journalled>,
     /// Hooks to run once it is gone.
     pub(crate) hooks_poststop: Vec<Hook>,
     /// The OCI state for them.
@@ -106,6 +110,9 @@ impl StateDir {
                 cgroup.kill_all(Signal::SIGKILL as i32)?;
             }
             cgroup.delete()?;
+            if let Some(links) = &journal.links {
+                links.undo()?;
+            }
         }
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -131,6 +138,7 @@ impl Journal {
         Self {
             version: VERSION,
             cgroup,
+            links: None,
             hooks_poststop,
             state_stopped,
         }

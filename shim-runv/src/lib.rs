@@ -4,6 +4,7 @@
 //! ```text
 //!   runtime ──> specification  what of config.json is for the host, what for the guest
 //!      │    ──> rootfs         the container's root as an EROFS disk, made once for each image
+//!      │    ──> links          those of its network namespace, tied to the machine
 //!      │    ──> machine        QEMU in the container's cgroup, journalled before it starts
 //!      │    ──> agent          calls to the guest over the mux
 //!      └──────> streams        stdio between shim-core's descriptors and the mux
@@ -17,6 +18,7 @@ pub mod qemu;
 
 mod agent;
 mod journal;
+mod links;
 mod machine;
 mod rootfs;
 mod specification;

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -19,11 +20,11 @@ use cgroups::Cgroup;
 use guest::call::Process;
 use mux::{Endpoint, Link};
 use nix::sys::signal::Signal;
-use sys::{Child, ExitStatus, Pid, Spawn};
+use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 
 use crate::agent::{Agent, News};
 use crate::journal::StateDir;
-use crate::qemu::{AGENT_FD, Arguments};
+use crate::qemu::{AGENT_FD, Arguments, LINK_FD};
 use crate::streams::Streams;
 use crate::{Error, Result};
 
@@ -152,6 +153,16 @@ impl Drop for Qemu {
     }
 }
 
+/// What of the host a machine is connected to.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    /// The network namespace that QEMU lives in: that of its links, so that who looks for it by QEMU's
+    /// pid finds it.
+    pub(crate) namespace: OwnedFd,
+    /// The other ends of its links.
+    pub(crate) taps: Vec<OwnedFd>,
+}
+
 /// A machine that is up. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -167,18 +178,26 @@ impl Machine {
     ///
     /// # Errors
     /// [`Error::NotUp`] with the tail of its console; nothing is left then.
-    pub(crate) fn start(arguments: &Arguments, cgroup: &Cgroup, dir: &StateDir) -> Result<Self> {
+    pub(crate) fn start(
+        arguments: &Arguments,
+        wires: Wires,
+        cgroup: &Cgroup,
+        dir: &StateDir,
+    ) -> Result<Self> {
         let program = find_qemu()?;
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
         let log = dir.qemu_log();
         let log = File::create(&log).map_err(Error::on("create", &log))?;
-        let qemu = Spawn::new(&program)
+        let mut qemu = Spawn::new(&program)
             .args(arguments.render())
-            .fd(AGENT_FD, std::os::fd::OwnedFd::from(theirs))
-            .stderr(std::os::fd::OwnedFd::from(log))
-            .new_session()
-            .spawn()
-            .map_err(Error::on("start", &program))?;
+            .fd(AGENT_FD, OwnedFd::from(theirs))
+            .stderr(OwnedFd::from(log))
+            .join_namespaces(vec![(wires.namespace, CloneFlags::CLONE_NEWNET)])
+            .new_session();
+        for (number, tap) in (LINK_FD..).zip(wires.taps) {
+            qemu = qemu.fd(number, tap);
+        }
+        let qemu = qemu.spawn().map_err(Error::on("start", &program))?;
         let pid = qemu.pid();
         let qemu = Qemu(Arc::new(Mutex::new(qemu)));
         cgroup.attach(pid)?;

@@ -20,9 +20,9 @@ use sys::TimeStampCounter;
 use crate::home::Home;
 use crate::image::Image;
 use crate::journal::{Journal, StateDir};
-use crate::machine::{Machine, next_pid};
+use crate::machine::{Machine, Wires, next_pid};
 use crate::qemu::{Arguments, Facts};
-use crate::{Error, rootfs, specification, streams};
+use crate::{Error, links, rootfs, specification, streams};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 const ROOT: &str = "/run/containerd/runv";
@@ -122,12 +122,18 @@ impl Runtime for RunV {
 
     fn create(&self, request: CreateRequest) -> Result<(Contained, Created)> {
         let wanted = Wanted::load(&request.bundle, &request.id)?;
+        let network = links::Wanted::of(&wanted.plan)?;
         let guest = specification::for_guest(&request.id, &wanted.config)?;
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
-        self.make(request, wanted, guest, &dir).map_err(|error| {
-            if let Err(left) = dir.undo() {
-                let error = left.chain();
-                tracing::warn!(path = %dir.path().display(), error, "not everything could be undone");
+        self.make(request, (wanted, network), guest, &dir).map_err(|error| {
+            match dir.undo() {
+                Ok(None) => {}
+                // Those of the other stages may have run.
+                Ok(Some(journal)) => poststop(&journal.hooks_poststop, &journal.state_stopped),
+                Err(left) => {
+                    let error = left.chain();
+                    tracing::warn!(path = %dir.path().display(), error, "not everything could be undone");
+                }
             }
             error.into()
         })
@@ -147,7 +153,7 @@ impl Runtime for RunV {
             "ociVersionMax": "1.1.0",
             "hooks": ["prestart", "createRuntime", "startContainer", "poststart", "poststop"],
             "linux": {
-                "namespaces": ["cgroup", "ipc", "mount", "pid", "uts"],
+                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
                 "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false},
                 "seccomp": {"enabled": true},
                 "apparmor": {"enabled": false},
@@ -167,7 +173,7 @@ impl RunV {
     fn make(
         &self,
         request: CreateRequest,
-        wanted: Wanted,
+        (wanted, network): (Wanted, links::Wanted),
         guest: specification::Guest,
         dir: &StateDir,
     ) -> std::result::Result<(Contained, Created), Error> {
@@ -180,8 +186,27 @@ impl RunV {
         let image = Image::find(&home)?;
         let disk = rootfs::disk(Path::new(&plan.init.root.path), &home, dir.path())?;
         let state_stopped = plan.state(Status::Stopped, 0);
-        let journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
+        let mut journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
         dir.write(&journal)?;
+        let held = network.hold()?;
+        // There is no process of the container yet; the thread has its network namespace, for which
+        // these hooks are there.
+        let state = plan.state(Status::Creating, held.thread_id());
+        hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
+        hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
+        let found = links::read(held.namespace())?;
+        journal.links = network.journalled(held.namespace(), &found);
+        dir.write(&journal)?;
+        let tied = links::tie(held.namespace(), &found);
+        if tied.is_err() {
+            // Somebody else's may be there, which is not for `delete`.
+            journal.links = None;
+            dir.write(&journal)?;
+        }
+        let wires = Wires {
+            namespace: held.namespace().descriptor()?,
+            taps: tied?.taps,
+        };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let size = specification::size(&config, u32::try_from(processors).unwrap_or(1));
         let arguments = Arguments {
@@ -191,14 +216,15 @@ impl RunV {
             processors: size.processors,
             tsc_khz: self.counter.and_then(TimeStampCounter::khz),
             disk: (disk, DISK.to_owned()),
+            links: found.network.links.iter().map(|link| link.mac).collect(),
             console: dir.console(),
         };
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
-        let machine = Machine::start(&arguments, &cgroup, dir)?;
-        let state = plan.state(Status::Creating, machine.pid);
-        hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
-        hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
-
+        let machine = Machine::start(&arguments, wires, &cgroup, dir)?;
+        let sysctl = plan.init.sysctl.iter();
+        let sysctl = sysctl.filter(|(name, _)| specification::is_of_network(name));
+        let sysctl = sysctl.cloned().collect();
+        machine.agent.connect(found.network, sysctl, QUICK_LIMIT)?;
         let pid = machine.pid;
         let contained = Contained {
             state_running: plan.state(Status::Running, pid),

@@ -90,6 +90,9 @@ fn of_linux(linux: &mut Map<String, Value>) -> Result<()> {
             return Err(Error::unsupported(format!("linux.{field}"), why));
         }
     }
+    if let Some(Value::Object(sysctl)) = linux.get_mut("sysctl") {
+        sysctl.retain(|name, _| !is_of_network(name));
+    }
     let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") else {
         return Ok(());
     };
@@ -110,6 +113,11 @@ fn of_linux(linux: &mut Map<String, Value>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a kernel parameter, by its name in dots or slashes, belongs to the network namespace.
+pub(crate) fn is_of_network(sysctl: &str) -> bool {
+    sysctl.starts_with("net.") || sysctl.starts_with("net/")
 }
 
 /// Those of the host's side are run by the shim.
@@ -220,6 +228,7 @@ mod tests {
             "hooks": {"prestart": [{"path": "/x"}], "startContainer": [{"path": "/in"}]},
             "linux": {
                 "cgroupsPath": "/x/c",
+                "sysctl": {"net.ipv4.ip_forward": "1", "net/ipv4/conf": "1", "kernel.msgmax": "1"},
                 "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}, {"type": "mount"}],
                 "devices": []
             },
@@ -230,7 +239,11 @@ mod tests {
             "root": {"path": "rootfs", "readonly": true},
             "process": {"args": ["sh"]},
             "hooks": {"startContainer": [{"path": "/in"}]},
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}], "devices": []},
+            "linux": {
+                "sysctl": {"kernel.msgmax": "1"},
+                "namespaces": [{"type": "pid"}, {"type": "mount"}],
+                "devices": []
+            },
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]
         });
         assert_eq!(guest(&config), expected);

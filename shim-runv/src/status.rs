@@ -20,6 +20,8 @@ fn code(error: &Error) -> Code {
             Code::Unimplemented
         }
         Error::Bundle(bundle::Error::Write { .. } | bundle::Error::Read { .. }) => Code::Internal,
+        Error::Network(network::Error::Unsupported { .. }) => Code::Unimplemented,
+        Error::Network(network::Error::Taken(_)) => Code::FailedPrecondition,
         Error::Bundle(_) => Code::InvalidArgument,
         Error::NoGuest(_) | Error::NoQemu => Code::Unavailable,
         Error::OtherAgent { .. } => Code::FailedPrecondition,

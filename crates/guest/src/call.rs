@@ -1,5 +1,6 @@
 //! The messages.
 
+use network::Network;
 use serde::{Deserialize, Serialize};
 
 /// From the shim.
@@ -40,6 +41,8 @@ pub enum Call {
         /// For the kernel's random numbers.
         entropy: [u8; 32],
     },
+    /// Gives the links that the machine has their names, addresses and routes.
+    Connect(Box<Connect>),
     /// Makes a container whose init waits for [`Call::Start`].
     Create(Box<Create>),
     /// Lets init run the container's program.
@@ -75,6 +78,15 @@ pub enum Call {
     Delete(String),
     /// Ends the machine.
     PowerOff,
+}
+
+/// The network of all that runs in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// What is in the network namespace on the host.
+    pub network: Network,
+    /// Kernel parameters below `net.`, as sysctl(8) names them, and their values.
+    pub sysctl: Vec<(String, String)>,
 }
 
 /// A container to make.

@@ -29,3 +29,4 @@ mod terminal;
 pub mod view;
 
 pub use error::{Error, Result};
+pub use procfs::sysctl_path;

@@ -115,8 +115,10 @@ fn old_oom_adj(score: i32) -> i32 {
 }
 
 /// `a.b/c.d` means `a/b.c/d` when a dot comes first, as for sysctl(8): names of network devices
-/// may hold dots. A name whose first separator is a slash is a path already.
-fn sysctl_path(name: &str) -> Option<String> {
+/// may hold dots. A name whose first separator is a slash is a path already. The path is relative to a
+/// procfs; none for what is no name of a kernel parameter.
+#[must_use]
+pub fn sysctl_path(name: &str) -> Option<String> {
     let first = name.find(['.', '/']);
     let dotted = first.is_some_and(|at| name.as_bytes()[at] == b'.');
     let swap = |c| match c {

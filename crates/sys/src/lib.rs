@@ -36,6 +36,7 @@ mod raw;
 pub mod scheduling;
 mod socket;
 mod spawn;
+mod tap;
 mod time_stamp_counter;
 mod user_namespace;
 mod xattr;
@@ -57,6 +58,7 @@ pub use socket::{
     Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
 };
 pub use spawn::{Place, Source, Spawn};
+pub use tap::open_tap;
 pub use time_stamp_counter::TimeStampCounter;
 pub use user_namespace::user_namespace;
 pub use xattr::set_xattr;

@@ -31,6 +31,9 @@ pub(crate) enum Error {
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// A message to the stub.
     #[error(transparent)]
     Launch(#[from] launch::Error),

@@ -2,10 +2,11 @@
 //! processes as they come.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guest::call::{Answer, Call, Create, Exec, Io, Message, Process, Request, Target};
+use guest::call::{Answer, Call, Connect, Create, Exec, Io, Message, Process, Request, Target};
 use guest::wire;
 use mux::{Endpoint, Link, Stream};
 use nix::sys::signal::{SigSet, Signal};
@@ -115,6 +116,7 @@ impl Agent {
     fn answer(self: &Arc<Self>, call: Call) -> Result<Answer> {
         match call {
             Call::Prepare { clock_ns, entropy } => prepare(clock_ns, &entropy),
+            Call::Connect(request) => connect(&request),
             Call::Create(request) => self.create(&request),
             Call::Start(id) => self.container(&id)?.start().map(|()| Answer::Done),
             Call::Exec(request) => self.exec(&request),
@@ -260,6 +262,18 @@ impl Agent {
             }
         }
     }
+}
+
+fn connect(request: &Connect) -> Result<Answer> {
+    network::apply(&request.network)?;
+    // Some are of links, by their names.
+    for (name, value) in &request.sysctl {
+        let path = launch::sysctl_path(name).map(|path| Path::new("/proc").join(path));
+        let path =
+            path.ok_or_else(|| Error::Invalid(format!("{name:?} is no kernel parameter")))?;
+        std::fs::write(&path, value).map_err(Error::on(&format!("write {value:?} to"), &path))?;
+    }
+    Ok(Answer::Done)
 }
 
 fn prepare(clock_ns: u64, entropy: &[u8]) -> Result<Answer> {

@@ -108,6 +108,7 @@ mod tests {
             "virtio_mmio",
             "virtio_console",
             "virtio_blk",
+            "virtio_net",
             "erofs",
             "overlay",
         ];

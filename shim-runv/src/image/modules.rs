@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use crate::{Error, Result};
 
 /// Modules without which there is no container in a guest.
-const NEEDED: [&str; 5] = [
+const NEEDED: [&str; 6] = [
     "virtio_mmio",
     "virtio_console",
     "virtio_blk",
+    "virtio_net",
     "erofs",
     "overlay",
 ];
@@ -66,7 +67,7 @@ fn name(path: &str) -> String {
 mod tests {
     use super::*;
 
-    const BUILT_IN: &str = "kernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio_mmio.ko\n";
+    const BUILT_IN: &str = "kernel/drivers/net/virtio_net.ko\nkernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio_mmio.ko\n";
 
     #[test]
     fn modules_come_after_what_they_need_and_once() {

@@ -8,6 +8,13 @@ use crate::image::Image;
 /// Descriptor number of the agent's port: one end of a socket pair.
 pub const AGENT_FD: i32 = 3;
 
+/// Descriptor number of the first link's tap; those of the others follow.
+pub const LINK_FD: i32 = 4;
+
+/// Links that a machine can have: as many transports for devices as a microvm has without ACPI, less
+/// those that others take.
+pub const LINKS_MAX: usize = 4;
+
 /// A machine to start.
 #[derive(Debug, Clone)]
 pub struct Arguments {
@@ -23,6 +30,8 @@ pub struct Arguments {
     pub tsc_khz: Option<u64>,
     /// The root file system's disk and its serial number.
     pub disk: (PathBuf, String),
+    /// Hardware addresses of its links, at most [`LINKS_MAX`].
+    pub links: Vec<network::Mac>,
     /// File for what the guest writes to its console.
     pub console: PathBuf,
 }
@@ -102,10 +111,15 @@ impl Arguments {
                     .to_owned(),
             ),
         ];
+        let links = (LINK_FD..).zip(&self.links).flat_map(|(fd, mac)| {
+            let back = format!("tap,id=link{fd},fd={fd},vhost=off");
+            let front = format!("virtio-net-device,netdev=link{fd},mac={mac}");
+            [("-netdev", back), ("-device", front)]
+        });
         let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
             .map(str::to_owned)
             .into();
-        for (name, value) in pairs {
+        for (name, value) in pairs.into_iter().chain(links) {
             words.push(name.to_owned());
             words.push(value);
         }
@@ -139,6 +153,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             processors: 2,
             tsc_khz: Some(2_100_000),
             disk: ("/l/a,b.erofs".into(), "root".into()),
+            links: Vec::new(),
             console: "/s/console".into(),
         }
     }
@@ -146,6 +161,20 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
     #[test]
     fn a_machine_is_this_command_line() {
         assert_eq!(machine().render().join(" "), GOLDEN);
+    }
+
+    #[test]
+    fn each_link_is_a_card_with_its_own_descriptor() {
+        let machine = Arguments {
+            links: [1, 2]
+                .map(|last| network::Mac([2, 0, 0, 0, 0, last]))
+                .into(),
+            ..machine()
+        };
+        let line = machine.render().join(" ");
+        let expected = "-netdev tap,id=link4,fd=4,vhost=off -device virtio-net-device,netdev=link4,mac=02:00:00:00:00:01 \
+                        -netdev tap,id=link5,fd=5,vhost=off -device virtio-net-device,netdev=link5,mac=02:00:00:00:00:02";
+        assert_eq!(line, format!("{GOLDEN} {expected}"));
     }
 
     #[test]

@@ -4,4 +4,4 @@ mod accelerator;
 mod arguments;
 
 pub use accelerator::{Accelerator, Facts};
-pub use arguments::{AGENT_FD, Arguments};
+pub use arguments::{AGENT_FD, Arguments, LINK_FD, LINKS_MAX};

@@ -1,0 +1,27 @@
+//! The network of a container as values: read from its namespace by rtnetlink(7), tied to the machine it
+//! runs in, written again inside of that. Must not know who asks, nor keep anything on disk.
+//!
+//! ```text
+//!   host, in the container's network namespace                     guest
+//!     link ──ingress──> mirred ──> tap ──descriptor──> QEMU ──> virtio-net   same MAC address, MTU,
+//!     link <── mirred <──ingress── tap                                       addresses, routes: `apply`
+//! ```
+
+mod error;
+mod rtnetlink;
+mod values;
+
+mod apply;
+mod namespace;
+mod read;
+mod tie;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::apply;
+pub use error::{Error, Result};
+pub use namespace::{HeldNamespace, Identity, Namespace};
+pub use read::{Found, read};
+pub use tie::{Tied, tie, untie};
+pub use values::{Address, Link, Mac, Neighbour, Network, Route};

@@ -1,0 +1,186 @@
+//! Against the kernel, in network namespaces of their own.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
+
+use crate::rtnetlink::Rtnetlink;
+use crate::{
+    Address, Error, HeldNamespace, Link, Mac, Neighbour, Network, Result, Route, apply, read, tie,
+    untie,
+};
+
+/// Two links that are each other's ends, in this thread's namespace.
+fn veth(macs: [Mac; 2]) -> Result<()> {
+    let [mut one, mut other] = macs.map(|mac| {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::Address(mac.0.to_vec()));
+        message
+    });
+    let names = ["first", "second"].map(|name| LinkAttribute::IfName(name.to_owned()));
+    let [name, other_name] = names;
+    other.attributes.push(other_name);
+    let peer = LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other)));
+    let info = vec![LinkInfo::Kind(InfoKind::Veth), peer];
+    one.attributes.extend([name, LinkAttribute::LinkInfo(info)]);
+    let mut kernel = Rtnetlink::open()?;
+    kernel.change(
+        "make links",
+        Message::NewLink(one),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn address(text: &str, prefix_bits: u8, broadcast: Option<&str>) -> Address {
+    Address {
+        local: ip(text),
+        peer: ip(text),
+        prefix_bits,
+        broadcast: broadcast.map(|text| text.parse().unwrap()),
+        scope: 0,
+    }
+}
+
+fn route(destination: &str, prefix_bits: u8, gateway: Option<&str>) -> Route {
+    Route {
+        link: 0,
+        destination: ip(destination),
+        prefix_bits,
+        gateway: gateway.map(ip),
+        source: None,
+        // What the kernel gives routes of IPv6 that come without.
+        priority: ip(destination).is_ipv6().then_some(1024),
+        scope: if gateway.is_none() && ip(destination).is_ipv4() {
+            253
+        } else {
+            0
+        },
+        is_on_link: false,
+    }
+}
+
+/// Two links with all that is copied.
+fn network(macs: [Mac; 2]) -> Network {
+    let link = |name: &str, mac, mtu, addresses| Link {
+        name: name.to_owned(),
+        mac,
+        mtu,
+        addresses,
+    };
+    let first = vec![
+        address("10.1.0.2", 24, Some("10.1.0.255")),
+        address("fd00:1::2", 64, None),
+    ];
+    Network {
+        links: vec![
+            // Each has had the other's name before.
+            link("second", macs[0], 1400, first),
+            link("first", macs[1], 1500, vec![address("10.2.0.2", 16, None)]),
+        ],
+        routes: vec![
+            route("0.0.0.0", 0, Some("10.1.0.1")),
+            route("192.0.2.0", 24, None),
+            route("::", 0, Some("fd00:1::1")),
+        ],
+        neighbours: vec![Neighbour {
+            link: 0,
+            address: ip("10.1.0.1"),
+            mac: Mac([2, 0, 0, 0, 0, 9]),
+        }],
+    }
+}
+
+#[test]
+fn a_network_that_is_applied_is_read_again() {
+    let held = HeldNamespace::create().unwrap();
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let wanted = network(macs);
+    let mut found = held
+        .namespace()
+        .run(|| {
+            veth(macs)?;
+            apply(&wanted)?;
+            read()
+        })
+        .unwrap();
+    let sorted = |network: &mut Network| {
+        network.links.sort_by_key(|link| link.mac);
+        for link in &mut network.links {
+            link.addresses.sort_by_key(|address| address.local);
+        }
+        network
+            .routes
+            .sort_by_key(|route| (route.destination, route.prefix_bits));
+    };
+    // The kernel lists the newest link first or last, as it likes: positions follow.
+    let first = found
+        .network
+        .links
+        .iter()
+        .position(|link| link.mac == macs[0]);
+    let positions: Vec<_> = found
+        .network
+        .routes
+        .iter()
+        .map(|route| route.link)
+        .collect();
+    assert!(
+        positions.iter().all(|link| Some(*link) == first),
+        "{positions:?}"
+    );
+    assert_eq!(found.network.neighbours.len(), 1);
+    for route in &mut found.network.routes {
+        route.link = 0;
+    }
+    found.network.neighbours[0].link = 0;
+    let mut wanted = wanted;
+    sorted(&mut wanted);
+    sorted(&mut found.network);
+    assert_eq!(found.network, wanted);
+    let strange = Network {
+        links: vec![Link {
+            mac: Mac([2, 0, 0, 0, 0, 7]),
+            ..wanted.links[0].clone()
+        }],
+        ..Network::default()
+    };
+    let error = held.namespace().run(|| apply(&strange)).unwrap_err();
+    assert!(matches!(error, Error::NoLink(..)), "{error}");
+}
+
+#[test]
+fn what_is_tied_is_taken_until_it_is_untied() {
+    let held = HeldNamespace::create().unwrap();
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let inside = || {
+        veth(macs)?;
+        assert_eq!(read()?.network, Network::default(), "they are down");
+        apply(&network(macs))?;
+        let found = read()?;
+        let tied = tie(&found)?;
+        assert_eq!(tied.taps.len(), 2);
+        assert!(matches!(read(), Err(Error::Taken(_))));
+        // One that looked before the other tied; its taps have other names.
+        assert!(tie(&found).is_err());
+        drop(tied);
+        assert!(matches!(tie(&found), Err(Error::Taken(_))));
+        untie(&found.indexes)?;
+        untie(&found.indexes)?;
+        assert_eq!(read()?, found);
+        let tied = tie(&found)?;
+        drop(tied);
+        untie(&found.indexes)?;
+        untie(&[4000])
+    };
+    held.namespace().run(inside).unwrap();
+}
