@@ -14,8 +14,8 @@ RELEASE := $(TARGET)/$(TUPLE)/release
 HARNESS := $(TARGET)/$(TUPLE)/debug
 # Which build of our binaries the harness drives.
 export POUCH_BUILD := release
-BINARIES := containerd-shim-runlxc-v2 runlxc runlxc-init containerd-shim-runv-v2 runv runv-agent snapshotter-quota snapshotter-remote
-CRATES := -p runlxc -p runlxc-init -p runv -p runv-agent -p snapshotter-quota -p snapshotter-remote
+BINARIES := containerd-shim-runlxc-v2 runlxc runlxc-init containerd-shim-runv-v2 runv runv-agent snapshotter-quota snapshotter-remote fd-holder
+CRATES := -p runlxc -p runlxc-init -p runv -p runv-agent -p snapshotter-quota -p snapshotter-remote -p fd-holder
 UNITS := snapshotter-quota.service snapshotter-quota.socket snapshotter-remote-store.service \
 	snapshotter-remote.service snapshotter-remote.socket
 EXAMPLES := $(DESTDIR)$(PREFIX)/share/pouch-plugins

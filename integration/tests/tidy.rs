@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "snapshotter-remote",
         &["disk", "mounts", "snapshot-core", "sys"],
     ),
+    ("fd-holder", &["sys"]),
     ("runlxc-init", &["launch", "mounts", "sys"]),
     (
         "runlxc",

@@ -37,6 +37,11 @@ pub fn memfd_sealed(name: &CStr, program: &File) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
+/// A file in memory, close-on-exec and not executable, which goes with its last descriptor or mapping (kernel 3.17).
+pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
+    memfd_create(name, libc::MFD_CLOEXEC)
+}
+
 /// memfd_create(2) by number: old C libraries have no function for it.
 fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<OwnedFd> {
     // SAFETY: `name` is NUL-terminated and outlives the call, which only reads it.

@@ -12,6 +12,7 @@ mod access;
 pub mod bpf;
 pub mod btrfs;
 mod child;
+mod event_journal;
 mod fd;
 pub mod filesystem;
 mod fs_context;
@@ -28,6 +29,7 @@ mod mounted_image;
 mod netlink;
 #[cfg(test)]
 mod old_kernel;
+mod pre_content;
 pub mod process;
 pub mod project_quota;
 pub mod pty;
@@ -43,6 +45,7 @@ mod xattr;
 
 pub use access::may_execute;
 pub use child::{Child, ExitStatus, announce, reap, watch};
+pub use event_journal::{EventJournal, Owed};
 pub use fd::{memfd_sealed, pipe_cloexec};
 pub use fs_context::FsContext;
 pub use inherited::{close_inherited_from, take_inherited_fd};
@@ -53,6 +56,7 @@ pub use loopback::loopback_up;
 pub use nix::sched::CloneFlags;
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
+pub use pre_content::{FileId, PreAccess, PreContent, Verdict};
 pub use process::set_subreaper;
 pub use socket::{
     Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
