@@ -8,8 +8,11 @@ use integration::{conformance::mount_all, store::Store};
 
 use super::host::{Host, program};
 
+/// All is fetched before it is mounted; lazy.rs has what is fetched while it is read.
+const COPY: &str = "[attach]\nkind = \"copy\"\n";
+
 /// Changes a byte of each chunk; what they were comes back.
-fn damage(store: &Store) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>> {
+pub(crate) fn damage(store: &Store) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>> {
     let mut whole = Vec::new();
     for path in store.objects("chunks")? {
         let bytes = fs::read(&path)?;
@@ -25,7 +28,7 @@ fn damage(store: &Store) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>> {
 
 #[test]
 fn a_flipped_byte_is_refused_and_told_and_what_is_whole_again_is_read() {
-    let host = Host::start("").unwrap();
+    let host = Host::start(COPY).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     let whole = damage(&host.store).unwrap();
     let refused = host.mount("c", &layer).unwrap_err().to_string();
@@ -64,7 +67,7 @@ fn a_disk_that_a_stranger_signed_is_unpacked() {
 
 #[test]
 fn a_store_that_is_away_holds_up_nothing_that_is_cached() {
-    let mut host = Host::start("deadline_seconds = 1\n").unwrap();
+    let mut host = Host::start(&format!("deadline_seconds = 1\n{COPY}")).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     host.stop_store().unwrap();
     // The manifest is here, the rest is not.

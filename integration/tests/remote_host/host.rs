@@ -28,7 +28,11 @@ pub(crate) struct Host {
 impl Host {
     /// With busybox in its store; `more` are further keys of `[store]`.
     pub(crate) fn start(more: &str) -> Result<Self> {
-        let store = Store::with_images(&[Image::Busybox])?;
+        Self::of(Store::with_images(&[Image::Busybox])?, more)
+    }
+
+    /// With that store, of whose images the first is asked for.
+    pub(crate) fn of(store: Store, more: &str) -> Result<Self> {
         let served = store.serve()?;
         let config = store.config(&served.address) + more;
         Ok(Self {
@@ -54,7 +58,7 @@ impl Host {
         Snapshots::connect(&self.snapshotter.target())
     }
 
-    /// Asks for busybox's layer: the committed snapshot that is found for it, or none when it is to be
+    /// Asks for the layer of the first image: the committed snapshot that is found for it, or none when it is to be
     /// unpacked.
     pub(crate) fn pull(&self, key: &str) -> Result<Option<String>> {
         let client = self.client()?;
@@ -109,10 +113,11 @@ impl Host {
         Ok(fs::read_to_string(self.snapshotter.log_file())?)
     }
 
-    /// Ends all of it, and looks for what is left.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Ends all of it, and looks for what is left; the store is there still.
+    pub(crate) fn finish(self) -> Result<Store> {
         self.snapshotter.finish()?;
-        self.served.map_or(Ok(()), Served::stop)
+        self.served.map_or(Ok(()), Served::stop)?;
+        Ok(self.store)
     }
 }
 

@@ -148,6 +148,8 @@ fn check(installed: &Installed, store: &Store, registry: &Registry, at: &str) ->
             .with_context(|| snapshotter.log_tail())
             .context(reference)?;
     }
+    let log = fs::read_to_string(snapshotter.log_file())?;
+    ensure!(log.contains("back_end=lazy"), "another back end was taken");
     let reference = registry.reference(Image::Debian);
     check_container(&containerd, &cri, &reference, &snapshotter)
         .with_context(|| containerd.log_tail())?;

@@ -8,14 +8,20 @@
 //!
 //!  absent --one fetches, others wait--> verified, written --> readable --fdatasync--> in the map
 //! ```
+//!
+//! What was written and is not in the map when a daemon is killed is found again: it is what its digest says, or not there.
+//!
+//! A file that is watched may be written only by a descriptor that is older than that, or came with an event: what any other
+//! writes is an event itself.
 
 use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions},
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -23,7 +29,7 @@ use std::{
 use disk::{BLOCK_BYTES, Digest};
 use snapshot_core::{Error, Result};
 
-use super::files;
+use super::{client::Patience, files};
 use crate::{
     chunk::ChunkId,
     table::{PIECES_MAX, Piece, Table},
@@ -33,9 +39,12 @@ use crate::{
 pub(super) const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
 
 /// Where chunks come from, verified.
-pub(super) trait Source: Sync {
-    /// The contents of a chunk of that many blocks.
-    fn chunk(&self, id: ChunkId, blocks: u32) -> Result<Vec<u8>>;
+pub(super) trait Source: std::fmt::Debug + Sync {
+    /// The contents of a chunk of that many blocks, tried for that long.
+    fn chunk(&self, id: ChunkId, blocks: u32, patience: Patience) -> Result<Vec<u8>>;
+
+    /// Nothing more is fetched: who waits for a chunk is told that it failed.
+    fn close(&self);
 }
 
 /// A blob.
@@ -47,7 +56,13 @@ pub(super) struct Blob {
     starts: Vec<u32>,
     directory: PathBuf,
     data: File,
+    /// What chunks are written by; of a blob that is watched already it has to come with an event.
+    writer: OnceLock<File>,
+    /// Whether the file was there before, so that more may be in it than the map says.
+    may_have_more: bool,
     state: Mutex<State>,
+    /// Held while the map is written, so that no older one takes its place.
+    syncing: Mutex<()>,
     /// A chunk is there, or failed.
     changed: Condvar,
 }
@@ -64,8 +79,19 @@ struct State {
 }
 
 impl Blob {
-    /// The blob of that table in the directory of all; made from `table` if it is not there.
+    /// The blob of that table in the directory of all, which nobody watches; made from `table` if it is not there.
     pub(super) fn open(
+        blobs: &Path,
+        name: [u8; 32],
+        table: impl FnOnce() -> Result<Table>,
+    ) -> Result<Self> {
+        let this = Self::open_watched(blobs, name, table)?;
+        this.write_by_own()?;
+        Ok(this)
+    }
+
+    /// The same, and perhaps it is watched: nothing is written to it before [`Blob::write_by`] says by what.
+    pub(super) fn open_watched(
         blobs: &Path,
         name: [u8; 32],
         table: impl FnOnce() -> Result<Table>,
@@ -101,8 +127,29 @@ impl Blob {
             table,
             directory,
             data,
+            writer: OnceLock::new(),
+            may_have_more: length == bytes,
+            syncing: Mutex::default(),
             changed: Condvar::new(),
         })
+    }
+
+    /// Chunks are written by this descriptor, unless there was one before.
+    pub(super) fn write_by(&self, writer: File) {
+        // The first is as good.
+        drop(self.writer.set(writer));
+    }
+
+    /// Nobody watches it, so chunks are written by the descriptor that it was opened by.
+    pub(super) fn write_by_own(&self) -> Result<()> {
+        let own = self.data.try_clone();
+        self.write_by(own.map_err(Error::io("open again", self.directory.join("data")))?);
+        Ok(())
+    }
+
+    /// Whether it is known what chunks are written by.
+    pub(super) fn has_writer(&self) -> bool {
+        self.writer.get().is_some()
     }
 
     /// What it is known by: the digest of its table.
@@ -113,6 +160,11 @@ impl Blob {
     /// The file that kernels read.
     pub(super) fn data(&self) -> &File {
         &self.data
+    }
+
+    /// Where that is.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join("data")
     }
 
     /// Length in blocks.
@@ -127,6 +179,37 @@ impl Blob {
         Ok(about.blocks() * 512)
     }
 
+    /// Whether all of it can be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lock().missing == 0
+    }
+
+    /// Pieces of a range of bytes that cannot be read yet.
+    pub(super) fn missing_in(&self, bytes: Range<u64>) -> Vec<usize> {
+        let end_block = bytes.end.div_ceil(BLOCK_BYTES);
+        let first_block = bytes.start / BLOCK_BYTES;
+        let state = self.lock();
+        // The last that begins at or before the first block.
+        let first = self
+            .starts
+            .partition_point(|start| u64::from(*start) <= first_block);
+        let pieces = first.saturating_sub(1)..state.readable.len();
+        let pieces = pieces.take_while(|index| u64::from(self.starts[*index]) < end_block);
+        pieces.filter(|index| !state.readable[*index]).collect()
+    }
+
+    /// The first of these pieces that cannot be read yet.
+    pub(super) fn first_missing(&self, pieces: Range<usize>) -> Option<usize> {
+        let state = self.lock();
+        let end = pieces.end.min(state.readable.len());
+        (pieces.start..end).find(|index| !state.readable[*index])
+    }
+
+    /// Length of a piece in bytes.
+    pub(super) fn piece_bytes(&self, index: usize) -> u64 {
+        u64::from(self.table.pieces()[index].blocks()) * BLOCK_BYTES
+    }
+
     /// Makes everything readable, by that many threads, and syncs it.
     pub(super) fn fill_all(&self, threads: usize, source: &dyn Source) -> Result<()> {
         let next = AtomicUsize::new(0);
@@ -139,7 +222,7 @@ impl Blob {
         };
         let work = || {
             while let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.fill_piece(index, source) {
+                if let Err(error) = self.fill_piece(index, source, Patience::Deadline) {
                     // The others need not begin another.
                     next.store(missing.len(), Ordering::Relaxed);
                     return Err(error);
@@ -163,6 +246,7 @@ impl Blob {
 
     /// Writes down what is readable, as far as it is on the disk.
     pub(super) fn sync(&self) -> Result<()> {
+        let _mine = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let map = {
             let mut state = self.lock();
             if !std::mem::take(&mut state.unsynced) {
@@ -179,8 +263,13 @@ impl Blob {
         placed
     }
 
-    /// One fetches, others who want the same wait.
-    fn fill_piece(&self, index: usize, source: &dyn Source) -> Result<()> {
+    /// Makes a piece readable. One fetches, others who want the same wait.
+    pub(super) fn fill_piece(
+        &self,
+        index: usize,
+        source: &dyn Source,
+        patience: Patience,
+    ) -> Result<()> {
         let Piece::Chunk { id, blocks } = self.table.pieces()[index] else {
             return Ok(());
         };
@@ -197,15 +286,29 @@ impl Blob {
         }
         drop(state);
         let _fetching = Fetching { of: self, index };
-        let contents = source.chunk(id, blocks)?;
-        let at = u64::from(self.starts[index]) * BLOCK_BYTES;
-        let written = self.data.write_all_at(&contents, at);
-        written.map_err(Error::io("write", self.directory.join("data")))?;
+        if !self.has_already(index, id) {
+            let contents = source.chunk(id, blocks, patience)?;
+            let at = u64::from(self.starts[index]) * BLOCK_BYTES;
+            let written = self.writer.wait().write_all_at(&contents, at);
+            written.map_err(Error::io("write", self.directory.join("data")))?;
+        }
         let mut state = self.lock();
         state.readable[index] = true;
         state.missing -= 1;
         state.unsynced = true;
         Ok(())
+    }
+
+    /// Whether an earlier daemon has written a chunk, and was killed before that was written down.
+    fn has_already(&self, index: usize, id: ChunkId) -> bool {
+        if !self.may_have_more {
+            return false;
+        }
+        let bytes = usize::try_from(self.piece_bytes(index)).expect("a chunk is 1 MiB at most");
+        let mut contents = vec![0; bytes];
+        let at = u64::from(self.starts[index]) * BLOCK_BYTES;
+        let read = self.writer.wait().read_exact_at(&mut contents, at);
+        read.is_ok() && ChunkId::of(&contents) == id
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -290,7 +393,7 @@ mod tests {
     use super::*;
 
     /// Chunks by what is in them, each of one byte again and again.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Chunks {
         asked: Mutex<Vec<ChunkId>>,
         fails: AtomicBool,
@@ -301,7 +404,7 @@ mod tests {
     }
 
     impl Source for Chunks {
-        fn chunk(&self, id: ChunkId, blocks: u32) -> Result<Vec<u8>> {
+        fn chunk(&self, id: ChunkId, blocks: u32, _patience: Patience) -> Result<Vec<u8>> {
             if self.fails.load(Ordering::Relaxed) {
                 return Err(Error::Unavailable("in this test".to_owned()));
             }
@@ -309,6 +412,10 @@ mod tests {
             let all = (0..=u8::MAX).map(|value| contents(value, blocks));
             let found = all.into_iter().find(|bytes| ChunkId::of(bytes) == id);
             Ok(found.expect("one of them"))
+        }
+
+        fn close(&self) {
+            self.fails.store(true, Ordering::Relaxed);
         }
     }
 
@@ -346,8 +453,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let blob = open(directory.path());
         let chunks = Chunks::default();
-        blob.fill_piece(1, &chunks).unwrap();
-        blob.fill_piece(2, &chunks).unwrap();
+        blob.fill_piece(1, &chunks, Patience::Once).unwrap();
+        blob.fill_piece(2, &chunks, Patience::Once).unwrap();
         assert_eq!((missing(&blob), chunks.count()), (2, 1));
         let bytes = [15, 16, 35, 40].map(|block| byte_at(&blob, block));
         assert_eq!(bytes, [0, 2, 2, 0]);
@@ -365,18 +472,53 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_a_range_are_those_that_it_touches_and_that_are_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let blob = open(directory.path());
+        let check = |blocks: Range<u64>, expected: &[usize]| {
+            let bytes = blocks.start * 4096..blocks.end * 4096;
+            assert_eq!(blob.missing_in(bytes), expected, "{blocks:?}");
+        };
+        check(0..1, &[0]);
+        check(15..16, &[0]);
+        check(15..17, &[0, 1]);
+        check(16..16, &[]);
+        check(36..56, &[]);
+        check(0..1_000_000, &[0, 1, 3]);
+        check(56..57, &[3]);
+        check(57..58, &[]);
+        assert_eq!(blob.missing_in(56 * 4096 + 1..56 * 4096 + 2), [3]);
+        blob.fill_piece(1, &Chunks::default(), Patience::Once)
+            .unwrap();
+        check(15..17, &[0]);
+        assert_eq!(blob.first_missing(1..9), Some(3));
+        assert_eq!(blob.first_missing(1..3), None);
+        assert!(!blob.is_whole());
+        assert_eq!(blob.piece_bytes(1), 20 * 4096);
+    }
+
+    #[test]
     fn what_was_synced_is_there_after_a_crash() {
         let directory = tempfile::tempdir().unwrap();
         let chunks = Chunks::default();
         let blob = open(directory.path());
-        blob.fill_piece(0, &chunks).unwrap();
+        blob.fill_piece(0, &chunks, Patience::Once).unwrap();
         blob.sync().unwrap();
-        blob.fill_piece(1, &chunks).unwrap();
+        blob.fill_piece(1, &chunks, Patience::Once).unwrap();
         drop(blob);
         let blob = open(directory.path());
         assert_eq!(missing(&blob), 2, "what was not synced counts not");
         blob.fill_all(4, &chunks).unwrap();
-        assert_eq!(chunks.count(), 4);
+        assert_eq!(chunks.count(), 3, "and is found where it was written");
+        drop(blob);
+        // Something else than was written, as after a loss of power.
+        let path = directory.path().join(Digest(table().digest()).to_string());
+        std::fs::remove_file(path.join("map")).unwrap();
+        let file = OpenOptions::new().write(true).open(path.join("data"));
+        file.unwrap().write_all_at(&[9], 4096 * 20).unwrap();
+        let blob = open(directory.path());
+        blob.fill_all(4, &chunks).unwrap();
+        assert_eq!((chunks.count(), byte_at(&blob, 20)), (4, 2));
         drop(blob);
         assert_eq!(missing(&open(directory.path())), 0);
         let name = table().digest();
@@ -392,7 +534,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let blob = open(directory.path());
         let chunks = Chunks::default();
-        blob.fill_piece(0, &chunks).unwrap();
+        blob.fill_piece(0, &chunks, Patience::Once).unwrap();
         chunks.fails.store(true, Ordering::Relaxed);
         let error = blob.fill_all(2, &chunks).unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)), "{error}");

@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use tokio::{
     runtime::{Builder, Handle},
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::timeout,
 };
 
@@ -41,6 +41,9 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Between two rounds of asking all stores.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// What a store is given for an object, however little time is left.
+const LIMIT_MIN: Duration = Duration::from_secs(1);
+
 /// How long an object is tried for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -48,6 +51,8 @@ pub(super) enum Patience {
     Once,
     /// As long as `store.deadline_seconds`.
     Deadline,
+    /// Until then, and once at least.
+    Until(Instant),
 }
 
 /// Stores with the same objects. Its calls block.
@@ -62,6 +67,8 @@ pub struct Client {
     object_limit: Duration,
     deadline: Duration,
     measured: Measured,
+    /// Says to all who wait that nothing more is fetched.
+    closed: watch::Sender<bool>,
     /// Ends the thread when it is dropped.
     ending: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -126,6 +133,7 @@ impl Client {
             object_limit: config.object(),
             deadline: config.deadline(),
             measured,
+            closed: watch::Sender::new(false),
             ending: Some(ending),
             thread: Some(thread),
         }))
@@ -141,13 +149,17 @@ impl Client {
         bytes_max: usize,
         patience: Patience,
     ) -> Result<Option<Vec<u8>>> {
-        let end = Instant::now() + self.deadline;
+        let end = match patience {
+            Patience::Once => Instant::now(),
+            Patience::Deadline => Instant::now() + self.deadline,
+            Patience::Until(end) => end,
+        };
         loop {
             let mut is_absent = false;
             let mut failure = None;
             let first = self.first.load(Ordering::Relaxed);
             for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
-                match self.ask(&self.stores[index], name, bytes_max) {
+                match self.ask(&self.stores[index], name, bytes_max, self.limit(patience)) {
                     Ok(Answer::Found(bytes)) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(Some(bytes));
@@ -162,7 +174,7 @@ impl Client {
             let Some((index, what)) = failure.filter(|_| !is_absent) else {
                 return Ok(None);
             };
-            if patience == Patience::Once || Instant::now() + PAUSE >= end {
+            if Instant::now() + PAUSE >= end || *self.closed.borrow() {
                 return Err(Error::Unreachable {
                     object: name.to_string(),
                     store: self.stores[index].clone(),
@@ -171,15 +183,35 @@ impl Client {
             }
             tracing::debug!(object = %name, what, "asked for again");
             // On the client's thread; this one waits.
-            self.runtime
-                .block_on(async { tokio::time::sleep(PAUSE).await });
+            self.runtime.block_on(async {
+                let mut closed = self.closed.subscribe();
+                // Either way it is time to go on.
+                drop(timeout(PAUSE, closed.wait_for(|is| *is)).await);
+            });
         }
+    }
+
+    /// How long a store may take for an object.
+    fn limit(&self, patience: Patience) -> Duration {
+        match patience {
+            Patience::Until(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                left.clamp(LIMIT_MIN, self.object_limit.max(LIMIT_MIN))
+            }
+            Patience::Once | Patience::Deadline => self.object_limit,
+        }
+    }
+
+    /// Nothing is fetched any more: who waits is told that it failed.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
     }
 
     /// Asks each store how it is: its address, and what is wrong with it.
     pub fn health(&self) -> Vec<(String, Result<(), String>)> {
         let ask = |store: &String| {
-            let answered = self.fetch(format!("{store}/v1/health"), 1024);
+            let url = format!("{store}/v1/health");
+            let answered = self.fetch(url, 1024, self.object_limit);
             let health = match answered {
                 Ok(Answer::Found(_)) => Ok(()),
                 Ok(Answer::Absent) => Err("it is no store: it has no /v1/health".to_owned()),
@@ -190,18 +222,24 @@ impl Client {
         self.stores.iter().map(ask).collect()
     }
 
-    fn ask(&self, store: &str, name: Name, bytes_max: usize) -> Result<Answer, String> {
-        self.fetch(format!("{store}/v1/{name}"), bytes_max)
+    fn ask(
+        &self,
+        store: &str,
+        name: Name,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> Result<Answer, String> {
+        self.fetch(format!("{store}/v1/{name}"), bytes_max, limit)
     }
 
-    fn fetch(&self, url: String, bytes_max: usize) -> Result<Answer, String> {
+    fn fetch(&self, url: String, bytes_max: usize, limit: Duration) -> Result<Answer, String> {
         let mut request = Request::get(url);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         }
         let request = request.body(String::new()).map_err(said)?;
         let asked = self.http.request(request);
-        let limit = self.object_limit;
+        let mut closed = self.closed.subscribe();
         let answered = async {
             let whole = async {
                 let response = asked.await.map_err(said)?;
@@ -216,7 +254,10 @@ impl Client {
             };
             let seconds = limit.as_secs();
             let late = |_elapsed| format!("no answer within {seconds} seconds");
-            timeout(limit, whole).await.map_err(late)?
+            tokio::select! {
+                answered = timeout(limit, whole) => answered.map_err(late)?,
+                _ = closed.wait_for(|is| *is) => Err("the daemon ends".to_owned()),
+            }
         };
         let answer = self.runtime.block_on(answered)?;
         if let Answer::Found(bytes) = &answer {

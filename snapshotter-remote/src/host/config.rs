@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
-use super::attach::Choice;
+use super::{attach::Choice, lazy};
 use crate::{
     error::{Error, Result},
     signature::PublicKey,
@@ -70,11 +70,17 @@ pub struct StoreConfig {
 }
 
 /// How disks become directories.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttachConfig {
     /// Which back end; the first that works when it is `auto`.
     pub kind: Choice,
+    /// `lazy`: chunks that are fetched before who reads one after the other asks for them.
+    pub read_ahead_chunks: usize,
+    /// `lazy`: when a disk that was mounted begins to be fetched whole, in seconds.
+    pub complete_after_seconds: u64,
+    /// `lazy`: how fast, in MiB a second; 0: what nobody reads is not fetched.
+    pub complete_mebibytes: u64,
 }
 
 impl Default for Config {
@@ -87,6 +93,17 @@ impl Default for Config {
             server: ServerConfig::default(),
             store: StoreConfig::default(),
             attach: AttachConfig::default(),
+        }
+    }
+}
+
+impl Default for AttachConfig {
+    fn default() -> Self {
+        Self {
+            kind: Choice::Auto,
+            read_ahead_chunks: 4,
+            complete_after_seconds: 60,
+            complete_mebibytes: 32,
         }
     }
 }
@@ -126,6 +143,16 @@ impl Config {
         bounded("object_seconds", store.object_seconds, 1..=3600)?;
         bounded("deadline_seconds", store.deadline_seconds, 1..=3600)?;
         bounded("fetches_max", store.fetches_max as u64, 1..=256)?;
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("attach.{key}"), value, bounds);
+        let attach = &self.attach;
+        bounded("read_ahead_chunks", attach.read_ahead_chunks as u64, 0..=64)?;
+        bounded(
+            "complete_after_seconds",
+            attach.complete_after_seconds,
+            0..=86_400,
+        )?;
+        bounded("complete_mebibytes", attach.complete_mebibytes, 0..=65_536)?;
         if store.urls.is_empty() {
             return Err(Error::Setting(
                 "no store is named: --store http://HOST:PORT, or store.urls in the configuration"
@@ -133,6 +160,17 @@ impl Config {
             ));
         }
         Ok(self.server.check()?)
+    }
+
+    /// How readers of blobs are answered.
+    pub(super) fn lazy(&self) -> lazy::Options {
+        lazy::Options {
+            deadline: self.store.deadline(),
+            fetches_max: self.store.fetches_max,
+            read_ahead: self.attach.read_ahead_chunks,
+            complete_after: Duration::from_secs(self.attach.complete_after_seconds),
+            complete_bytes_per_second: self.attach.complete_mebibytes << 20,
+        }
     }
 
     /// What the daemon is made of.

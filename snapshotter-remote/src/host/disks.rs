@@ -43,6 +43,9 @@ const AWAY: Duration = Duration::from_secs(5);
 /// Where disks are, below the root.
 pub(super) const DISKS: &str = "disks";
 
+/// Where blobs are, below the root.
+pub(super) const BLOBS: &str = "blobs";
+
 /// What the kernel mounts, in a disk's directory.
 pub(super) const METADATA: &str = "metadata";
 
@@ -75,10 +78,16 @@ impl Fetcher {
     }
 
     /// An object, opened; what is damaged is asked for a second time, as it may have been the way.
-    fn get<T>(&self, name: Name, bytes_max: usize, open: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
+    fn get<T>(
+        &self,
+        name: Name,
+        bytes_max: usize,
+        patience: Patience,
+        open: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
         let mut is_second = false;
         loop {
-            let bytes = self.client.get(name, bytes_max, Patience::Deadline)?;
+            let bytes = self.client.get(name, bytes_max, patience)?;
             let object = name.to_string();
             let bytes = bytes.ok_or(Error::Absent { object })?;
             match open(&bytes) {
@@ -98,14 +107,18 @@ impl Fetcher {
 }
 
 impl Source for Fetcher {
-    fn chunk(&self, id: ChunkId, blocks: u32) -> CoreResult<Vec<u8>> {
+    fn chunk(&self, id: ChunkId, blocks: u32, patience: Patience) -> CoreResult<Vec<u8>> {
         let name = Name::Chunk(id);
-        let contents = self.get(name, chunk::STORED_BYTES_MAX, |bytes| {
+        let contents = self.get(name, chunk::STORED_BYTES_MAX, patience, |bytes| {
             chunk::open(bytes, id, blocks)
         });
         let contents = contents.map_err(refused)?;
         self.measured.chunk();
         Ok(contents)
+    }
+
+    fn close(&self) {
+        self.client.close();
     }
 }
 
@@ -118,16 +131,18 @@ impl Disks {
         attach: Box<dyn Attach>,
         measured: Measured,
     ) -> CoreResult<Self> {
-        for directory in [DISKS, "blobs"] {
+        for directory in [DISKS, BLOBS] {
             files::make_directory(&root.join(directory))?;
         }
+        let known = attach.opened().into_iter();
+        let known = known.map(|blob| (blob.name(), blob)).collect();
         Ok(Self {
             root: root.to_owned(),
             keys,
             fetcher,
             attach,
             measured,
-            blobs: Mutex::default(),
+            blobs: Mutex::new(known),
             uses: Mutex::default(),
             attaching: Mutex::default(),
             away_until: Mutex::default(),
@@ -179,10 +194,17 @@ impl Disks {
         };
         files::remove_directory(&self.disk(chain_id))?;
         for blob in blobs {
-            self.known_blobs().remove(&blob);
-            files::remove_directory(&self.blobs_directory().join(Digest(blob).to_string()))?;
+            self.remove_blob(blob)?;
         }
         Ok(())
+    }
+
+    /// Takes a blob that nobody stands on out of the cache.
+    fn remove_blob(&self, name: [u8; 32]) -> CoreResult<()> {
+        if let Some(blob) = self.known_blobs().remove(&name) {
+            self.attach.forget(&blob);
+        }
+        files::remove_directory(&self.blobs_directory().join(Digest(name).to_string()))
     }
 
     /// Takes note of all that stand on disks, and takes away what nobody stands on.
@@ -206,9 +228,9 @@ impl Disks {
                 files::remove_directory(&path)?;
             }
         }
-        for (path, name) in directories(&self.blobs_directory())? {
+        for (_, name) in directories(&self.blobs_directory())? {
             if !uses.has_blob(name.0) {
-                files::remove_directory(&path)?;
+                self.remove_blob(name.0)?;
             }
         }
         Ok(())
@@ -295,6 +317,12 @@ impl Disks {
         }
     }
 
+    /// The daemon ends: nothing more is fetched, and what is here is written down.
+    pub(super) fn finish(&self) {
+        self.attach.finish();
+        self.sync();
+    }
+
     /// The manifest and the signed bytes: of the cache, else of a store that is asked once.
     fn find(&self, chain_id: Digest) -> Result<Option<(Manifest, Vec<u8>)>> {
         // What is kept and cannot be trusted any more may have been signed anew.
@@ -379,7 +407,8 @@ impl Disks {
             let stored = |id: ChunkId| {
                 let verified = |bytes: &[u8]| chunk::verify(bytes, id).map(|_| bytes.to_vec());
                 let name = Name::Chunk(id);
-                self.fetcher.get(name, chunk::STORED_BYTES_MAX, verified)
+                let most = chunk::STORED_BYTES_MAX;
+                self.fetcher.get(name, most, Patience::Deadline, verified)
             };
             table.restore(stored, file).map_err(refused)
         })?;
@@ -409,7 +438,7 @@ impl Disks {
         let name = Name::Table(digest);
         let open = |bytes: &[u8]| Table::open(&name.to_string(), bytes, digest);
         self.fetcher
-            .get(name, TABLE_BYTES_MAX, open)
+            .get(name, TABLE_BYTES_MAX, Patience::Deadline, open)
             .map_err(refused)
     }
 
@@ -418,7 +447,7 @@ impl Disks {
     }
 
     fn blobs_directory(&self) -> PathBuf {
-        self.root.join("blobs")
+        self.root.join(BLOBS)
     }
 
     fn known_blobs(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Blob>>> {

@@ -2,13 +2,7 @@
 
 use std::{fmt, os::unix::net::UnixStream, path::Path};
 
-use super::{
-    attach::{self, Choice},
-    client::Client,
-    config::Config,
-    metrics::Measured,
-    status,
-};
+use super::{attach, client::Client, config::Config, metrics::Measured, status};
 use crate::error::Result;
 
 /// How much it matters.
@@ -48,7 +42,7 @@ pub struct Finding {
 pub fn doctor(config: &Config) -> Result<Vec<Finding>> {
     config.check()?;
     let mut findings = vec![daemon(&config.address)];
-    findings.extend(back_ends(config.attach.kind)?);
+    findings.extend(back_ends(config)?);
     let client = Client::new(&config.store, Measured::default())?;
     findings.extend(
         client
@@ -108,14 +102,22 @@ fn daemon(address: &Path) -> Finding {
     }
 }
 
-/// Tried in a directory of its own, as the daemon may be trying in its root.
-fn back_ends(choice: Choice) -> Result<Vec<Finding>> {
-    let directory = tempfile::tempdir().map_err(|source| crate::Error::File {
+/// Tried in a directory of its own, as the daemon may be trying in its root; on the same file system, if there is a root.
+fn back_ends(config: &Config) -> Result<Vec<Finding>> {
+    let place = if config.root.is_dir() {
+        config.root.clone()
+    } else {
+        std::env::temp_dir()
+    };
+    let directory = tempfile::Builder::new()
+        .prefix("doctor-")
+        .tempdir_in(&place);
+    let directory = directory.map_err(|source| crate::Error::File {
         doing: "making a directory below",
-        path: std::env::temp_dir(),
+        path: place,
         source,
     })?;
-    let tried = attach::choose(choice, directory.path())?;
+    let tried = attach::choose(config.attach.kind, directory.path())?;
     let rejected = tried.rejected.iter().map(|rejected| Finding {
         severity: Severity::Warning,
         what: format!("back end {} does not work: {}", rejected.kind, rejected.why),

@@ -1,10 +1,15 @@
 //! What the daemon on a host counts beside its requests, for Prometheus.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
@@ -38,6 +43,22 @@ struct Metrics {
     damaged: Counter,
     store_failures: Counter,
     attached: Counter,
+    faults: Counter,
+    waits: Counter,
+    faults_failed: Counter,
+    served_bytes: Counter,
+    served_seconds: Seconds,
+    watched: Gauge,
+}
+
+/// From a tenth of a millisecond to a minute and a half.
+#[derive(Debug)]
+struct Seconds(Histogram);
+
+impl Default for Seconds {
+    fn default() -> Self {
+        Self(Histogram::new(exponential_buckets(0.000_1, 4.0, 11)))
+    }
 }
 
 impl Measured {
@@ -74,6 +95,41 @@ impl Measured {
             "Disks that were mounted",
             metrics.attached.clone(),
         );
+        self.register_faults(registry);
+    }
+
+    fn register_faults(&self, registry: &mut Registry) {
+        let metrics = &*self.0;
+        registry.register(
+            "faults",
+            "Reads of blobs that are watched, also of what was here",
+            metrics.faults.clone(),
+        );
+        registry.register(
+            "fault_waits",
+            "Reads that waited until something was fetched",
+            metrics.waits.clone(),
+        );
+        registry.register(
+            "faults_failed",
+            "Reads that were told EIO, as what they needed could not be had",
+            metrics.faults_failed.clone(),
+        );
+        registry.register(
+            "served_bytes",
+            "Bytes that were read of blobs that are watched",
+            metrics.served_bytes.clone(),
+        );
+        registry.register(
+            "served_seconds",
+            "How long such reads waited for their answer",
+            metrics.served_seconds.0.clone(),
+        );
+        registry.register(
+            "blobs_watched",
+            "Blobs that are mounted and not whole yet",
+            metrics.watched.clone(),
+        );
     }
 
     pub(super) fn layer(&self, outcome: Outcome) {
@@ -104,5 +160,26 @@ impl Measured {
 
     pub(super) fn attached(&self) {
         self.0.attached.inc();
+    }
+
+    pub(super) fn fault(&self) {
+        self.0.faults.inc();
+    }
+
+    pub(super) fn waits(&self) {
+        self.0.waits.inc();
+    }
+
+    pub(super) fn fault_failed(&self) {
+        self.0.faults_failed.inc();
+    }
+
+    pub(super) fn served(&self, bytes: u64, waited: Duration) {
+        self.0.served_bytes.inc_by(bytes);
+        self.0.served_seconds.0.observe(waited.as_secs_f64());
+    }
+
+    pub(super) fn watched(&self, count: usize) {
+        self.0.watched.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }

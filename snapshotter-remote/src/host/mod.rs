@@ -19,10 +19,12 @@ mod disks;
 mod doctor;
 mod driver;
 mod files;
+mod lazy;
 mod metrics;
 mod probe;
 mod serve;
 mod status;
+mod unwatched;
 mod uses;
 
 pub use attach::{Kind, Rejected};

@@ -2,20 +2,30 @@
 
 use std::{
     fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     path::{Path, PathBuf},
 };
 
 use disk::{Digest, Form, Image, Layer, Limits, Tree};
 use mounts::unmount_tree;
+use nix::poll::{PollFd, PollFlags, poll};
 use snapshot_core::{Error, Result, one_line};
+use sys::{EventJournal, PreContent, Verdict};
 
 use super::{
     attach::{Carrier, mount},
-    files,
+    files, lazy,
 };
 
 /// What is in the only file of the disk.
 const CONTENTS: &[u8] = b"what was written is what is read\n";
+
+/// How long a read may take, in milliseconds.
+const PATIENCE: u16 = 10_000;
 
 /// A disk on which something is tried.
 struct Trial {
@@ -37,7 +47,80 @@ pub(super) fn carrier(root: &Path) -> Result<Result<Carrier, String>> {
     Ok(Err(said.join("; ")))
 }
 
+/// Whether reads of a disk can be answered one by one, or why not.
+pub(super) fn lazy(root: &Path) -> Result<Result<Carrier, String>> {
+    let trial = Trial::make(&root.join("probe"))?;
+    if let Err(error) = trial.mounts(Carrier::Files) {
+        return Ok(Err(format!("{}: {}", Carrier::Files, one_line(&error))));
+    }
+    if let Err(error) = lazy::holder_program() {
+        return Ok(Err(error.to_string()));
+    }
+    Ok(match trial.answers() {
+        Ok(()) => Ok(Carrier::Files),
+        Err(error) => Err(format!(
+            "pre-content events of fanotify (6.14, on ext4, xfs or btrfs): {error}"
+        )),
+    })
+}
+
 impl Trial {
+    /// Empties the blob and puts its contents there when they are read.
+    fn answers(&self) -> io::Result<()> {
+        let bytes = self.blob.metadata()?.len();
+        let mut contents = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        self.blob.read_exact_at(&mut contents, 0)?;
+        self.blob.set_len(0)?;
+        self.blob.set_len(bytes)?;
+        let group = PreContent::new()?;
+        group.watch(&self.blob)?;
+        let journal = EventJournal::new(1)?;
+        let (told, tells) = sys::pipe_cloexec()?;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let read = self.mounts(Carrier::Files);
+                drop(tells);
+                read.map_err(io::Error::other)
+            });
+            let answered = self.answer(&group, &journal, &told, &contents);
+            // Whatever still waits is let go.
+            drop(group);
+            let read = reader
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if !answered? {
+                return Err(io::Error::other("a read was not told of"));
+            }
+            read
+        })
+    }
+
+    /// Answers until the reader is done: whether there was anything to be answered.
+    fn answer(
+        &self,
+        group: &PreContent,
+        journal: &EventJournal,
+        done: &OwnedFd,
+        contents: &[u8],
+    ) -> io::Result<bool> {
+        let mut has_answered = false;
+        loop {
+            let mut fds =
+                [group.as_fd(), done.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if poll(&mut fds, PATIENCE)? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if let Some(event) = group.read(journal, 0)? {
+                self.blob.write_all_at(contents, 0)?;
+                group.answer(event.file.as_raw_fd(), Verdict::Allow)?;
+                journal.clear(0);
+                has_answered = true;
+            } else if fds[1].any().unwrap_or_default() {
+                return Ok(has_answered);
+            }
+        }
+    }
+
     fn make(directory: &Path) -> Result<Self> {
         clear(directory)?;
         let this = |blob| Self {
@@ -52,7 +135,7 @@ impl Trial {
         let this = this(blob.map_err(Error::io("make", path))?);
         let failed = |error: disk::Error| {
             let why = one_line(&error);
-            Error::io("make a disk at", directory)(std::io::Error::other(why))
+            Error::io("make a disk at", directory)(io::Error::other(why))
         };
         let layer = Layer::read(&tar()[..], &this.blob, &Limits::GENEROUS).map_err(failed)?;
         let mut tree = Tree::new();
@@ -99,7 +182,7 @@ fn clear(directory: &Path) -> Result<()> {
 pub(super) fn unmount(target: &Path) -> Result<()> {
     unmount_tree(target).map_err(|error| {
         let why = one_line(&error);
-        Error::io("unmount", target)(std::io::Error::other(why))
+        Error::io("unmount", target)(io::Error::other(why))
     })
 }
 

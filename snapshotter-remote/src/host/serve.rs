@@ -10,13 +10,15 @@ use snapshot_core::{
 };
 
 use super::{
-    attach::{self, Attach, Copy, Kind},
+    attach::{self, Attach, Copy, Kind, Lazy},
     client::Client,
     config::Config,
     disks::{Disks, Fetcher},
     driver::RemoteDriver,
     files,
+    lazy::{Faults, Means},
     metrics::Measured,
+    unwatched,
 };
 use crate::error::{Error, Result};
 
@@ -59,7 +61,7 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
             services: Services::new().with(service, config.server.requests_max),
             registry,
             reload: Box::new(move || reload(&logging, &reread)),
-            finish: Box::new(move || disks.sync()),
+            finish: Box::new(move || disks.finish()),
         })
     })
 }
@@ -69,6 +71,16 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
     let keys = config.store.keys()?;
     let client = Client::new(&config.store, measured.clone())?;
     let fetcher = Arc::new(Fetcher::new(client, measured.clone()));
+    // Before all else: readers of an earlier daemon wait.
+    let means = || Means {
+        source: Arc::clone(&fetcher) as Arc<_>,
+        options: config.lazy(),
+        measured: measured.clone(),
+    };
+    let faults = Faults::take_over(root, means())?;
+    if faults.is_none() {
+        unwatched::take_away(root, &keys)?;
+    }
     let tried = attach::choose(config.attach.kind, root)?;
     for rejected in &tried.rejected {
         tracing::warn!(back_end = %rejected.kind, why = rejected.why, "a back end does not work here");
@@ -81,9 +93,14 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
     };
     tracing::info!(back_end = %kind, by = %carrier, "disks are mounted");
     let attach: Box<dyn Attach> = match kind {
+        Kind::Lazy => Box::new(Lazy::new(match faults {
+            Some(faults) => faults,
+            None => Faults::new(root, means())?,
+        })),
         Kind::Copy => {
             let fetches_max = config.store.fetches_max;
-            Box::new(Copy::new(carrier, Arc::clone(&fetcher), fetches_max))
+            let source = Arc::clone(&fetcher);
+            Box::new(Copy::new(carrier, source, fetches_max, faults))
         }
     };
     let disks = Disks::open(root, keys, fetcher, attach, measured.clone())?;

@@ -7,7 +7,7 @@ use mounts::mountinfo;
 
 use super::{
     blob,
-    disks::{DISKS, METADATA, directories, kept},
+    disks::{BLOBS, DISKS, METADATA, directories, kept},
 };
 use crate::{
     error::{Error, Result},
@@ -54,7 +54,7 @@ pub fn status(root: &Path, keys: &[PublicKey]) -> Result<Vec<Result<DiskStatus, 
         let mut chunks = (0, 0);
         for device in &manifest.devices {
             // A blob of which nothing was asked for yet has no table here.
-            let (all, here) = blob::look(&root.join("blobs"), device.table)?.unwrap_or_default();
+            let (all, here) = blob::look(&root.join(BLOBS), device.table)?.unwrap_or_default();
             chunks = (chunks.0 + all, chunks.1 + here);
         }
         let metadata = directory.join(METADATA);

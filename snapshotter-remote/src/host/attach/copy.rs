@@ -5,7 +5,10 @@ use std::sync::Arc;
 use snapshot_core::Result;
 
 use super::{Attach, Carrier, Kind};
-use crate::host::blob::{Blob, Source};
+use crate::host::{
+    blob::{Blob, Source},
+    lazy::Faults,
+};
 
 /// Fetches everything.
 #[derive(Debug)]
@@ -13,15 +16,23 @@ pub(in crate::host) struct Copy<S> {
     carrier: Carrier,
     source: Arc<S>,
     fetches_max: usize,
+    /// What an earlier daemon has mounted before it was whole has its readers still.
+    faults: Option<Faults>,
 }
 
 impl<S: Source> Copy<S> {
     /// From there, so many chunks at once.
-    pub(in crate::host) fn new(carrier: Carrier, source: Arc<S>, fetches_max: usize) -> Self {
+    pub(in crate::host) fn new(
+        carrier: Carrier,
+        source: Arc<S>,
+        fetches_max: usize,
+        faults: Option<Faults>,
+    ) -> Self {
         Self {
             carrier,
             source,
             fetches_max,
+            faults,
         }
     }
 }
@@ -35,10 +46,30 @@ impl<S: Source + Send + std::fmt::Debug> Attach for Copy<S> {
         self.carrier
     }
 
+    fn opened(&self) -> Vec<Arc<Blob>> {
+        self.faults.as_ref().map(Faults::opened).unwrap_or_default()
+    }
+
     fn open(&self, blobs: &[Arc<Blob>]) -> Result<()> {
         for blob in blobs {
             blob.fill_all(self.fetches_max, &*self.source)?;
+            if let Some(faults) = &self.faults {
+                faults.completed(blob);
+            }
         }
         Ok(())
+    }
+
+    fn forget(&self, blob: &Blob) {
+        if let Some(faults) = &self.faults {
+            faults.forget(blob);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(faults) = &self.faults {
+            faults.finish();
+        }
+        self.source.close();
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! | back end | needs | a container starts | without the daemon |
 //! |---|---|---|---|
+//! | `lazy` | pre-content events of fanotify (6.14), EROFS from files, fd-holder | at once: what is read is fetched then | readers of what is not here wait |
 //! | `copy` | EROFS from files (6.12) or loop devices (5.16) | when the whole disk is here | goes on |
 
 mod copy;
+mod lazy;
 mod mount;
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
@@ -13,6 +15,7 @@ use serde::Deserialize;
 use snapshot_core::{Result, daemon::suggestion};
 
 pub(super) use copy::Copy;
+pub(super) use lazy::Lazy;
 pub(super) use mount::{Carrier, is_mounted, mount};
 
 use super::{blob::Blob, probe};
@@ -25,17 +28,28 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     /// What the kernel gets the files by.
     fn carrier(&self) -> Carrier;
 
+    /// Blobs that are open from the beginning.
+    fn opened(&self) -> Vec<Arc<Blob>>;
+
     /// Sees to it that these blobs can be mounted: from when this returns, whoever reads of them reads
     /// what was verified, or an error.
     ///
     /// # Errors
     /// What keeps them from being fetched.
     fn open(&self, blobs: &[Arc<Blob>]) -> Result<()>;
+
+    /// The blob goes from the cache; it is mounted nowhere.
+    fn forget(&self, blob: &Blob);
+
+    /// The daemon ends: nothing more is fetched.
+    fn finish(&self);
 }
 
 /// The back ends there are, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// What is read is fetched when it is read.
+    Lazy,
     /// Everything is fetched before it is mounted.
     Copy,
 }
@@ -62,12 +76,13 @@ pub struct Rejected {
 
 impl Kind {
     /// All, the best first.
-    pub const ALL: [Self; 1] = [Self::Copy];
+    pub const ALL: [Self; 2] = [Self::Lazy, Self::Copy];
 
     /// As it is written in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Lazy => "lazy",
             Self::Copy => "copy",
         }
     }
@@ -127,7 +142,11 @@ pub(super) fn choose(choice: Choice, root: &Path) -> Result<Tried> {
         if choice != Choice::Auto && choice != Choice::Pinned(kind) {
             continue;
         }
-        match probe::carrier(root)? {
+        let works = match kind {
+            Kind::Lazy => probe::lazy(root)?,
+            Kind::Copy => probe::carrier(root)?,
+        };
+        match works {
             Ok(carrier) => {
                 let chosen = Some((kind, carrier));
                 return Ok(Tried { chosen, rejected });

@@ -1,0 +1,263 @@
+//! Disks that are fetched while they are read: little for the first work, nothing for the second container, nothing wrong when
+//! stores lie or are away, nobody in the way when all is here.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    conformance::Mounted,
+    images::Image,
+    process::{command, output_of},
+    runtime::built,
+    store::Store,
+    wait::{SOON, Sources, for_end_of, until},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    faults::damage,
+    host::Host,
+    truth::{Truth, read_anew},
+};
+
+/// A part of the disk that the first work of a container may fetch.
+const FIRST_WORK_PERCENT: u64 = 7;
+
+/// What is added to `[store]`: only what is read is fetched.
+fn only_read(metrics: &Path) -> String {
+    format!(
+        "[attach]\nkind = \"lazy\"\ncomplete_mebibytes = 0\nread_ahead_chunks = 0\n\
+         [metrics]\naddress = \"unix:{}\"\n",
+        metrics.display()
+    )
+}
+
+/// One of the daemon's numbers.
+fn metric(at: &Path, name: &str) -> Result<u64> {
+    let mut stream = UnixStream::connect(at)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let name = format!("snapshotter_remote_{name} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    Ok(line
+        .with_context(|| format!("no {name} in {text}"))?
+        .parse()?)
+}
+
+/// A shell of the image that starts, reads and says something.
+fn first_work(mounted: &Mounted) -> Result<()> {
+    let mut work = command("chroot");
+    work.arg(mounted.point());
+    work.args([
+        "/bin/sh",
+        "-c",
+        "read -r line </etc/os-release && echo \"$line\"",
+    ]);
+    let said = output_of(&mut work, SOON)?;
+    ensure!(said.contains("Debian"), "{said}");
+    Ok(())
+}
+
+/// Whether all of the disks of the host is here, by `status`.
+fn is_whole(host: &Host) -> Result<bool> {
+    let mut status = command(built("snapshotter-remote")?);
+    status
+        .arg("status")
+        .arg("--root")
+        .arg(host.snapshotter.root());
+    status.arg("--config").arg(host.snapshotter.config_file());
+    Ok(output_of(&mut status, SOON)?.contains("(100 %)"))
+}
+
+fn check_first_work(host: &Host, metrics: &Path, layer: &str) -> Result<()> {
+    let first = host.mount("first", layer)?;
+    let metadata = metric(metrics, "fetched_bytes_total")?;
+    first_work(&first)?;
+    let fetched = metric(metrics, "fetched_bytes_total")?;
+    let packed = host.store.objects("chunks")?;
+    let packed = packed.iter().map(|path| Ok(fs::metadata(path)?.len()));
+    let packed: u64 = packed.sum::<Result<u64>>()?;
+    let percent = (fetched - metadata) * 100 / packed;
+    println!(
+        "first work: {} KiB fetched after {} KiB for metadata, {percent} % of {} KiB",
+        (fetched - metadata) >> 10,
+        metadata >> 10,
+        packed >> 10
+    );
+    ensure!((1..=FIRST_WORK_PERCENT).contains(&percent), "{percent} %");
+    ensure!(metric(metrics, "fault_waits_total")? > 0);
+    let second = host.mount("second", layer)?;
+    first_work(&second)?;
+    ensure!(
+        metric(metrics, "fetched_bytes_total")? == fetched,
+        "the second fetched something"
+    );
+    first.unmount()?;
+    second.unmount()
+}
+
+/// What was read before is read without the store and by another daemon, which starts at once.
+fn check_without_store(host: &mut Host, layer: &str) -> Result<()> {
+    host.stop_store()?;
+    host.snapshotter.kill9()?;
+    let begun = Instant::now();
+    host.snapshotter.start_again()?;
+    println!("start without a store: {:?}", begun.elapsed());
+    host.take_mounts_away()?;
+    let third = host.mount("third", layer)?;
+    first_work(&third)?;
+    third.unmount()?;
+    host.start_store()
+}
+
+/// What nobody has read comes by itself; then the daemon is needed no more.
+fn check_completed(host: &mut Host, truth: &Truth, metrics: &Path, layer: &str) -> Result<()> {
+    let config = host.store.config(&host.address) + &only_read(metrics);
+    let config = config.replace("complete_mebibytes = 0", "complete_after_seconds = 0");
+    host.snapshotter.stop()?;
+    host.snapshotter.start_again_with(&config)?;
+    let mounted = host.mount("fourth", layer)?;
+    until("all is fetched", SOON * 4, Sources::none(), || {
+        Ok(is_whole(host)?.then_some(()))
+    })?;
+    until("nothing is watched", SOON, Sources::none(), || {
+        Ok((metric(metrics, "blobs_watched")? == 0).then_some(()))
+    })?;
+    host.snapshotter.kill9()?;
+    for file in truth.files("usr/bin")?.iter().step_by(7) {
+        truth.check(mounted.point(), file, 0, 1 << 20)?;
+    }
+    host.snapshotter.start_again()?;
+    mounted.unmount()
+}
+
+#[test]
+fn what_is_read_is_fetched_once_and_the_rest_by_and_by() {
+    let metrics = tempfile::tempdir().unwrap();
+    let metrics = metrics.path().join("metrics");
+    let store = Store::with_images(&[Image::Debian]).unwrap();
+    let truth = Truth::of(&store).unwrap();
+    let mut host = Host::of(store, &only_read(&metrics)).unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    check_first_work(&host, &metrics, &layer).unwrap();
+    check_without_store(&mut host, &layer).unwrap();
+    check_completed(&mut host, &truth, &metrics, &layer).unwrap();
+    truth.end().unwrap();
+    host.remove(&["first", "second", "third", "fourth", &layer])
+        .unwrap();
+    host.finish().unwrap();
+}
+
+fn is_input_output_error(read: Result<Vec<u8>>) -> Result<()> {
+    let error = read.err().context("it was read")?;
+    let io = error.downcast_ref::<std::io::Error>();
+    let is = io.is_some_and(|error| error.raw_os_error() == Some(nix::libc::EIO));
+    ensure!(is, "{error:#}");
+    Ok(())
+}
+
+/// The image's one large file, read by the kernel anew.
+fn busybox(mounted: &Mounted) -> Result<Vec<u8>> {
+    read_anew(&mounted.point().join("bin/busybox"), 0, 4 << 20)
+}
+
+/// The store goes: an error when the deadline is over.
+fn check_absence(host: &mut Host, mounted: &Mounted) -> Result<()> {
+    host.stop_store()?;
+    let begun = Instant::now();
+    is_input_output_error(busybox(mounted))?;
+    let took = begun.elapsed();
+    println!("EIO {took:?} after the store has gone, with a deadline of a second");
+    // The machine is busy.
+    ensure!((500..10_000).contains(&took.as_millis()), "{took:?}");
+    host.start_store()
+}
+
+fn check_damage(host: &Host, metrics: &Path, mounted: &Mounted) -> Result<()> {
+    let whole = damage(&host.store)?;
+    until("a chunk is refused", SOON, Sources::none(), || {
+        is_input_output_error(busybox(mounted))?;
+        Ok((metric(metrics, "objects_refused_total")? >= 2).then_some(()))
+    })?;
+    ensure!(host.log()?.contains("a store's object is refused"));
+    ensure!(metric(metrics, "faults_failed_total")? >= 1);
+    for (path, bytes) in whole {
+        fs::write(path, bytes)?;
+    }
+    Ok(())
+}
+
+/// The pid of this host's holder, which has the environment of its daemon.
+fn holder(host: &Host) -> Result<i32> {
+    let work = host.snapshotter.work().display().to_string();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let is_holder =
+            fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "fd-holder\n");
+        let environment = fs::read(path.join("environ")).unwrap_or_default();
+        if is_holder && String::from_utf8_lossy(&environment).contains(&work) {
+            let pid = path.file_name().and_then(|name| name.to_str());
+            return Ok(pid.context("a number")?.parse()?);
+        }
+    }
+    anyhow::bail!("nobody holds what the daemon of {work} needs")
+}
+
+/// Both are killed: what was mounted then is said, and what is mounted after that is watched.
+fn check_both(host: &Host) -> Result<()> {
+    let holder = holder(host)?;
+    host.snapshotter.kill9()?;
+    kill(Pid::from_raw(holder), Signal::SIGKILL)?;
+    for_end_of(holder, SOON)?;
+    host.snapshotter.start_again()?;
+    ensure!(host.log()?.contains("may have read zeros"));
+    Ok(())
+}
+
+/// The holder is killed, then the daemon: readers wait all the same, and read what is right.
+fn check_holder(host: &Host, truth: &Truth, mounted: &Mounted) -> Result<()> {
+    let first = holder(host)?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    until("another holder", SOON, Sources::none(), || {
+        Ok(host.log()?.contains("was started again").then_some(()))
+    })?;
+    ensure!(holder(host)? != first);
+    host.snapshotter.kill9()?;
+    std::thread::scope(|scope| {
+        let file = Path::new("bin/busybox");
+        let reader = scope.spawn(|| truth.check(mounted.point(), file, 0, 4 << 20));
+        host.snapshotter.start_again()?;
+        reader.join().expect("it does not panic")
+    })
+}
+
+#[test]
+fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
+    let metrics = tempfile::tempdir().unwrap();
+    let metrics = metrics.path().join("metrics");
+    let config = format!("deadline_seconds = 1\n{}", only_read(&metrics));
+    let mut host = Host::start(&config).unwrap();
+    let truth = Truth::of(&host.store).unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    let mounted = host.mount("a", &layer).unwrap();
+    check_absence(&mut host, &mounted).unwrap();
+    check_both(&host).unwrap();
+    mounted.unmount().unwrap();
+    let mounted = host.mount("b", &layer).unwrap();
+    check_damage(&host, &metrics, &mounted).unwrap();
+    check_holder(&host, &truth, &mounted).unwrap();
+    truth.end().unwrap();
+    mounted.unmount().unwrap();
+    host.remove(&["a", "b", &layer]).unwrap();
+    host.finish().unwrap();
+}

@@ -1,0 +1,48 @@
+//! The back end that fetches what is read, when it is read.
+
+use std::sync::Arc;
+
+use snapshot_core::Result;
+
+use super::{Attach, Carrier, Kind};
+use crate::host::{blob::Blob, lazy::Faults};
+
+/// Fetches what is read.
+#[derive(Debug)]
+pub(in crate::host) struct Lazy {
+    faults: Faults,
+}
+
+impl Lazy {
+    /// With those who answer readers.
+    pub(in crate::host) fn new(faults: Faults) -> Self {
+        Self { faults }
+    }
+}
+
+impl Attach for Lazy {
+    fn kind(&self) -> Kind {
+        Kind::Lazy
+    }
+
+    /// The kernel tells of reads by files, not of those by loop devices.
+    fn carrier(&self) -> Carrier {
+        Carrier::Files
+    }
+
+    fn opened(&self) -> Vec<Arc<Blob>> {
+        self.faults.opened()
+    }
+
+    fn open(&self, blobs: &[Arc<Blob>]) -> Result<()> {
+        blobs.iter().try_for_each(|blob| self.faults.watch(blob))
+    }
+
+    fn forget(&self, blob: &Blob) {
+        self.faults.forget(blob);
+    }
+
+    fn finish(&self) {
+        self.faults.finish();
+    }
+}

@@ -1,0 +1,151 @@
+//! Blobs that are watched become whole by and by, without anybody reading them: slowly, so that who does goes first.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sys::FileId;
+
+/// When a store has failed, it is left alone for so long.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is to be completed, and when.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    due: Mutex<Due>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    blobs: VecDeque<(Instant, FileId)>,
+    is_ending: bool,
+}
+
+/// How fast a blob is completed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    bytes_per_second: u64,
+    next: Instant,
+}
+
+impl Queue {
+    /// From then on it may be completed.
+    pub(super) fn push(&self, at: Instant, blob: FileId) {
+        self.lock().blobs.push_back((at, blob));
+        self.changed.notify_all();
+    }
+
+    /// Tried again, a while later.
+    pub(super) fn again(&self, blob: FileId) {
+        self.push(Instant::now() + AGAIN, blob);
+    }
+
+    /// The next, when it is time for it; none when it is time to end.
+    pub(super) fn next(&self) -> Option<FileId> {
+        let mut due = self.lock();
+        loop {
+            if due.is_ending {
+                return None;
+            }
+            let now = Instant::now();
+            let soonest = due.blobs.iter().enumerate();
+            let soonest = soonest.min_by_key(|(_, (at, _))| *at);
+            let soonest = soonest.map(|(index, (at, _))| (index, *at));
+            due = match soonest {
+                Some((index, at)) if at <= now => {
+                    return due.blobs.remove(index).map(|(_, blob)| blob);
+                }
+                Some((_, at)) => self.wait(due, at - now),
+                None => self.wait(due, Duration::from_secs(3600)),
+            };
+        }
+    }
+
+    /// Whether there is time to go on at `pace`, which it waits for; not when it is time to end.
+    pub(super) fn keep(&self, pace: &Pace) -> bool {
+        let mut due = self.lock();
+        loop {
+            let left = pace.next.saturating_duration_since(Instant::now());
+            if due.is_ending || left.is_zero() {
+                return !due.is_ending;
+            }
+            due = self.wait(due, left);
+        }
+    }
+
+    /// Nobody waits any longer.
+    pub(super) fn end(&self) {
+        self.lock().is_ending = true;
+        self.changed.notify_all();
+    }
+
+    fn wait<'a>(&self, due: MutexGuard<'a, Due>, limit: Duration) -> MutexGuard<'a, Due> {
+        let woken = self.changed.wait_timeout(due, limit);
+        woken.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pace {
+    /// From now on.
+    pub(super) fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second: bytes_per_second.max(1),
+            next: Instant::now(),
+        }
+    }
+
+    /// So much was fetched: what follows has to wait for that.
+    pub(super) fn took(&mut self, bytes: u64) {
+        let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second;
+        self.next = self.next.max(Instant::now()) + Duration::from_micros(micros);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blob(inode: u64) -> FileId {
+        FileId { device: 1, inode }
+    }
+
+    #[test]
+    fn what_is_due_first_comes_first_and_nothing_comes_after_the_end() {
+        let queue = Queue::default();
+        let now = Instant::now();
+        queue.push(now + Duration::from_secs(3600), blob(1));
+        queue.push(now, blob(2));
+        queue.push(now.checked_sub(Duration::from_millis(1)).unwrap(), blob(3));
+        assert_eq!(queue.next(), Some(blob(3)));
+        assert_eq!(queue.next(), Some(blob(2)));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| queue.next());
+            queue.end();
+            assert_eq!(waits.join().unwrap(), None);
+        });
+        let mut pace = Pace::new(1 << 20);
+        pace.took(1 << 30);
+        assert!(!queue.keep(&pace));
+    }
+
+    #[test]
+    fn a_pace_is_kept() {
+        let queue = Queue::default();
+        let begun = Instant::now();
+        let mut pace = Pace::new(1 << 20);
+        for _ in 0..3 {
+            assert!(queue.keep(&pace));
+            pace.took(32 << 10);
+        }
+        assert!(queue.keep(&pace));
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(90), "{took:?}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Blobs that are watched: from when they are mounted until they are whole, by this daemon or by one before it.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use snapshot_core::{Error, Result};
+use sys::{EventJournal, FileId, PreContent};
+
+use super::{background::Queue, holder::Holder, readers::Readers, state::State};
+use crate::host::{
+    blob::{Blob, Source},
+    disks::{BLOBS, directories},
+    metrics::Measured,
+};
+
+/// Readers that may wait at once; one more waits until another is answered.
+const SLOTS: usize = 1024;
+
+/// How it is done.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::host) struct Options {
+    /// How long a reader waits.
+    pub(in crate::host) deadline: Duration,
+    /// Chunks that are fetched at once.
+    pub(in crate::host) fetches_max: usize,
+    /// Chunks that are fetched before who reads one after the other asks for them.
+    pub(in crate::host) read_ahead: usize,
+    /// When a blob begins to be completed.
+    pub(in crate::host) complete_after: Duration,
+    /// And how fast; 0: it is not.
+    pub(in crate::host) complete_bytes_per_second: u64,
+}
+
+/// What it is done with.
+#[derive(Debug)]
+pub(in crate::host) struct Means {
+    /// Where chunks come from.
+    pub(in crate::host) source: Arc<dyn Source + Send>,
+    /// How.
+    pub(in crate::host) options: Options,
+    /// What is counted.
+    pub(in crate::host) measured: Measured,
+}
+
+/// All blobs of a host that are watched, and who waits for them.
+#[derive(Debug)]
+pub(in crate::host) struct Faults {
+    shared: Arc<Readers>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    opened: Vec<Arc<Blob>>,
+}
+
+impl Faults {
+    /// Nobody waits yet, and nothing is watched.
+    ///
+    /// # Errors
+    /// What keeps it from watching at all.
+    pub(in crate::host) fn new(root: &Path, means: Means) -> Result<Self> {
+        let failed = || Error::io("watch blobs below", root);
+        let group = PreContent::new().map_err(failed())?;
+        let journal = EventJournal::new(SLOTS).map_err(failed())?;
+        let holder = Holder::at(root);
+        Self::start(root, (group, journal, holder), means, Vec::new())
+    }
+
+    /// Goes on for a daemon that was killed, if there was one that had watched something.
+    ///
+    /// # Errors
+    /// For a holder that is none of ours, and what keeps the cache from being read.
+    pub(in crate::host) fn take_over(root: &Path, means: Means) -> Result<Option<Self>> {
+        let mut holder = Holder::at(root);
+        let Some((group, journal)) = holder.take()? else {
+            return Ok(None);
+        };
+        let blobs = blobs(&root.join(BLOBS))?;
+        let parts = (group, journal, holder);
+        Self::start(root, parts, means, blobs).map(Some)
+    }
+
+    fn start(
+        root: &Path,
+        (group, journal, holder): (PreContent, EventJournal, Holder),
+        means: Means,
+        opened: Vec<Arc<Blob>>,
+    ) -> Result<Self> {
+        let failed = || Error::io("start answering readers of", root);
+        let (waker, woken) = UnixStream::pair().map_err(failed())?;
+        for end in [&waker, &woken] {
+            end.set_nonblocking(true).map_err(failed())?;
+        }
+        let mut state = State::new(journal.slots());
+        for blob in &opened {
+            let id = FileId::of(blob.data()).map_err(failed())?;
+            state.blobs.insert(id, Arc::clone(blob));
+        }
+        let shared = Arc::new(Readers {
+            group,
+            journal,
+            holder: Mutex::new(holder),
+            source: means.source,
+            options: means.options,
+            measured: means.measured,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            background: Queue::default(),
+            waker,
+            is_ending: AtomicBool::new(false),
+            knows_watched: AtomicBool::new(opened.is_empty()),
+        });
+        // Before anything new is read: an answer to one of these must not reach another.
+        shared.take_debts();
+        let this = Self {
+            threads: Mutex::default(),
+            opened,
+            shared,
+        };
+        this.spawn_all(woken).map_err(failed())?;
+        Ok(this)
+    }
+
+    fn spawn_all(&self, woken: UnixStream) -> std::io::Result<()> {
+        let mut threads = Vec::new();
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(work)
+        };
+        let shared = Arc::clone(&self.shared);
+        threads.push(spawn("faults", Box::new(move || shared.dispatch(&woken)))?);
+        for _ in 0..self.shared.options.fetches_max {
+            let shared = Arc::clone(&self.shared);
+            threads.push(spawn("fetch", Box::new(move || shared.fetch()))?);
+        }
+        if self.shared.options.complete_bytes_per_second > 0 {
+            let shared = Arc::clone(&self.shared);
+            threads.push(spawn("complete", Box::new(move || shared.complete()))?);
+        }
+        if !self.opened.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            let opened = self.opened.clone();
+            // Nobody joins it: it may wait for a piece that the next daemon will fetch.
+            spawn("knock", Box::new(move || shared.knock(&opened)))?;
+        }
+        self.lock_threads().extend(threads);
+        Ok(())
+    }
+
+    /// Blobs that an earlier daemon may have watched, whole or not.
+    pub(in crate::host) fn opened(&self) -> Vec<Arc<Blob>> {
+        self.opened.clone()
+    }
+
+    /// Sees to it that who opens the blob's file from now on reads what is right, or waits.
+    ///
+    /// # Errors
+    /// What keeps it from being watched, or the holder from being started.
+    pub(in crate::host) fn watch(&self, blob: &Arc<Blob>) -> Result<()> {
+        let shared = &self.shared;
+        let failed = || Error::io("watch", blob.path());
+        let id = FileId::of(blob.data()).map_err(failed())?;
+        if !blob.is_whole() {
+            let mut holder = shared.lock_holder();
+            let was_there = holder.connection().is_some();
+            holder.ensure(&shared.group, &shared.journal)?;
+            if !was_there {
+                shared.wake();
+            }
+        }
+        let mut state = shared.lock();
+        state.blobs.insert(id, Arc::clone(blob));
+        if blob.is_whole() || state.watched.contains(&id) {
+            return Ok(());
+        }
+        shared.group.watch(blob.data()).map_err(failed())?;
+        shared.note_watched(&mut state, id);
+        Ok(())
+    }
+
+    /// Whoever made the blob whole calls this: it need not be watched any more.
+    pub(in crate::host) fn completed(&self, blob: &Blob) {
+        self.shared.completed(blob);
+    }
+
+    /// The blob goes from the cache.
+    pub(in crate::host) fn forget(&self, blob: &Blob) {
+        let Ok(id) = FileId::of(blob.data()) else {
+            return;
+        };
+        let mut state = self.shared.lock();
+        state.forget(id);
+        self.shared.unwatch(&mut state, blob, id);
+    }
+
+    /// Ends all threads. Who waits goes on waiting, for the next daemon.
+    pub(in crate::host) fn finish(&self) {
+        let shared = &self.shared;
+        shared.is_ending.store(true, Ordering::SeqCst);
+        shared.source.close();
+        shared.background.end();
+        // So that nobody is between looking and waiting.
+        drop(shared.lock());
+        shared.changed.notify_all();
+        shared.wake();
+        for thread in std::mem::take(&mut *self.lock_threads()) {
+            // A panic was reported when it happened.
+            drop(thread.join());
+        }
+        let state = shared.lock();
+        let (readers, blobs) = (state.requests.len(), state.watched.len());
+        drop(state);
+        if readers > 0 || blobs > 0 {
+            tracing::info!(readers, blobs, "readers wait for the next daemon");
+        }
+        if blobs == 0 && shared.knows_watched.load(Ordering::SeqCst) {
+            shared.lock_holder().end();
+        }
+    }
+
+    fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All blobs of a cache.
+fn blobs(directory: &Path) -> Result<Vec<Arc<Blob>>> {
+    if !fs::exists(directory).map_err(Error::io("look at", directory))? {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for (path, name) in directories(directory)? {
+        let missing = || Err(Error::DataLoss("its table is damaged".to_owned()));
+        match Blob::open_watched(directory, name.0, missing) {
+            Ok(blob) => found.push(Arc::new(blob)),
+            Err(error) => {
+                let why = error.in_one_line();
+                tracing::error!(path = %path.display(), why, "who reads of a blob is told that it fails");
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,199 @@
+//! The process that keeps the group of events and their journal while this one is killed or replaced. It is started with
+//! the first blob that is watched, and ended when none is left.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use snapshot_core::{Error, Result};
+use sys::{Child, EventJournal, PreContent, Spawn};
+
+use crate::host::files;
+
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it keeps: group, journal.
+const KEPT: usize = 2;
+
+/// A holder, running or not.
+#[derive(Debug)]
+pub(super) struct Holder {
+    directory: PathBuf,
+    /// Its end is that of the holder.
+    connection: Option<UnixStream>,
+    /// If this process has started it.
+    child: Option<Child>,
+}
+
+/// What is started: it lies beside this program.
+pub(in crate::host) fn program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("fd-holder");
+    if path.is_file() {
+        return Ok(path);
+    }
+    let why = format!("there is no {}: install it there", path.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, why))
+}
+
+impl Holder {
+    /// Of a root; nobody is asked yet.
+    pub(super) fn at(root: &Path) -> Self {
+        Self {
+            directory: root.join("holder"),
+            connection: None,
+            child: None,
+        }
+    }
+
+    /// What a holder keeps that runs already, from a daemon that was before this one.
+    ///
+    /// # Errors
+    /// For one that does not answer as ours do.
+    pub(super) fn take(&mut self) -> Result<Option<(PreContent, EventJournal)>> {
+        let failed = || Error::io("take over what fd-holder keeps at", &self.directory);
+        let Some(mut connection) = self.connect().map_err(failed())? else {
+            return Ok(None);
+        };
+        let taken = take(&mut connection).map_err(failed())?;
+        self.connection = taken.is_some().then_some(connection);
+        Ok(taken)
+    }
+
+    /// Sees to it that there is one, with these two.
+    ///
+    /// # Errors
+    /// What keeps it from being started.
+    pub(super) fn ensure(&mut self, group: &PreContent, journal: &EventJournal) -> Result<()> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        self.start(group, journal)
+            .map_err(Error::io("start fd-holder at", &self.directory))
+    }
+
+    /// What tells of its end.
+    pub(super) fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    /// It has ended.
+    pub(super) fn has_ended(&mut self) {
+        self.connection = None;
+        if let Some(mut child) = self.child.take() {
+            // It closes its sockets when it is about to be gone; a status is not missed.
+            drop(child.wait_timeout(PATIENCE));
+            child.release();
+        }
+    }
+
+    /// Ends it, if it runs: nobody waits for an answer.
+    pub(super) fn end(&mut self) {
+        if self.connection.take().is_none() {
+            return;
+        }
+        if let Err(error) = self.say_end() {
+            tracing::warn!(%error, "fd-holder does not end");
+        }
+        if let Some(mut child) = self.child.take() {
+            drop(child.wait_timeout(PATIENCE));
+            child.release();
+        }
+    }
+
+    fn say_end(&self) -> io::Result<()> {
+        let Some(mut connection) = self.connect()? else {
+            return Ok(());
+        };
+        connection.write_all(b"e")?;
+        connection.read_exact(&mut [0])?;
+        // A name without a listener; the next takes it away, too.
+        fs::remove_file(self.directory.join("socket"))
+    }
+
+    fn start(&mut self, group: &PreContent, journal: &EventJournal) -> io::Result<()> {
+        files::make_directory(&self.directory).map_err(io::Error::other)?;
+        let socket = self.directory.join("socket");
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let directory = File::open(&self.directory)?;
+        let listener = UnixListener::bind(path_in(&directory))?;
+        fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        let child = Spawn::new(&program()?)
+            .args([KEPT.to_string()])
+            .cwd(Path::new("/"))
+            .new_session()
+            .fd(3, listener.as_fd())
+            .fd(4, group.as_fd())
+            .fd(5, journal.as_fd())
+            .spawn()?;
+        self.child = Some(child);
+        let gone = || io::Error::other("it has ended");
+        let mut connection = self.connect()?.ok_or_else(gone)?;
+        take(&mut connection)?.ok_or_else(gone)?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// None when nobody listens.
+    fn connect(&self) -> io::Result<Option<UnixStream>> {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+
+        let connected = File::open(&self.directory)
+            .and_then(|directory| UnixStream::connect(path_in(&directory)));
+        match connected {
+            Ok(connection) => {
+                connection.set_read_timeout(Some(PATIENCE))?;
+                connection.set_write_timeout(Some(PATIENCE))?;
+                Ok(Some(connection))
+            }
+            Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It stays: the next daemon needs it.
+        if let Some(child) = self.child.take() {
+            child.release();
+        }
+    }
+}
+
+/// The socket in that directory, however long its path is.
+fn path_in(directory: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/socket", directory.as_raw_fd()).into()
+}
+
+/// None when it ended instead of answering.
+fn take(connection: &mut UnixStream) -> io::Result<Option<(PreContent, EventJournal)>> {
+    connection.write_all(b"t")?;
+    let mut count = [0];
+    let (length, fds, _nobody) = sys::recv_with_fds(&*connection, &mut count)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let fds: Result<[_; KEPT], _> = fds.try_into();
+    let [group, journal] = fds.map_err(|fds| {
+        let why = format!("it keeps {} descriptors instead of {KEPT}", fds.len());
+        io::Error::new(io::ErrorKind::InvalidData, why)
+    })?;
+    Ok(Some((
+        PreContent::from(group),
+        EventJournal::open(journal)?,
+    )))
+}

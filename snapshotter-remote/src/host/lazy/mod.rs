@@ -1,0 +1,23 @@
+//! Blobs that are fetched while kernels read them: who reads what is not here waits, and is answered when it is.
+//!
+//! ```text
+//!  reader --read--> EROFS --read--> ROOT/blobs/TABLE/data, watched
+//!                                        | event                                fd-holder
+//!                                   dispatcher --its pieces are here--> allow    keeps the group and the journal of
+//!                                        |                                       events, whatever becomes of this process
+//!                                   fetchers --verified, written--> allow
+//!                                        +----the deadline is over--> EIO
+//! ```
+//!
+//! A blob is watched before it is mounted: the kernel decides when a file is opened whether its reads are events. When all of
+//! it is here and on the disk, it is watched no more, and this process is in nobody's way.
+
+mod background;
+mod faults;
+mod holder;
+mod readers;
+mod requests;
+mod state;
+
+pub(super) use faults::{Faults, Means, Options};
+pub(super) use holder::program as holder_program;

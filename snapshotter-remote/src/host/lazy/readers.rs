@@ -1,0 +1,419 @@
+//! Who answers readers of watched blobs: one thread takes events, several fetch, one completes.
+//!
+//! Events are read, and answers are written, with the state locked: an answer goes to the oldest event of its number, so
+//! none may be read between the decision on one and its answer.
+
+use std::{
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::{fs::FileExt, net::UnixStream},
+    },
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use disk::Digest;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use snapshot_core::{Error, Result};
+use sys::{EventJournal, FileId, PreAccess, PreContent, Verdict};
+
+use super::{
+    background::{Pace, Queue},
+    faults::Options,
+    holder::Holder,
+    requests::{Answer, Arrival, Outcome},
+    state::{Piece, Request, State},
+};
+use crate::host::{
+    blob::{Blob, Source},
+    client::Patience,
+    metrics::Measured,
+};
+
+/// Events that are taken before others get the lock.
+const EVENTS_MAX: usize = 64;
+
+/// A piece that could not be had is not tried again for so long: a reader asks twice, first ahead, then for itself.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+
+/// Readers of watched blobs, and what it takes to answer them.
+#[derive(Debug)]
+pub(super) struct Readers {
+    pub(super) group: PreContent,
+    pub(super) journal: EventJournal,
+    pub(super) holder: Mutex<Holder>,
+    pub(super) source: Arc<dyn Source + Send>,
+    pub(super) options: Options,
+    pub(super) measured: Measured,
+    pub(super) state: Mutex<State>,
+    /// There is something to fetch, a slot is free, or it is time to end.
+    pub(super) changed: Condvar,
+    pub(super) background: Queue,
+    /// Makes the dispatcher look what has changed.
+    pub(super) waker: UnixStream,
+    pub(super) is_ending: AtomicBool,
+    /// Whether it is known which blobs an earlier daemon watched.
+    pub(super) knows_watched: AtomicBool,
+}
+
+impl Readers {
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn wake(&self) {
+        // When it is full, it will be read.
+        drop((&self.waker).write(&[0]));
+    }
+
+    /// What a killed daemon had read and not answered.
+    pub(super) fn take_debts(&self) {
+        let debts = self.journal.owed();
+        if debts.is_empty() {
+            return;
+        }
+        tracing::info!(
+            readers = debts.len(),
+            "who waited for the daemon before this is answered"
+        );
+        let mut state = self.lock();
+        for debt in debts {
+            state.free.retain(|slot| *slot != debt.slot);
+            let request = Request {
+                number: debt.number,
+                slot: debt.slot,
+                event: None,
+                since: Instant::now(),
+                bytes: debt.range.map_or(0, |(_, count)| count),
+            };
+            let needs = state.needs_of(debt.file, debt.range);
+            self.arrive(&mut state, request, needs);
+        }
+    }
+
+    /// Finds out which of these blobs are watched, and by what they can be written. A read of a watched one is an event, with
+    /// a descriptor; it is told that it failed.
+    pub(super) fn knock(&self, blobs: &[Arc<Blob>]) {
+        for blob in blobs {
+            if blob.is_whole() {
+                self.completed(blob);
+                continue;
+            }
+            // What it reads, or that it fails, does not matter.
+            drop(blob.data().read_at(&mut [0], 0));
+            if !blob.has_writer()
+                && let Err(error) = blob.write_by_own()
+            {
+                let why = error.in_one_line();
+                tracing::error!(why, "a blob cannot be written to");
+            }
+        }
+        self.knows_watched.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn dispatch(&self, woken: &UnixStream) {
+        while !self.is_ending() {
+            match self.wait(woken) {
+                Ok(true) => self.restart_holder(),
+                Ok(false) => {}
+                Err(errno) => {
+                    tracing::error!(%errno, "events cannot be waited for");
+                    return;
+                }
+            }
+            while matches!((&*woken).read(&mut [0; 64]), Ok(1..)) {}
+            self.take_events();
+        }
+    }
+
+    /// Until there is something to do: whether the holder has ended.
+    fn wait(&self, woken: &UnixStream) -> nix::Result<bool> {
+        let connection = {
+            let holder = self.lock_holder();
+            let connection = holder.connection().map(|one| one.try_clone_to_owned());
+            connection.and_then(Result::ok)
+        };
+        let readable = PollFlags::POLLIN;
+        let mut fds = vec![
+            PollFd::new(self.group.as_fd(), readable),
+            PollFd::new(woken.as_fd(), readable),
+        ];
+        if let Some(connection) = &connection {
+            fds.push(PollFd::new(connection.as_fd(), readable));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        Ok(fds.get(2).is_some_and(|fd| fd.any().unwrap_or_default()))
+    }
+
+    fn restart_holder(&self) {
+        let mut holder = self.lock_holder();
+        holder.has_ended();
+        if self.is_ending() {
+            return;
+        }
+        match holder.ensure(&self.group, &self.journal) {
+            Ok(()) => tracing::warn!("fd-holder had ended and was started again"),
+            Err(error) => {
+                let why = error.in_one_line();
+                tracing::error!(
+                    why,
+                    "fd-holder has ended: readers are not protected from the end of this daemon"
+                );
+            }
+        }
+    }
+
+    fn take_events(&self) {
+        let mut state = self.lock();
+        for _ in 0..EVENTS_MAX {
+            while state.free.is_empty() && !self.is_ending() {
+                let woken = self.changed.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+            }
+            let Some(slot) = state.free.pop().filter(|_| !self.is_ending()) else {
+                return;
+            };
+            match self.group.read(&self.journal, slot) {
+                Ok(Some(event)) => self.take(&mut state, event),
+                Ok(None) => {
+                    state.free.push(slot);
+                    return;
+                }
+                Err(error) => {
+                    state.free.push(slot);
+                    tracing::error!(%error, "an event cannot be read");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&self, state: &mut State, event: PreAccess) {
+        self.measured.fault();
+        let id = FileId::of(&event.file).ok();
+        let (outcome, pieces) = match self.learn_writer(state, &event, id) {
+            Knock::Own => (Outcome::Failed, Vec::new()),
+            Knock::None => state.needs_of(id, event.range),
+        };
+        if let (Some(id), [first, ..]) = (id, &pieces[..]) {
+            let ahead = self.options.read_ahead;
+            state.read_ahead(id, first.1, pieces.len(), ahead);
+        }
+        let request = Request {
+            number: event.file.as_raw_fd(),
+            slot: event.slot,
+            bytes: event.range.map_or(0, |(_, count)| count),
+            event: Some(event.file),
+            since: Instant::now(),
+        };
+        self.arrive(state, request, (outcome, pieces));
+    }
+
+    /// The first event of a blob that an earlier daemon watched brings what it can be written by.
+    fn learn_writer(&self, state: &mut State, event: &PreAccess, id: Option<FileId>) -> Knock {
+        let Some((id, blob)) = id.and_then(|id| Some((id, Arc::clone(state.blobs.get(&id)?))))
+        else {
+            return Knock::None;
+        };
+        if blob.has_writer() {
+            return Knock::None;
+        }
+        if let Ok(writer) = event.file.try_clone() {
+            blob.write_by(writer);
+        }
+        if !state.watched.contains(&id) {
+            self.note_watched(state, id);
+        }
+        if event.pid.unsigned_abs() == std::process::id() {
+            return Knock::Own;
+        }
+        Knock::None
+    }
+
+    pub(super) fn note_watched(&self, state: &mut State, id: FileId) {
+        state.watched.insert(id);
+        self.measured.watched(state.watched.len());
+        let at = Instant::now() + self.options.complete_after;
+        self.background.push(at, id);
+    }
+
+    fn arrive(
+        &self,
+        state: &mut State,
+        request: Request,
+        (outcome, pieces): (Outcome, Vec<Piece>),
+    ) {
+        let number = request.number;
+        match state.requests.arrive(number, request, outcome, &pieces) {
+            Arrival::Answered(answer) => self.answer(state, answer),
+            Arrival::Waits(new) => {
+                self.measured.waits();
+                let now = Instant::now();
+                state
+                    .wanted
+                    .extend(new.into_iter().map(|piece| (piece, now)));
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn answer(&self, state: &mut State, answer: Answer<Request>) {
+        let verdict = match answer.outcome {
+            Outcome::Here => Verdict::Allow,
+            Outcome::Failed => Verdict::Fail,
+        };
+        for request in &answer.requests {
+            match self.group.answer(answer.number, verdict) {
+                Ok(()) => {}
+                // A daemon that was killed had answered it already.
+                Err(error) if request.event.is_none() => {
+                    tracing::debug!(%error, "who waited has been answered");
+                }
+                Err(error) => tracing::error!(%error, "a reader cannot be answered"),
+            }
+            match verdict {
+                Verdict::Allow => self.measured.served(request.bytes, request.since.elapsed()),
+                Verdict::Fail => self.measured.fault_failed(),
+            }
+        }
+        for request in answer.requests {
+            self.journal.clear(request.slot);
+            state.free.push(request.slot);
+        }
+        self.changed.notify_all();
+    }
+
+    pub(super) fn fetch(&self) {
+        while let Some((piece, since)) = self.next_piece() {
+            let blob = self.lock().blobs.get(&piece.0).cloned();
+            let patience = since.map_or(Patience::Once, |since| {
+                Patience::Until(since + self.options.deadline)
+            });
+            let filled = match &blob {
+                Some(blob) => blob.fill_piece(piece.1, &*self.source, patience),
+                None => Err(Error::Precondition("its blob has gone".to_owned())),
+            };
+            if filled.is_err() && self.is_ending() {
+                // The next daemon fetches it, and answers.
+                return;
+            }
+            if since.is_some() {
+                self.fetched(piece, filled);
+            }
+            if let Some(blob) = blob.filter(|blob| blob.is_whole()) {
+                self.completed(&blob);
+            }
+        }
+    }
+
+    /// What is wanted first, with when it was; then what will be.
+    fn next_piece(&self) -> Option<(Piece, Option<Instant>)> {
+        let mut state = self.lock();
+        loop {
+            if self.is_ending() {
+                return None;
+            }
+            if let Some((piece, since)) = state.wanted.pop_front() {
+                return Some((piece, Some(since)));
+            }
+            if let Some(piece) = state.ahead.pop_front() {
+                return Some((piece, None));
+            }
+            let woken = self.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn fetched(&self, piece: Piece, filled: Result<()>) {
+        let mut state = self.lock();
+        let outcome = match filled {
+            Ok(()) => Outcome::Here,
+            Err(error) => {
+                let why = error.in_one_line();
+                tracing::error!(
+                    why,
+                    "readers are told that a piece of an image cannot be read"
+                );
+                state.note_failed(piece, FAILED_FOR);
+                Outcome::Failed
+            }
+        };
+        for answer in state.requests.fetched(piece, outcome) {
+            self.answer(&mut state, answer);
+        }
+    }
+
+    pub(super) fn completed(&self, blob: &Blob) {
+        if let Err(error) = blob.sync() {
+            let why = error.in_one_line();
+            tracing::warn!(
+                why,
+                "a blob that is whole stays watched, as it is not on the disk"
+            );
+            return;
+        }
+        if let Ok(id) = FileId::of(blob.data()) {
+            let mut state = self.lock();
+            self.unwatch(&mut state, blob, id);
+        }
+    }
+
+    pub(super) fn unwatch(&self, state: &mut State, blob: &Blob, id: FileId) {
+        let was_watched = state.watched.remove(&id);
+        match self.group.unwatch(blob.data()) {
+            Ok(()) => tracing::debug!(blob = %Digest(blob.name()), "a blob is watched no more"),
+            Err(error) if was_watched => tracing::warn!(%error, "a blob stays watched"),
+            Err(_never_was) => {}
+        }
+        self.measured.watched(state.watched.len());
+    }
+
+    pub(super) fn complete(&self) {
+        while let Some(id) = self.background.next() {
+            let Some(blob) = self.lock().blobs.get(&id).cloned() else {
+                continue;
+            };
+            let mut pace = Pace::new(self.options.complete_bytes_per_second);
+            let mut from = 0;
+            while let Some(index) = blob.first_missing(from..usize::MAX) {
+                from = index + 1;
+                if !self.background.keep(&pace) {
+                    return;
+                }
+                if blob
+                    .fill_piece(index, &*self.source, Patience::Deadline)
+                    .is_err()
+                {
+                    self.background.again(id);
+                    break;
+                }
+                pace.took(blob.piece_bytes(index));
+            }
+            if blob.is_whole() {
+                self.completed(&blob);
+            }
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_holder(&self) -> MutexGuard<'_, Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an event is what this process asked for to learn by what a blob is written.
+enum Knock {
+    Own,
+    None,
+}
