@@ -88,6 +88,8 @@ fn path_of(file: &File) -> PathBuf {
 fn attach(source: &Path, devices: &[PathBuf], target: &Path) -> io::Result<()> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
     let context = FsContext::open(c"erofs")?;
+    // Else the kernel would open block devices for writing.
+    context.set_flag(c"ro")?;
     context.set(c"source", &text(source)?)?;
     for device in devices {
         context.set(c"device", &text(device)?)?;
