@@ -33,12 +33,20 @@ impl Host {
 
     /// With that store, of whose images the first is asked for.
     pub(crate) fn of(store: Store, more: &str) -> Result<Self> {
+        Self::at(store, more, None)
+    }
+
+    /// The same with its root there.
+    pub(crate) fn at(store: Store, more: &str, root: Option<PathBuf>) -> Result<Self> {
         let served = store.serve()?;
         let config = store.config(&served.address) + more;
         Ok(Self {
             address: served.address.clone(),
             served: Some(served),
-            snapshotter: Snapshotter::start(Setup::remote(&config)?)?,
+            snapshotter: Snapshotter::start(Setup {
+                root,
+                ..Setup::remote(&config)?
+            })?,
             store,
         })
     }

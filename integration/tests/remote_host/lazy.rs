@@ -19,13 +19,14 @@ use integration::{
     wait::{SOON, Sources, for_end_of, until},
 };
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{
     faults::damage,
-    host::Host,
+    host::{Host, program},
     truth::{Truth, read_anew},
 };
 
@@ -68,15 +69,13 @@ fn first_work(mounted: &Mounted) -> Result<()> {
     Ok(())
 }
 
-/// Whether all of the disks of the host is here, by `status`.
-fn is_whole(host: &Host) -> Result<bool> {
+/// What an operator is told of a host.
+fn told(host: &Host, word: &str) -> Result<String> {
     let mut status = command(built("snapshotter-remote")?);
-    status
-        .arg("status")
-        .arg("--root")
-        .arg(host.snapshotter.root());
+    status.arg(word).arg("--root").arg(host.snapshotter.root());
+    status.arg("--address").arg(host.snapshotter.address());
     status.arg("--config").arg(host.snapshotter.config_file());
-    Ok(output_of(&mut status, SOON)?.contains("(100 %)"))
+    output_of(&mut status, SOON)
 }
 
 fn check_first_work(host: &Host, metrics: &Path, layer: &str) -> Result<()> {
@@ -96,6 +95,9 @@ fn check_first_work(host: &Host, metrics: &Path, layer: &str) -> Result<()> {
     );
     ensure!((1..=FIRST_WORK_PERCENT).contains(&percent), "{percent} %");
     ensure!(metric(metrics, "fault_waits_total")? > 0);
+    let status = told(host, "status")?;
+    let lazily = "mounted, the rest is fetched when it is read\n";
+    ensure!(status.ends_with(lazily), "{status}");
     let second = host.mount("second", layer)?;
     first_work(&second)?;
     ensure!(
@@ -120,15 +122,30 @@ fn check_without_store(host: &mut Host, layer: &str) -> Result<()> {
     host.start_store()
 }
 
+/// What another back end has mounted is answered for by the one that is pinned later.
+fn check_other_back_end(host: &mut Host, truth: &Truth, layer: &str) -> Result<()> {
+    let mounted = host.mount("fourth", layer)?;
+    host.snapshotter.stop()?;
+    let config = host.store.config(&host.address) + "[attach]\nkind = \"copy\"\n";
+    host.snapshotter.start_again_with(&config)?;
+    let files = truth.files("etc")?;
+    for file in files.iter().step_by(5) {
+        truth.check(mounted.point(), file, 0, 1 << 20)?;
+    }
+    mounted.unmount()
+}
+
 /// What nobody has read comes by itself; then the daemon is needed no more.
 fn check_completed(host: &mut Host, truth: &Truth, metrics: &Path, layer: &str) -> Result<()> {
     let config = host.store.config(&host.address) + &only_read(metrics);
     let config = config.replace("complete_mebibytes = 0", "complete_after_seconds = 0");
     host.snapshotter.stop()?;
     host.snapshotter.start_again_with(&config)?;
-    let mounted = host.mount("fourth", layer)?;
+    let mounted = host.mount("fifth", layer)?;
     until("all is fetched", SOON * 4, Sources::none(), || {
-        Ok(is_whole(host)?.then_some(()))
+        Ok(told(host, "status")?
+            .contains("(100 %), mounted\n")
+            .then_some(()))
     })?;
     until("nothing is watched", SOON, Sources::none(), || {
         Ok((metric(metrics, "blobs_watched")? == 0).then_some(()))
@@ -151,9 +168,10 @@ fn what_is_read_is_fetched_once_and_the_rest_by_and_by() {
     let layer = host.pull("extract").unwrap().unwrap();
     check_first_work(&host, &metrics, &layer).unwrap();
     check_without_store(&mut host, &layer).unwrap();
+    check_other_back_end(&mut host, &truth, &layer).unwrap();
     check_completed(&mut host, &truth, &metrics, &layer).unwrap();
     truth.end().unwrap();
-    host.remove(&["first", "second", "third", "fourth", &layer])
+    host.remove(&["first", "second", "third", "fourth", "fifth", &layer])
         .unwrap();
     host.finish().unwrap();
 }
@@ -260,4 +278,57 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     mounted.unmount().unwrap();
     host.remove(&["a", "b", &layer]).unwrap();
     host.finish().unwrap();
+}
+
+/// A file system in memory.
+struct Memory(tempfile::TempDir);
+
+impl Memory {
+    fn new() -> Result<Self> {
+        let this = Self(tempfile::tempdir()?);
+        let no_options = None::<&str>;
+        mount(
+            Some("tmpfs"),
+            this.0.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            no_options,
+        )?;
+        Ok(this)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // A test that has failed left something on it.
+        let _is_gone = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_cache_in_memory_has_whole_disks_and_is_told_why() {
+    let memory = Memory::new().unwrap();
+    let root = memory.0.path();
+    let store = Store::with_images(&[Image::Busybox]).unwrap();
+    let host = Host::at(store, "", Some(root.to_owned())).unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    let mounted = host.mount("c", &layer).unwrap();
+    assert!(host.log().unwrap().contains("back_end=copy"));
+    assert!(told(&host, "status").unwrap().contains("(100 %)"));
+    assert!(program(&mounted).unwrap().starts_with(b"\x7fELF"));
+    let doctor = told(&host, "doctor").unwrap();
+    assert!(
+        doctor.contains("back end lazy does not work: EROFS from files"),
+        "{doctor}"
+    );
+    mounted.unmount().unwrap();
+    host.remove(&["c", &layer]).unwrap();
+    let store = host.finish().unwrap();
+    let pinned = "[attach]\nkind = \"lazy\"\n";
+    let refused = Host::at(store, pinned, Some(root.to_owned()))
+        .err()
+        .unwrap();
+    let refused = format!("{refused:#}");
+    assert!(refused.contains("no back end works here"), "{refused}");
+    umount2(root, MntFlags::empty()).unwrap();
 }

@@ -55,7 +55,11 @@ pub(super) fn status(asked: &Host) -> Result<ExitCode> {
                     Some(percent) => format!("{here} of {all} chunks here ({percent} %)"),
                     None => "no chunk is needed yet".to_owned(),
                 };
-                let mounted = if disk.is_mounted { ", mounted" } else { "" };
+                let mounted = match disk.is_mounted {
+                    true if here < all => ", mounted, the rest is fetched when it is read",
+                    true => ", mounted",
+                    false => "",
+                };
                 let plural = if disk.layers == 1 { "" } else { "s" };
                 writeln!(
                     text,

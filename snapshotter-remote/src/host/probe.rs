@@ -51,7 +51,11 @@ pub(super) fn carrier(root: &Path) -> Result<Result<Carrier, String>> {
 pub(super) fn lazy(root: &Path) -> Result<Result<Carrier, String>> {
     let trial = Trial::make(&root.join("probe"))?;
     if let Err(error) = trial.mounts(Carrier::Files) {
-        return Ok(Err(format!("{}: {}", Carrier::Files, one_line(&error))));
+        return Ok(Err(format!(
+            "{} (6.12, on ext4, xfs or btrfs): {}",
+            Carrier::Files,
+            one_line(&error)
+        )));
     }
     if let Err(error) = lazy::holder_program() {
         return Ok(Err(error.to_string()));

@@ -128,3 +128,84 @@ impl State {
         self.ahead.retain(|(of, _)| *of != id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        chunk::ChunkId,
+        table::{Piece as Of, Table},
+    };
+
+    /// A blob of which nothing is here: three chunks, a hole, five chunks.
+    fn scene() -> (tempfile::TempDir, State, FileId) {
+        let chunk = |value: u8| Of::Chunk {
+            id: ChunkId::of(&[value]),
+            blocks: 16,
+        };
+        let mut pieces: Vec<Of> = (0..3).map(chunk).collect();
+        pieces.push(Of::Hole { blocks: 16 });
+        pieces.extend((3..8).map(chunk));
+        let table = Table::new(pieces).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let blob = Blob::open(directory.path(), table.digest(), || Ok(table.clone()));
+        let blob = Arc::new(blob.unwrap());
+        let id = FileId::of(blob.data()).unwrap();
+        let mut state = State::new(4);
+        state.blobs.insert(id, blob);
+        (directory, state, id)
+    }
+
+    fn indexes(pieces: impl IntoIterator<Item = Piece>) -> Vec<usize> {
+        pieces.into_iter().map(|(_, index)| index).collect()
+    }
+
+    #[test]
+    fn a_read_needs_what_it_touches_and_one_of_an_unknown_file_that_of_all() {
+        let (_directory, mut state, id) = scene();
+        let block = 4096;
+        let check = |state: &State, file, range, expected: (Outcome, &[usize])| {
+            let (outcome, pieces) = state.needs_of(file, range);
+            assert_eq!((outcome, &indexes(pieces)[..]), expected, "{range:?}");
+        };
+        let (here, failed) = (Outcome::Here, Outcome::Failed);
+        let range = |first: u64, count: u64| Some((first * block, count * block));
+        check(&state, Some(id), range(15, 2), (here, &[0, 1]));
+        check(&state, Some(id), range(48, 16), (here, &[]));
+        check(&state, None, range(15, 2), (here, &[0, 1]));
+        check(&state, Some(id), None, (here, &[0, 1, 2, 4, 5, 6, 7, 8]));
+        check(
+            &state,
+            Some(id),
+            Some((5, u64::MAX)),
+            (here, &[0, 1, 2, 4, 5, 6, 7, 8]),
+        );
+        let stranger = FileId { inode: 0, ..id };
+        check(&state, Some(stranger), range(0, 1), (failed, &[]));
+        state.note_failed((id, 1), Duration::from_secs(3600));
+        check(&state, Some(id), range(15, 2), (failed, &[]));
+        check(&state, Some(id), range(15, 1), (here, &[0]));
+        state.note_failed((id, 1), Duration::ZERO);
+        check(&state, Some(id), range(15, 2), (here, &[0, 1]));
+        state.forget(id);
+        check(&state, Some(id), range(15, 1), (failed, &[]));
+    }
+
+    #[test]
+    fn what_follows_is_fetched_ahead_when_reads_follow_one_another() {
+        let (_directory, mut state, id) = scene();
+        state.read_ahead(id, 0, 1, 2);
+        assert_eq!(state.ahead.len(), 0, "the first says nothing");
+        state.read_ahead(id, 1, 1, 2);
+        assert_eq!(indexes(state.ahead.clone()), [2]);
+        state.read_ahead(id, 2, 1, 2);
+        assert_eq!(indexes(state.ahead.clone()), [2, 4], "a hole needs nothing");
+        state.read_ahead(id, 8, 1, 2);
+        state.read_ahead(id, 4, 1, 2);
+        assert_eq!(indexes(state.ahead.clone()), [2, 4], "elsewhere");
+        state.read_ahead(id, 4, 1, 0);
+        assert_eq!(indexes(state.ahead.clone()), [2, 4], "none are wanted");
+        state.read_ahead(id, 4, 1, 64);
+        assert_eq!(indexes(state.ahead.clone()), [2, 4, 5, 6, 7, 8]);
+    }
+}
