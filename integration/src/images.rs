@@ -34,6 +34,8 @@ pub enum Image {
     Debian,
     /// Debian 12 with systemd, D-Bus, cron, syslog and an ssh server.
     DebianSystemd,
+    /// Debian 12 with sysvinit, its scripts run in parallel, and cron.
+    DebianSysvinit,
     /// Busybox below many layers with everything a layer can say.
     Layers,
     /// Busybox and half a gigabyte in small files.
@@ -70,6 +72,7 @@ impl Image {
             Self::Pause => ("pause", 1),
             Self::Debian => ("debian", 1),
             Self::DebianSystemd => ("debian-systemd", 1),
+            Self::DebianSysvinit => ("debian-sysvinit", 1),
             Self::Layers => ("layers", 1),
             Self::Large => ("large", 1),
         }
@@ -100,6 +103,7 @@ impl Image {
             Self::Pause => (vec![busybox::layer()?], "sleep 1000000000"),
             Self::Debian => (vec![debian::layer(debian::MINIMAL)?], "bash"),
             Self::DebianSystemd => (vec![debian::layer(debian::WITH_SYSTEMD)?], "bash"),
+            Self::DebianSysvinit => (vec![debian::layer(debian::WITH_SYSVINIT)?], "bash"),
             Self::Layers => {
                 let mut layers = vec![busybox::layer()?];
                 layers.extend(layers::layers());

@@ -79,8 +79,8 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         for (number, (flag, value, why)) in [
             (
                 "--annotation",
-                "org.pouch.rich.mode=sbin-init",
-                "mode sbin-init is not available in this version, only dumb-init",
+                "org.pouch.rich.mode=auto",
+                "mode auto is not available in this version, only dumb-init",
             ),
             (
                 "--annotation",

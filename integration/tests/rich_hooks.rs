@@ -32,6 +32,7 @@ impl<'a> Logged<'a> {
         let mount = format!("type=bind,src={},dst=/log,options=rbind:rw", log.display());
         let mode = match bench.image {
             Image::DebianSystemd => "org.pouch.rich.mode=systemd",
+            Image::DebianSysvinit => "org.pouch.rich.mode=sbin-init",
             _ => "org.pouch.rich.mode=dumb-init",
         };
         let mode = ["--annotation", mode];
@@ -136,6 +137,9 @@ fn they_run_once_for_each_run_however_it_ends() {
     });
 }
 
+/// An image for each mode.
+const MODES: [Image; 3] = [Image::Busybox, Image::DebianSystemd, Image::DebianSysvinit];
+
 /// How often each mode is started and ended, if not so often as `POUCH_CYCLES` says.
 const CYCLES: usize = 4;
 
@@ -147,9 +151,10 @@ fn cycles() -> Result<usize> {
 
 #[test]
 fn cycles_of_start_and_end_run_each_hook_once_in_each() {
-    check(RUNTIME, &[Image::Busybox, Image::DebianSystemd], |bench| {
+    check(RUNTIME, &MODES, |bench| {
         let name = match bench.image {
             Image::DebianSystemd => "systemd-cycles",
+            Image::DebianSysvinit => "sbin-init-cycles",
             _ => "dumb-init-cycles",
         };
         let logged = Logged::new(bench, name, &HOOKS)?;

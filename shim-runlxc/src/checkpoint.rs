@@ -131,6 +131,7 @@ pub(crate) fn refuse_stub(pid_one: &PidOne) -> Result<()> {
         PidOne::Program => return Ok(()),
         PidOne::Stub { .. } => "its pid 1 is runlxc-init (rich mode dumb-init)",
         PidOne::Systemd(_) => "its program has runlxc-init for a parent (rich mode systemd)",
+        PidOne::SbinInit(_) => "its program has runlxc-init for a parent (rich mode sbin-init)",
     };
     Err(Error::unsupported(
         "checkpoint and restore of this container",

@@ -77,7 +77,7 @@ impl Container {
     /// Init, when it is not the program but its parent.
     pub(crate) fn stub(&self) -> Option<ProcessId> {
         match self.journal.pid_one {
-            PidOne::Program | PidOne::Systemd(_) => None,
+            PidOne::Program | PidOne::Systemd(_) | PidOne::SbinInit(_) => None,
             PidOne::Stub { .. } => self.journal.init,
         }
     }

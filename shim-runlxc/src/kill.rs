@@ -25,6 +25,9 @@ const STOPS: [i32; 4] = [
 /// SIGRTMIN+3: systemd(1) stops all units in order, and halts.
 const HALT: i32 = 34 + 3;
 
+/// init(8) of sysvinit does what its inittab says for a failure of the power: ours ends all in order.
+const POWER: i32 = Signal::SIGPWR as i32;
+
 impl Container {
     /// Sends a signal (a number, real-time ones too) to init. SIGKILL reaches frozen processes,
     /// and without a pid namespace of its own all of the container's processes.
@@ -42,7 +45,7 @@ impl Container {
             return self.kill_all(signal);
         }
         let init = self.init()?;
-        init.signal(self.for_systemd(signal).unwrap_or(signal))?;
+        init.signal(self.for_image_init(signal).unwrap_or(signal))?;
         if signal == SIGKILL {
             self.thaw_for_kill()?;
         }
@@ -55,10 +58,10 @@ impl Container {
     /// # Errors
     /// When the cgroup cannot be read or the kernel refuses.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
-        if let Some(halt) = self.for_systemd(signal) {
+        if let Some(halt) = self.for_image_init(signal) {
             return self.init()?.signal(halt);
         }
-        match self.stub().or(self.systemd()) {
+        match self.stub().or(self.image_init()) {
             Some(stub) if signal != SIGKILL => {
                 Ok(self.cgroup.signal_all_but(stub.as_pid(), signal)?)
             }
@@ -66,19 +69,25 @@ impl Container {
         }
     }
 
-    /// Pid 1, when it is an image's systemd that was started.
-    fn systemd(&self) -> Option<ProcessId> {
+    /// Pid 1, when it is an image's own init that was started.
+    fn image_init(&self) -> Option<ProcessId> {
         match self.journal.pid_one {
-            PidOne::Systemd(_) if !self.dir.start_socket().exists() => self.journal.init,
+            PidOne::Systemd(_) | PidOne::SbinInit(_) if !self.dir.start_socket().exists() => {
+                self.journal.init
+            }
             _ => None,
         }
     }
 
-    /// What a systemd gets instead of what stops a program: it would take TERM for a wish to execute
-    /// itself anew, INT for one to reboot, and end by QUIT.
-    fn for_systemd(&self, signal: i32) -> Option<i32> {
-        self.systemd()?;
-        STOPS.contains(&signal).then_some(HALT)
+    /// What an image's init gets instead of what stops a program. systemd would take TERM for a wish
+    /// to execute itself anew, INT for one to reboot, and end by QUIT; sysvinit does not know TERM.
+    fn for_image_init(&self, signal: i32) -> Option<i32> {
+        self.image_init()?;
+        let instead = match self.journal.pid_one {
+            PidOne::SbinInit(_) => POWER,
+            _ => HALT,
+        };
+        STOPS.contains(&signal).then_some(instead)
     }
 
     /// A killed process of a frozen version 1 cgroup dies only once it is thawed.

@@ -14,6 +14,7 @@ pub mod capabilities;
 mod device;
 mod filter;
 mod hook;
+mod image_init;
 mod mount;
 mod namespaces;
 mod process;

@@ -12,7 +12,7 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use crate::annotations::nearest;
 use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
-use crate::{Error, Result, systemd};
+use crate::{Error, Result, image_init, systemd};
 
 /// Who is pid 1.
 pub const MODE: &str = "org.pouch.rich.mode";
@@ -24,11 +24,11 @@ pub const USER: &str = "org.pouch.rich.user";
 /// Services to run beside the program: `cron,ssh`.
 pub const SERVICES: &str = "org.pouch.rich.services";
 
-/// What only one mode has.
-const OF_MODES: [(&str, Mode); 3] = [
-    (SIGNALS, Mode::DumbInit),
-    (USER, Mode::Systemd),
-    (SERVICES, Mode::Systemd),
+/// What only some modes have.
+const OF_MODES: [(&str, &[Mode]); 3] = [
+    (SIGNALS, &[Mode::DumbInit]),
+    (USER, &[Mode::Systemd, Mode::SbinInit]),
+    (SERVICES, &[Mode::Systemd, Mode::SbinInit]),
 ];
 
 /// What containerd's CRI marks the sandbox of a pod with. It hands the annotations of a pod to the
@@ -85,7 +85,7 @@ pub struct Rich {
     pub rewrites: Vec<Rewrite>,
     /// The program's user by the image's name of it; none: `process.user`.
     pub user: Option<String>,
-    /// Names of units.
+    /// Names of units, or of scripts.
     pub services: Vec<String>,
     /// What runs in it before its program and after its end.
     pub hooks: hooks::Hooks,
@@ -98,13 +98,27 @@ pub enum Mode {
     DumbInit,
     /// The image's own, of which the program is a unit.
     Systemd,
+    /// The image's own sysvinit, of which the program is a job.
+    SbinInit,
+}
+
+impl Mode {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DumbInit => "dumb-init",
+            Self::Systemd => "systemd",
+            Self::SbinInit => "sbin-init",
+        }
+    }
 }
 
 /// The words for modes; some mean nothing yet.
 const MODES: [(&str, Option<Mode>); 4] = [
     ("dumb-init", Some(Mode::DumbInit)),
     ("systemd", Some(Mode::Systemd)),
-    ("sbin-init", None),
+    ("sbin-init", Some(Mode::SbinInit)),
     ("auto", None),
 ];
 
@@ -157,13 +171,13 @@ impl Rich {
             );
             return Err(Error::unsupported(asked.field, why));
         };
-        let mut others = OF_MODES.iter().filter(|(_, only)| *only != mode);
+        let mut others = OF_MODES.iter().filter(|(_, only)| !only.contains(&mode));
         if let Some((key, _)) = others.find(|(key, _)| annotations.contains_key(*key)) {
             let why = format!("mode {} has no such thing", asked.mode);
             return Err(Error::invalid(annotation(key), why));
         }
         let services = annotations.get(SERVICES);
-        let services = services.map(|text| systemd::services(&annotation(SERVICES), text));
+        let services = services.map(|text| image_init::services(&annotation(SERVICES), text, mode));
         let rewrites = annotations.get(SIGNALS).map(|text| rewrites(text));
         Ok(Some(Self {
             mode,
@@ -187,6 +201,10 @@ impl Rich {
             Mode::Systemd => {
                 self.check_poststop(filter)?;
                 systemd::furnish(&self, context, (init, namespaces))?;
+            }
+            Mode::SbinInit => {
+                self.check_poststop(filter)?;
+                image_init::furnish_sysv(&self, context, (init, namespaces))?;
             }
         }
         Ok(())
@@ -441,10 +459,10 @@ mod tests {
         let not_yet = |field: &str, mode: &str| {
             format!(
                 "{field} is not supported: mode {mode} is not available in this version, only \
-                 dumb-init, systemd"
+                 dumb-init, systemd, sbin-init"
             )
         };
-        for mode in ["sbin-init", "auto"] {
+        for mode in ["auto"] {
             let why = not_yet("annotations.org.pouch.rich.mode", mode);
             refused(&[(MODE, mode)], &[], &why);
             let manner = format!("rich_mode_launch_manner={mode}");

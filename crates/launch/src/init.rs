@@ -28,6 +28,7 @@ use crate::devices::Devices;
 use crate::error::{Error, Result, host};
 use crate::filesystems::Filesystems;
 use crate::hooks::{self, Stage};
+use crate::image_init::{self, FromHost};
 use crate::labels;
 use crate::masks;
 use crate::plan::{Hook, InitPlan, PidOne, Process, Rewrite, Toggle};
@@ -36,7 +37,6 @@ use crate::procfs::Proc;
 use crate::reaper::{self, Passage, Reaper, Side};
 use crate::rootfs::{self, NewRoot};
 use crate::start::{self, Word};
-use crate::systemd::{self, FromHost};
 use crate::terminal::Terminal;
 
 /// How the stub ended without having become the program.
@@ -84,8 +84,8 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
         Ok(furnished) => furnished,
         Err(error) => return tell(&control, &error),
     };
-    if let PidOne::Systemd(systemd) = &plan.pid_one {
-        return systemd::run(&plan, systemd, furnished, (control, start));
+    if let Some(wanted) = image_init::asked_for(&plan) {
+        return image_init::run(&plan, wanted, furnished, (control, start));
     }
     if let PidOne::Stub { rewrites } = &plan.pid_one {
         match reaper::fork() {
@@ -187,16 +187,16 @@ fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
     )?;
     let from_host = match &plan.pid_one {
         PidOne::Systemd(_) => FromHost::read(),
-        PidOne::Program | PidOne::Stub { .. } => FromHost::default(),
+        PidOne::Program | PidOne::Stub { .. } | PidOne::SbinInit(_) => FromHost::default(),
     };
     root.enter()?;
 
     devices.replace_null_streams()?;
     make_working_directory(&plan.process)?;
     let terminal = plan.process.terminal.map(Terminal::open).transpose()?;
-    // systemd would write to the program's terminal.
+    // An init of the image would write to the program's terminal.
     if let Some(terminal) = &terminal
-        && !matches!(plan.pid_one, PidOne::Systemd(_))
+        && image_init::asked_for(plan).is_none()
     {
         terminal.bind_console(&proc)?;
     }

@@ -13,6 +13,7 @@ pub mod exec;
 mod executable;
 mod filesystems;
 pub mod hooks;
+pub mod image_init;
 pub mod init;
 mod labels;
 mod masks;
@@ -24,7 +25,6 @@ mod rootfs;
 mod scheduling;
 pub mod signals;
 mod start;
-pub mod systemd;
 mod terminal;
 pub mod view;
 

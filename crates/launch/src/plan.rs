@@ -57,17 +57,19 @@ pub enum PidOne {
         rewrites: Vec<Rewrite>,
     },
     /// The image's own systemd, of which the program is a unit.
-    Systemd(SystemdPlan),
+    Systemd(ImageInit),
+    /// The image's own `/sbin/init`, that of sysvinit, of which the program is a job.
+    SbinInit(ImageInit),
 }
 
-/// What is asked of an image's systemd.
+/// What is asked of an image's own init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SystemdPlan {
+pub struct ImageInit {
     /// The container's id.
     pub id: String,
     /// The program's user by the image's name of it; none: the one of [`Process`].
     pub user: Option<String>,
-    /// Units to start beside the program, with their suffix.
+    /// What to start beside the program: units with their suffix, or names of scripts.
     pub services: Vec<String>,
 }
 

@@ -28,6 +28,9 @@ pub(super) const MINIMAL: &str = "";
 pub(super) const WITH_SYSTEMD: &str =
     "systemd,systemd-sysv,dbus,cron,rsyslog,openssh-server,procps,iproute2";
 
+/// What a rich container runs whose init is older.
+pub(super) const WITH_SYSVINIT: &str = "sysvinit-core,insserv,startpar,cron,procps";
+
 /// Directories that stay, empty.
 const EMPTIED: &[&str] = &[
     "dev/",

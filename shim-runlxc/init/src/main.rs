@@ -6,22 +6,27 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use launch::image_init;
 use launch::init::End;
 
-const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | application | halt | --version";
+const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | --version; \
+                     in a container: application | halt | job | listening | power-off | stop | end";
 
 /// As runc's init: no program of the container ends with it by chance.
 const EXIT_FAILED: u8 = 255;
 
 fn main() -> ExitCode {
     // What an image's systemd takes for its own; the arguments are about turning off a machine.
-    if is_named(launch::systemd::SHUTDOWN) && std::process::id() == 1 {
-        let status = launch::systemd::run_shutdown();
+    if is_named(image_init::SHUTDOWN) && std::process::id() == 1 {
+        let status = image_init::run_shutdown();
         return ExitCode::from(u8::try_from(status).unwrap_or(EXIT_FAILED));
     }
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(end) = image_init::cover(&arguments) {
+        return exit(end);
+    }
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
-    let end = match words.as_slice() {
+    let end = match words.get(1..).unwrap_or_default() {
         [Some("--version")] => return say_version(),
         [Some("init"), Some(control), Some(start)] => match (control.parse(), start.parse()) {
             (Ok(control), Ok(start)) => launch::init::run(control, start),
@@ -31,10 +36,19 @@ fn main() -> ExitCode {
             Ok(control) => launch::exec::run(control),
             Err(_) => return refuse(),
         },
-        [Some("application")] => launch::systemd::run_application(),
-        [Some("halt")] => launch::systemd::halt(),
+        [Some("application")] => image_init::run_application(),
+        [Some("halt")] => image_init::halt(),
+        [Some("job")] => image_init::job(),
+        [Some("listening")] => image_init::listening(),
+        [Some("power-off")] => image_init::power_off(),
+        [Some("stop")] => image_init::stop(),
+        [Some("end")] => image_init::end(),
         _ => return refuse(),
     };
+    exit(end)
+}
+
+fn exit(end: launch::Result<End>) -> ExitCode {
     match end {
         Ok(End::Abandoned | End::Forked) => ExitCode::SUCCESS,
         Ok(End::Failed) => ExitCode::from(EXIT_FAILED),

@@ -33,12 +33,22 @@ fn the_version_is_told_and_anything_unknown_refused() {
         None => format!("{version}\n"),
     };
     let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | \
-                 application | halt | --version\n";
+                 --version; in a container: application | halt | job | listening | power-off | \
+                 stop | end\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.
-    let elsewhere = "runlxc-init: only the unit of a container's application runs this\n";
-    check(&["application"], (elsewhere, 255));
-    check(&["halt"], (elsewhere, 255));
+    let elsewhere = "runlxc-init: only a job of a container's init runs this\n";
+    for word in [
+        "application",
+        "halt",
+        "job",
+        "listening",
+        "power-off",
+        "stop",
+        "end",
+    ] {
+        check(&[word], (elsewhere, 255));
+    }
     for args in [
         &[] as &[&str],
         &["init"],

@@ -2,19 +2,15 @@
 //! files of the image that are covered. Runs inside the container's root.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::fs;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
-
-use crate::error::{Error, Result, host};
+use crate::error::Result;
 use crate::procfs::Proc;
-use crate::rootfs::remount_readonly;
 
 use super::image::Image;
 use super::{CONTAINER, OWN, UNIT};
+use crate::image_init::files::{copy_stub, cover, link, make_directory, write};
 
 const UNITS: &str = "/run/systemd/system";
 const ABOUT_HOST: &str = "/run/host";
@@ -78,20 +74,10 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     /// Makes them all.
     pub(super) fn make(&self, proc: &Proc) -> Result<()> {
-        self.copy_stub(proc)?;
+        copy_stub(proc)?;
         self.cover_image()?;
         self.about_host()?;
         self.units()
-    }
-
-    /// A copy of the stub that belongs to the container: not the host's file, which somebody with
-    /// the right to remount could write.
-    fn copy_stub(&self, proc: &Proc) -> Result<()> {
-        let stub = format!("{OWN}/init");
-        proc.make_working_directory()?;
-        let copied = fs::copy("self/exe", &stub);
-        copied.map_err(host(|| format!("copy the stub to {stub}")))?;
-        set_mode(&stub, 0o755)
     }
 
     fn cover_image(&self) -> Result<()> {
@@ -170,39 +156,6 @@ impl Files<'_> {
              StandardError=journal\n\
              {limits}"
         )
-    }
-}
-
-fn cover(source: &str, target: &Path) -> Result<()> {
-    let step = || format!("bind {source} on {}", target.display());
-    let none: Option<&str> = None;
-    mount(Some(source), target, none, MsFlags::MS_BIND, none).map_err(host(step))?;
-    remount_readonly(&target.to_string_lossy()).map_err(host(step))
-}
-
-fn make_directory(path: &str) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map_err(host(|| format!("mkdir {path}")))
-}
-
-fn write(path: &str, content: &[u8], mode: u32) -> Result<()> {
-    fs::write(path, content).map_err(host(|| format!("write {path}")))?;
-    set_mode(path, mode)
-}
-
-fn set_mode(path: &str, mode: u32) -> Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(host(|| format!("chmod {path}")))
-}
-
-fn link(target: impl AsRef<Path>, path: &str) -> Result<()> {
-    match symlink(target, path) {
-        // Asked for twice.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        made => made.map_err(|source| Error::Host {
-            step: format!("link {path}"),
-            source,
-        }),
     }
 }
 

@@ -1,16 +1,14 @@
-//! The main process of the program's unit: parent of the program, which it gets from the keeper, and
-//! writer of its status. After it the unit asks systemd to end all in order.
+//! The main process of the program's job: parent of the program, which it gets from the keeper, and
+//! writer of its status. After it the init is told to end all in order.
 
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
-use sys::process::kill_number;
+use sys::ExitStatus;
 use sys::pty::set_controlling;
-use sys::{ExitStatus, Pid};
 
 use crate::control::{self, Received, ToStub};
 use crate::error::{Error, Result, host};
@@ -21,9 +19,6 @@ use crate::procfs::Proc;
 use crate::reaper::{self, Passage, Reaper, Side};
 
 use super::{OWN, keeper, refusal};
-
-/// systemd(1): halts.
-const SIGRTMIN_3: i32 = 34 + 3;
 
 /// Of a program that was not seen to end: whoever kills its parent kills it, too.
 const KILLED: i32 = 137;
@@ -36,7 +31,7 @@ pub(super) fn status_path() -> String {
     format!("{OWN}/status")
 }
 
-/// Runs the program of a container, as a unit of its systemd.
+/// Runs the program of a container, as a job of its init.
 ///
 /// # Errors
 /// Whatever keeps the program from running. Nothing is done where this process is not the copy in
@@ -59,24 +54,14 @@ pub fn run() -> Result<End> {
     }
 }
 
-/// Asks systemd to end all in order: what its unit does when the program has ended, or its parent
-/// was killed.
-///
-/// # Errors
-/// As [`run`]: on a host, pid 1 would be the host's.
-pub fn halt() -> Result<End> {
-    refuse_elsewhere()?;
-    kill_number(Pid::from_raw(1), SIGRTMIN_3).map_err(host(|| "tell pid 1 to halt".to_owned()))?;
-    Ok(End::Forked)
-}
-
-fn refuse_elsewhere() -> Result<()> {
+/// Refuses to be anything but the copy in [`OWN`]: on a host, pid 1 would be the host's.
+pub(super) fn refuse_elsewhere() -> Result<()> {
     let own = std::env::current_exe().unwrap_or_default();
     if own == Path::new(OWN).join("init") {
         return Ok(());
     }
     Err(refusal(
-        "only the unit of a container's application runs this",
+        "only a job of a container's init runs this",
     ))
 }
 
@@ -109,9 +94,8 @@ struct Application {
 
 impl Application {
     fn receive() -> Result<Self> {
-        let path = keeper::socket();
-        let gone = || format!("connect to {path}: the program runs only once in each start");
-        let socket = UnixStream::connect(&path).map_err(host(gone))?;
+        // Its plan is given once: the program runs only once in each start.
+        let socket = keeper::say(keeper::Word::Application, &[])?;
         match control::recv(&socket)? {
             Some(Received {
                 message: ToStub::Exec(plan),

@@ -1,5 +1,5 @@
-//! The last program of pid 1, in place of the image's systemd-shutdown: ends what is left, and ends
-//! with the program's status, which systemd has no way to tell.
+//! The last program of pid 1, in place of the image's own: ends what is left, and ends with the
+//! program's status, which an init has no way to tell.
 //!
 //! There is nothing to unmount and no machine to turn off: the kernel ends the namespaces.
 
@@ -14,7 +14,7 @@ use sys::process::kill_number;
 use super::accounts::read_regular;
 use super::application::status_path;
 
-/// What units leave behind is given so long after TERM: it had systemd's own limit before.
+/// What services leave behind is given so long after TERM: it had the init's own limit before.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Of a container whose program never ran.

@@ -1,32 +1,33 @@
-//! An image's own systemd as pid 1, with the program of the container as one of its units.
+//! An image's own init as pid 1, with the program of the container as one of its jobs.
 //!
 //! ```text
-//!   pid 1, the stub                keeper, its child              systemd, its services
-//!   finds systemd, user, services
+//!   pid 1, the stub                keeper, its child              init, its services
+//!   finds init, user, services
 //!   files below /run
 //!   a child tries the program
 //!   fork ------------------------> program's plan, streams
 //!   streams to null, Ready         waits at a socket
-//!   Start: execve(systemd) ------------------------------------> ...
-//!                                                                pouch-application.service:
+//!   Start: execve(init) ---------------------------------------> ...
+//!                                                                the program's job:
 //!                                  plan, streams  -------------> the stub again, which forks
 //!                                  ends                          the program, and waits for it
 //!                                                                its status to a file;
-//!                                                                ExecStopPost, the stub once more:
-//!                                                                SIGRTMIN+3 to pid 1, units stop
-//!   systemd-shutdown, which is the stub: all get TERM; ends with the status in the file
+//!                                                                pid 1 is told to end all
+//!   the last program of pid 1, which is the stub: all get TERM; ends with the status in the file
 //! ```
-//! Nothing is written but to tmpfs: the unit and its links to `/run/systemd/system`, and what is
-//! bound over files of the image to [`OWN`]. Must not give pid 1 a right that the program lacks.
+//! What differs from one init to the other is in `systemd` and `sysv`: what is in the image, the
+//! job, and how pid 1 comes to its last program. Nothing is written but to tmpfs: what is bound
+//! over files of the image lies in [`OWN`]. Must not give pid 1 a right that the program lacks.
 
 mod accounts;
 mod application;
 mod files;
-mod image;
 mod keeper;
 mod shutdown;
+pub mod style;
+mod systemd;
+mod sysv;
 
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 
 use sys::Child;
@@ -36,24 +37,25 @@ use crate::control::{self, FromStub};
 use crate::devices;
 use crate::error::{Error, Result, host};
 use crate::init::{self, End, Furnished};
-use crate::plan::{CapabilitySets, InitPlan, Labels, Process, Scheduling, SystemdPlan, Toggle};
+use crate::plan::{
+    CapabilitySets, ImageInit, InitPlan, Labels, PidOne, Process, Scheduling, Toggle,
+};
 use crate::process;
-use crate::start::{self, Word};
+use crate::start;
 
-pub use application::{halt, run as run_application};
+use self::keeper::Word;
+
+pub use application::run as run_application;
 pub use shutdown::run as run_shutdown;
+pub use systemd::{SHUTDOWN, halt};
+pub use sysv::{cover, end, halt as power_off, job, listening, stop};
 
 /// A tmpfs of ours in the container.
 pub const OWN: &str = "/run/runlxc";
 
-/// What systemd runs as its last program; then it is the stub.
-pub const SHUTDOWN: &str = "systemd-shutdown";
-
-/// What systemd is told it runs in (its CONTAINER_INTERFACE); it has known this word from the first.
+/// What an init is told it runs in (systemd's CONTAINER_INTERFACE); all have known this word from
+/// the first.
 const CONTAINER: &str = "lxc";
-
-/// The unit that is the program.
-const UNIT: &str = "pouch-application.service";
 
 const SEARCH_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,15 +78,48 @@ impl FromHost {
     }
 }
 
-/// Goes on as pid 1 in a container that is set up; does not return when systemd runs.
+/// How an image's init is started.
+struct Program {
+    /// With its absolute path.
+    args: Vec<String>,
+    env: Vec<String>,
+    signals: SignalsAtFirst,
+}
+
+/// What becomes of a signal that comes before an init listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SignalsAtFirst {
+    /// It waits: the init lets them in when it does.
+    Blocked,
+    /// It is lost, since the init never looks at what is blocked: the container has started when the
+    /// init says so.
+    Open,
+}
+
+/// Pid 1 as soon as it may start.
+struct Ready {
+    process: Process,
+    signals: SignalsAtFirst,
+    master: Option<OwnedFd>,
+}
+
+/// The init that a plan asks for, if it does.
+pub(crate) fn asked_for(plan: &InitPlan) -> Option<&ImageInit> {
+    match &plan.pid_one {
+        PidOne::Systemd(wanted) | PidOne::SbinInit(wanted) => Some(wanted),
+        PidOne::Program | PidOne::Stub { .. } => None,
+    }
+}
+
+/// Goes on as pid 1 in a container that is set up; does not return when the init runs.
 pub(crate) fn run(
     plan: &InitPlan,
-    systemd: &SystemdPlan,
+    wanted: &ImageInit,
     furnished: Furnished,
     (control, start): (OwnedFd, OwnedFd),
 ) -> Result<End> {
-    let pid_one = match prepare(plan, systemd, furnished, &control) {
-        Ok(Prepared::PidOne(pid_one)) => pid_one,
+    let ready = match prepare(plan, wanted, furnished, &control) {
+        Ok(Prepared::PidOne(ready)) => ready,
         Ok(Prepared::Keeper(keeper)) => {
             drop((control, start));
             return keeper.run(&plan.process);
@@ -92,17 +127,17 @@ pub(crate) fn run(
         Ok(Prepared::Ended(end)) => return Ok(end),
         Err(error) => return init::tell(&control, &error),
     };
-    let prepared = match process::prepare(&pid_one.process) {
+    let prepared = match process::prepare(&ready.process) {
         Ok(prepared) => prepared,
         Err(error) => return init::tell(&control, &error),
     };
-    let masters: Vec<_> = pid_one.master.iter().map(AsFd::as_fd).collect();
+    let masters: Vec<_> = ready.master.iter().map(AsFd::as_fd).collect();
     control::send(&control, &FromStub::Ready, &masters)?;
     drop((masters, control));
-    drop(pid_one.master);
+    drop(ready.master);
     let connection = match start::wait(start)? {
-        Word::Start(connection) => connection,
-        Word::Signal(number) => return Ok(End::Signal(number)),
+        start::Word::Start(connection) => connection,
+        start::Word::Signal(number) => return Ok(End::Signal(number)),
     };
     let error = match init::run_start_hooks(plan, &prepared) {
         Ok(()) => {
@@ -110,8 +145,13 @@ pub(crate) fn run(
             if let Some(number) = start::signal_meanwhile() {
                 return Ok(End::Signal(number));
             }
-            // A signal to stop may come before systemd listens.
-            prepared.execute_with_signals_blocked()
+            match ready.signals {
+                SignalsAtFirst::Blocked => prepared.execute_with_signals_blocked(),
+                SignalsAtFirst::Open => match keeper::say(Word::Started, &[connection.as_fd()]) {
+                    Ok(_) => prepared.execute(),
+                    Err(error) => error,
+                },
+            }
         }
         Err(error) => error,
     };
@@ -120,33 +160,23 @@ pub(crate) fn run(
 
 /// Which process goes on.
 enum Prepared {
-    PidOne(PidOne),
+    PidOne(Ready),
     Keeper(keeper::Keeper),
     /// The one that tried the program, or pid 1 after it failed: the host side knows.
     Ended(End),
 }
 
-struct PidOne {
-    process: Process,
-    master: Option<OwnedFd>,
-}
-
 fn prepare(
     plan: &InitPlan,
-    systemd: &SystemdPlan,
+    wanted: &ImageInit,
     furnished: Furnished,
     control: &OwnedFd,
 ) -> Result<Prepared> {
-    let image = image::Image::find(&systemd.services)?;
-    let application = application_of(&plan.process, systemd.user.as_deref())?;
-    let uuid = uuid_of(&furnished.from_host.machine_id, &systemd.id);
-    let files = files::Files {
-        uuid: &uuid,
-        os_release: &furnished.from_host.os_release,
-        image: &image,
-        rlimits: &plan.process.rlimits,
+    let program = match &plan.pid_one {
+        PidOne::SbinInit(_) => sysv::furnish(wanted, &furnished)?,
+        _ => systemd::furnish(plan, wanted, &furnished)?,
     };
-    files.make(&furnished.proc)?;
+    let application = application_of(&plan.process, wanted.user.as_deref())?;
     // The last descriptor of the host's tree: no program must be found by way of it.
     drop(furnished.proc);
     if let Some(end) = try_program(&application, control)? {
@@ -166,8 +196,11 @@ fn prepare(
         Fork::Parent(_) => {
             drop((listener, slave));
             devices::all_streams_to_null()?;
-            let process = pid_one_of(&plan.process, &image, &uuid);
-            Ok(Prepared::PidOne(PidOne { process, master }))
+            Ok(Prepared::PidOne(Ready {
+                signals: program.signals,
+                process: pid_one_of(&plan.process, program),
+                master,
+            }))
         }
     }
 }
@@ -192,7 +225,7 @@ fn try_program(application: &Process, control: &OwnedFd) -> Result<Option<End>> 
     }
 }
 
-/// The program as a child of systemd's, which has the filter, labels and bounding set by then.
+/// The program as a descendant of pid 1, which has the filter, labels and bounding set by then.
 fn application_of(program: &Process, user: Option<&str>) -> Result<Process> {
     let mut application = Process {
         seccomp: None,
@@ -214,17 +247,12 @@ fn application_of(program: &Process, user: Option<&str>) -> Result<Process> {
     Ok(application)
 }
 
-/// systemd: root of the container, with what the program is allowed at most.
-fn pid_one_of(program: &Process, image: &image::Image, uuid: &str) -> Process {
-    let own = |text: &str| text.to_owned();
+/// The init: root of the container, with what the program is allowed at most.
+fn pid_one_of(program: &Process, init: Program) -> Process {
     Process {
-        args: vec![own(&image.systemd), own("--unit=multi-user.target")],
-        env: vec![
-            own(SEARCH_PATH),
-            format!("container={CONTAINER}"),
-            format!("container_uuid={uuid}"),
-        ],
-        cwd: own("/"),
+        args: init.args,
+        env: init.env,
+        cwd: "/".to_owned(),
         uid: 0,
         gid: 0,
         additional_gids: Vec::new(),
@@ -248,41 +276,10 @@ fn pid_one_of(program: &Process, image: &image::Image, uuid: &str) -> Process {
     }
 }
 
-/// The same for the same container on the same host: FNV-1a of 128 bits, as 32 digits.
-fn uuid_of(machine_id: &str, id: &str) -> String {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let bytes = machine_id.bytes().chain([0]).chain(id.bytes());
-    let hash = bytes.fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
-    });
-    // RFC 9562: version 8, variant 10.
-    let hash = hash & !(0xf << 76) | 0x8 << 76;
-    let hash = hash & !(0x3 << 62) | 0x2 << 62;
-    let mut digits = String::new();
-    let _written = write!(digits, "{hash:032x}");
-    digits
-}
-
 /// A refusal that is about the image.
 fn refusal(step: impl Into<String>) -> Error {
     Error::Request {
         step: step.into(),
         errno: 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_is_that_of_the_container_on_its_host() {
-        let one = uuid_of("a", "b");
-        assert_eq!(one.len(), 32);
-        assert_eq!(&one[12..13], "8");
-        assert_eq!(one, uuid_of("a", "b"));
-        assert_ne!(uuid_of("a", "b"), uuid_of("b", "a"));
-        assert_ne!(uuid_of("ab", ""), uuid_of("a", "b"));
     }
 }

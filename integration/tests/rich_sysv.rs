@@ -1,0 +1,249 @@
+//! Rich containers with an image's own sysvinit as pid 1.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    check::{Bench, check},
+    ctr::{Container, Task},
+    images::Image,
+    runtime::Runtime,
+    terminal::Size,
+    wait::SOON,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const RUNTIME: Runtime = Runtime::Runlxc;
+
+const SIZE: Size = Size {
+    rows: 37,
+    columns: 111,
+};
+
+/// A service in the image's own way, which says in order what becomes of it.
+const SERVICE: &str = "#!/bin/sh
+### BEGIN INIT INFO
+# Provides: slow
+# Required-Start:
+# Required-Stop:
+# Default-Start: 2 3 4 5
+# Default-Stop: 0 1 6
+### END INIT INFO
+echo slow $1 >>/seen/order
+";
+
+const PROGRAM: &str = "trap 'echo program stop >>/seen/order; exit 7' TERM; \
+                       echo program start >>/seen/order; while :; do sleep 1 & wait; done";
+
+fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
+    let mode = ["--annotation", "org.pouch.rich.mode=sbin-init"];
+    bench.container(name).flags(&mode)
+}
+
+fn with<'a>(container: Container<'a>, key: &str, value: &str) -> Container<'a> {
+    let annotation = format!("org.pouch.rich.{key}={value}");
+    container.flags(&["--annotation", &annotation])
+}
+
+fn bound<'a>(container: Container<'a>, source: &Path, target: &str) -> Container<'a> {
+    let source = source.display();
+    let mount = format!("type=bind,src={source},dst={target},options=rbind:rw");
+    container.flags(&["--mount", &mount])
+}
+
+fn on_sysvinit(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
+    check(RUNTIME, &[Image::DebianSysvinit], behaviour);
+}
+
+/// A running program that appends to `order` below a directory of the host, with a service.
+fn with_service<'a>(bench: &Bench<'a>, name: &str, directory: &Path) -> Result<Task<'a>> {
+    let script = directory.join("slow");
+    fs::write(&script, SERVICE)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    fs::write(directory.join("order"), "")?;
+    let container = with(rich(bench, name), "services", "cron,slow");
+    let container = bound(container, &script, "/etc/init.d/slow");
+    let task = bound(container, directory, "/seen").detach(&["sh", "-c", PROGRAM])?;
+    let started = "until grep -q 'program start' /seen/order; do sleep 0.1; done";
+    task.exec(&["sh", "-c", started])?.success()?;
+    Ok(task)
+}
+
+fn is_in_order(directory: &Path) -> Result<()> {
+    let order = fs::read_to_string(directory.join("order"))?;
+    let expected = "slow start\nprogram start\nprogram stop\nslow stop\n";
+    ensure!(order == expected, "{order:?}");
+    Ok(())
+}
+
+#[test]
+fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
+    on_sysvinit(|bench| {
+        for code in [0, 3, 255] {
+            let script = format!("echo out; echo err >&2; exit {code}");
+            let ended = rich(bench, &format!("code-{code}")).shell(&script)?;
+            ensure!(
+                ended.code() == code
+                    && ended.stdout() == "out\n"
+                    && ended.stderr().contains("err\n"),
+                "{code}: {ended}"
+            );
+        }
+        rich(bench, "killed")
+            .shell("kill -KILL $$")?
+            .with_code(137)?;
+        rich(bench, "left")
+            .shell("sleep 600 & setsid sleep 600 & exit 3")?
+            .with_code(3)?;
+        let container = with(rich(bench, "intact"), "user", "daemon").flags(&[
+            "--env",
+            "ODD=a b $HOME %n \"q\" \\ 'x' ${Y} %%",
+            "--cwd",
+            "/var/tmp",
+            "--seccomp",
+        ]);
+        let script = "id -u; pwd; cat /proc/1/comm; runlevel; printf '[%s]\\n' \"$ODD\" \"$@\"";
+        let odd = "two\nlines $HOME %i \"q\" \\ 'x'; & #";
+        let ended = container.run(&["sh", "-c", script, "name", odd, "", "-x"])?;
+        let expected = format!(
+            "1\n/var/tmp\ninit\nN 2\n[a b $HOME %n \"q\" \\ 'x' ${{Y}} %%]\n[{odd}]\n[]\n[-x]\n"
+        );
+        ensure!(ended.code() == 0 && ended.stdout() == expected, "{ended}");
+
+        let mut terminal = rich(bench, "tty").terminal(SIZE, &["sh"])?;
+        terminal.type_text("tty; stty size; echo up $((40+2))\n")?;
+        terminal.expect("37 111", SOON)?;
+        terminal.expect("up 42", SOON)?;
+        terminal.type_text("exit 9\n")?;
+        let (code, shown) = terminal.finish(SOON)?;
+        ensure!(code == 9, "expected 9, got {code}: {shown:?}");
+        ensure!(!shown.contains("INIT"), "{shown:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() {
+    on_sysvinit(|bench| {
+        let directory = tempfile::tempdir()?;
+        let task = with_service(bench, "stopped", directory.path())?;
+        let cron = task.exec(&["pgrep", "-x", "cron"])?;
+        ensure!(cron.code() == 0, "cron does not run: {cron}");
+        let upper = upper_of(&task)?;
+        let written: Vec<_> = listing(Path::new(&upper))?
+            .into_iter()
+            .filter(|path| path.starts_with("etc/") || path.starts_with("sbin"))
+            // Debian's init scripts write the former, the mount is the latter's point.
+            .filter(|path| !["etc/motd", "etc/init.d", "etc/init.d/slow"].contains(&path.as_str()))
+            .collect();
+        ensure!(written.is_empty(), "{written:?}");
+        // Executed anew for a new C library, say, it goes on.
+        task.exec(&["telinit", "u"])?.success()?;
+        let level = task.output("runlevel; cat /proc/1/comm")?;
+        ensure!(level == "N 2\ninit\n", "{level:?}");
+        task.kill(Signal::SIGTERM)?;
+        let code = task.remove()?;
+        ensure!(code == 7, "stopped: expected 7, got {code}");
+        is_in_order(directory.path()).context("stopped")?;
+
+        for (name, command) in [
+            ("halted", &["shutdown", "-h", "now"][..]),
+            ("rebooted", &["telinit", "6"][..]),
+        ] {
+            let task = with_service(bench, name, directory.path())?;
+            task.exec(command)?.success().context(name)?;
+            let code = task.remove()?;
+            ensure!(code == 7, "{name}: expected 7, got {code}");
+            is_in_order(directory.path()).context(name)?;
+        }
+
+        let task = with_service(bench, "parent", directory.path())?;
+        let is_parent = |pid: &&i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline"));
+            words.is_ok_and(|words| words == b"/run/runlxc/init\0job\0")
+        };
+        let processes = task.processes()?;
+        let parent = processes.iter().find(is_parent);
+        let parent = parent.context("the program has no such parent")?;
+        kill(Pid::from_raw(*parent), Signal::SIGKILL)?;
+        let code = task.remove()?;
+        ensure!(code == 137, "parent: expected 137, got {code}");
+
+        // A stop of the first moment is not lost.
+        let task = rich(bench, "at-once").detach(&["sleep", "600"])?;
+        task.kill(Signal::SIGTERM)?;
+        let code = task.remove()?;
+        ensure!([143, 255].contains(&code), "at once: got {code}");
+        Ok(())
+    });
+}
+
+/// The directory that the container's changes of its image go to.
+fn upper_of(task: &Task<'_>) -> Result<String> {
+    let mounts = task.output("cat /proc/self/mountinfo")?;
+    let root = mounts.lines().find(|line| line.contains(" / / "));
+    root.and_then(|line| line.split("upperdir=").nth(1))
+        .and_then(|rest| rest.split(',').next())
+        .map(str::to_owned)
+        .context("the root is no overlay")
+}
+
+/// Everything below a directory, by its path from there.
+fn listing(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            }
+            let path = entry.path();
+            found.push(path.strip_prefix(directory)?.display().to_string());
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
+    let images = [Image::DebianSysvinit, Image::Debian, Image::Busybox];
+    check(RUNTIME, &images, |bench| {
+        let cases: &[(&str, &str, &str)] = match bench.image {
+            Image::Debian => &[(
+                "user",
+                "root",
+                "mode sbin-init: the image has no /sbin/init",
+            )],
+            Image::Busybox => &[(
+                "user",
+                "root",
+                "/sbin/init of the image (/sbin/init) is BusyBox, not sysvinit",
+            )],
+            _ => &[
+                (
+                    "user",
+                    "nobody-at-all",
+                    "no user \"nobody-at-all\" in /etc/passwd",
+                ),
+                ("services", "corn", "/etc/init.d/corn is not in the image"),
+                ("services", "a b", "is no name of a service"),
+                ("signals", "TERM:QUIT", "mode sbin-init has no such thing"),
+            ],
+        };
+        for (number, (key, value, why)) in cases.iter().enumerate() {
+            let container = with(rich(bench, &format!("refused-{number}")), key, value);
+            let refused = container.shell("true")?;
+            ensure!(refused.code() != 0, "{value}: it ran");
+            ensure!(refused.stderr().contains(why), "{value}: {refused}");
+        }
+        if bench.image == Image::DebianSysvinit {
+            let refused = rich(bench, "absent").run(&["/no/such/program"])?;
+            ensure!(refused.stderr().contains("/no/such/program"), "{refused}");
+        }
+        Ok(())
+    });
+}
