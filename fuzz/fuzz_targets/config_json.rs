@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use bundle::{Bundle, HostFacts, PlanContext};
+use launch::image_init::style::Style;
 use launch::plan::{CgroupView, RootEntry, Toggle};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +27,7 @@ fuzz_target!(|text: &[u8]| {
         preserve_fds: 0,
         new_keyring: Toggle::On,
         root_entry: RootEntry::Pivot,
+        init_of: |_| Style::Other,
     });
     if let Ok(plan) = plan {
         assert!(!plan.init_for(7).state_creating.is_empty());

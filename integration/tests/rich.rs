@@ -74,14 +74,26 @@ fn the_exit_code_is_that_of_the_program_below_pid_1() {
 }
 
 #[test]
+fn an_image_decides_which_init_it_has() {
+    let images = [Image::Busybox, Image::DebianSystemd, Image::DebianSysvinit];
+    check(RUNTIME, &images, |bench| {
+        let (mode, pid_1) = match bench.image {
+            Image::DebianSystemd => ("systemd", "systemd"),
+            Image::DebianSysvinit => ("sbin-init", "init"),
+            _ => ("dumb-init", "runlxc-init"),
+        };
+        let auto = ["--annotation", "org.pouch.rich.mode=auto"];
+        let container = bench.container("auto").flags(&auto);
+        let shown = container.output("cat /proc/1/comm")?;
+        ensure!(shown == format!("{pid_1}\n"), "{mode}: {shown:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_leaves_nothing() {
     check(RUNTIME, &[Image::Busybox], |bench| {
         for (number, (flag, value, why)) in [
-            (
-                "--annotation",
-                "org.pouch.rich.mode=auto",
-                "mode auto is not available in this version, only dumb-init",
-            ),
             (
                 "--annotation",
                 "org.pouch.rich.mod=dumb-init",

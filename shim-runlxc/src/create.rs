@@ -16,7 +16,7 @@ use crate::host::{Host, cgroup_view};
 use crate::id::ContainerId;
 use crate::lxcfs::{self, Lxcfs};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, progress, stub};
+use crate::{Error, Result, image, progress, stub};
 
 /// A container to make.
 #[derive(Debug)]
@@ -77,9 +77,8 @@ pub struct Created {
 /// # Errors
 /// [`Error::Exists`], [`Error::Bundle`], [`Error::Inside`] and others; nothing is left then.
 pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
-    let bundle = request.bundle;
-    let paths = cgroup_paths(host, bundle, request.id)?;
-    let mut plan = bundle.plan(&PlanContext {
+    let paths = cgroup_paths(host, request.bundle, request.id)?;
+    let mut plan = request.bundle.plan(&PlanContext {
         preserve_fds: request.inherited_fds,
         new_keyring: request.new_keyring,
         root_entry: request.root_entry,
@@ -87,6 +86,9 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     })?;
     let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);
+    if let Some(mode) = plan.annotations.get(bundle::rich::MODE) {
+        tracing::info!(container = request.id.as_str(), mode, "rich container");
+    }
     plan.init
         .process
         .env
@@ -134,6 +136,7 @@ fn context(host: &Host, id: &ContainerId, paths: &CgroupPaths) -> PlanContext {
         preserve_fds: 0,
         new_keyring: Toggle::Off,
         root_entry: RootEntry::Pivot,
+        init_of: image::init_of,
     }
 }
 

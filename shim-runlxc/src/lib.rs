@@ -35,6 +35,7 @@ pub mod delete;
 pub mod exec;
 mod external;
 mod hook_output;
+mod image;
 mod inherited;
 mod kill;
 mod membership;

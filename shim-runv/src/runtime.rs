@@ -9,6 +9,7 @@ use bundle::{Bundle, HostFacts, Plan, PlanContext, Status, View};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies, Stats};
 use guest::call::{Answer, Call, Create, Exec, Process, Size, Target};
 use launch::hooks::{self, Stage};
+use launch::image_init::style::Style;
 use launch::plan::{CgroupView, Hook, PidOne, RootEntry, Toggle};
 use shim_core::runtime::Result;
 use shim_core::{
@@ -87,6 +88,7 @@ impl Wanted {
             preserve_fds: 0,
             new_keyring: Toggle::On,
             root_entry: RootEntry::Pivot,
+            init_of: |_| Style::Other,
         })?;
         if plan.view != View::Host {
             let what = format!("annotations.{}", bundle::view::VIEW);

@@ -14,8 +14,8 @@ use crate::mount::Surroundings;
 use crate::namespaces::{IdMaps, Namespaces, time_offsets};
 use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
 use crate::process::{ProcessContext, label, process_plan, toggle};
-use crate::rich::Rich;
 use crate::rich::hooks::Hooks;
+use crate::rich::{MODE, Rich};
 use crate::view::View;
 use crate::{
     Error, Result, annotations, capabilities, device, filter, hook, mount, resources, scheduling,
@@ -33,7 +33,7 @@ impl Bundle {
     /// for what is not done here ([`Error::Unsupported`]).
     pub fn plan(&self, context: &PlanContext) -> Result<Plan> {
         check_version(self.spec.version())?;
-        let own_annotations = self.annotations();
+        let mut own_annotations = self.annotations();
         annotations::check(&own_annotations)?;
         let linux = self.linux()?;
         let mut warnings = self.warnings.clone();
@@ -41,11 +41,14 @@ impl Bundle {
         let mut namespaces = Namespaces::of(linux)?;
         let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
         let mut notes = Vec::new();
-        let rich = Rich::of(&own_annotations, self.env())?;
         let mut init = self.init(context, linux, &namespaces, (&mut warnings, &mut notes))?;
+        let init_of_image = || (context.init_of)(Path::new(&init.root.path));
+        let rich = Rich::of(&own_annotations, self.env(), init_of_image)?;
         let mut rich_hooks = Hooks::default();
         if let Some(rich) = rich {
             rich_hooks = rich.hooks.clone();
+            // Whoever decided it, the state tells.
+            own_annotations.insert(MODE.to_owned(), rich.mode.as_str().to_owned());
             let filter = linux.seccomp().as_ref();
             rich.apply(context, (&mut init, &mut namespaces), filter)?;
         }

@@ -179,6 +179,8 @@ pub(crate) fn target(planned: &PlannedMount) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use launch::image_init::style::Style;
+
     use super::*;
 
     #[test]
@@ -210,7 +212,8 @@ mod tests {
     #[test]
     fn tmpfs_come_before_what_is_mounted_below_them() {
         let annotations = [(crate::rich::MODE.to_owned(), "systemd".to_owned())];
-        let rich = Rich::of(&annotations.into(), &[]).unwrap().unwrap();
+        let rich = Rich::of(&annotations.into(), &[], || Style::Other);
+        let rich = rich.unwrap().unwrap();
         let mut mounts = vec![tmpfs("/proc", 0, ""), tmpfs("/run/secrets", 0, "")];
         own_tmpfs(&rich, &mut mounts).unwrap();
         let all = ["/tmp", "/run", "/run/lock", OWN, "/proc", "/run/secrets"];

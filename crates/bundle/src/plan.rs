@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use launch::image_init::style::Style;
 use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct PlanContext {
     pub new_keyring: Toggle,
     /// How the root is entered (MoveChroot: runc's `--no-pivot`).
     pub root_entry: RootEntry,
+    /// Which init an image has, by the path of its root on the host: looked at for a rich container
+    /// that leaves the choice of its mode to us.
+    pub init_of: fn(&Path) -> Style,
 }
 
 /// Facts of the host that decide whether a field can be honoured.

@@ -1,18 +1,22 @@
 //! Rich containers: what annotations below `org.pouch.rich.` ask for, or PouchContainer's own
-//! spelling in the environment and in labels. What is not done yet is refused by its name.
+//! spelling in the environment and in labels. What is not known is refused by its name.
 
+mod filter;
 pub mod hooks;
 
 use std::collections::BTreeMap;
 
+use launch::image_init::style::Style;
 use launch::plan::{InitPlan, PidOne, Rewrite};
 use launch::signals;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+use oci_spec::runtime::LinuxSeccomp;
 
 use crate::annotations::nearest;
 use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
 use crate::{Error, Result, image_init, systemd};
+
+use filter::forbidden_to_pid_one;
 
 /// Who is pid 1.
 pub const MODE: &str = "org.pouch.rich.mode";
@@ -57,23 +61,6 @@ const LABEL_VARIABLE: &str = "label__";
 /// Signals that pid 1 does not get, has itself, or is spared (CONT).
 const NOT_PASSED_ON: [i32; 6] = [9, 17, 18, 19, 32, 33];
 
-/// What pid 1 does under the program's filter all the time.
-const CALLS_OF_PID_ONE: [&str; 6] = ["read", "write", "wait4", "waitid", "kill", "exit_group"];
-
-/// What pid 1 does, too, and can be without: but it must not die of the try.
-const TRIES_OF_PID_ONE: [&str; 10] = [
-    "close",
-    "pidfd_send_signal",
-    "openat",
-    "statx",
-    "fstat",
-    "lseek",
-    "brk",
-    "mmap",
-    "munmap",
-    "sigaltstack",
-];
-
 /// What a rich container asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rich {
@@ -114,13 +101,23 @@ impl Mode {
     }
 }
 
-/// The words for modes; some mean nothing yet.
+/// The words for modes; none: the image decides.
 const MODES: [(&str, Option<Mode>); 4] = [
     ("dumb-init", Some(Mode::DumbInit)),
     ("systemd", Some(Mode::Systemd)),
     ("sbin-init", Some(Mode::SbinInit)),
-    ("auto", None),
+    (AUTO, None),
 ];
+const AUTO: &str = "auto";
+
+/// The mode for an image with such an init.
+fn mode_for(init: Style) -> Mode {
+    match init {
+        Style::Systemd => Mode::Systemd,
+        Style::Sysv => Mode::SbinInit,
+        Style::Upstart | Style::Busybox | Style::Other => Mode::DumbInit,
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -138,12 +135,15 @@ struct Asked {
 
 impl Rich {
     /// What these annotations and this environment ask for; none: an ordinary container, as the
-    /// sandbox of a pod is whatever they say.
+    /// sandbox of a pod is whatever they say. The image is looked at only if it decides.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a value that means nothing, or several that contradict each other;
-    /// [`Error::Unsupported`] for a mode that is not done yet.
-    pub fn of(annotations: &BTreeMap<String, String>, env: &[String]) -> Result<Option<Self>> {
+    /// [`Error::Invalid`] for a value that means nothing, or several that contradict each other.
+    pub fn of(
+        annotations: &BTreeMap<String, String>,
+        env: &[String],
+        init_of_image: impl FnOnce() -> Style,
+    ) -> Result<Option<Self>> {
         if annotations
             .get(SANDBOX.0)
             .is_some_and(|kind| kind == SANDBOX.1)
@@ -161,19 +161,16 @@ impl Rich {
             };
         };
         let known = MODES.iter().find(|(word, _)| *word == asked.mode);
-        let Some(mode) = known.and_then(|(_, mode)| *mode) else {
-            let available = MODES.iter().filter(|(_, mode)| mode.is_some());
-            let available: Vec<_> = available.map(|(word, _)| *word).collect();
-            let why = format!(
-                "mode {} is not available in this version, only {}",
-                asked.mode,
-                available.join(", ")
-            );
-            return Err(Error::unsupported(asked.field, why));
+        let (mode, why) = match known.and_then(|(_, mode)| *mode) {
+            Some(mode) => (mode, ""),
+            None => (
+                mode_for(init_of_image()),
+                ", which auto chose for this image,",
+            ),
         };
         let mut others = OF_MODES.iter().filter(|(_, only)| !only.contains(&mode));
         if let Some((key, _)) = others.find(|(key, _)| annotations.contains_key(*key)) {
-            let why = format!("mode {} has no such thing", asked.mode);
+            let why = format!("mode {}{why} has no such thing", mode.as_str());
             return Err(Error::invalid(annotation(key), why));
         }
         let services = annotations.get(SERVICES);
@@ -236,43 +233,6 @@ impl Rich {
             rewrites: self.rewrites,
         })
     }
-}
-
-/// The first system call that pid 1 needs and a profile forbids, whatever its arguments, or that it
-/// would die of.
-fn forbidden_to_pid_one(profile: &LinuxSeccomp) -> Option<&'static str> {
-    use LinuxSeccompAction as Action;
-    let allows = |action| matches!(action, Action::ScmpActAllow | Action::ScmpActLog);
-    let spares = |action| {
-        !matches!(
-            action,
-            Action::ScmpActKill
-                | Action::ScmpActKillThread
-                | Action::ScmpActKillProcess
-                | Action::ScmpActTrap
-        )
-    };
-    let forbidden = CALLS_OF_PID_ONE
-        .into_iter()
-        .find(|call| !may(profile, call, allows));
-    forbidden.or_else(|| {
-        TRIES_OF_PID_ONE
-            .into_iter()
-            .find(|call| !may(profile, call, spares))
-    })
-}
-
-/// Whether an action that is good enough may come of a system call.
-fn may(profile: &LinuxSeccomp, call: &str, is_good: impl Fn(LinuxSeccompAction) -> bool) -> bool {
-    let rules = profile.syscalls().as_deref().unwrap_or_default();
-    let mut of_call = rules
-        .iter()
-        .filter(|rule| rule.names().iter().any(|name| name == call))
-        .peekable();
-    if of_call.peek().is_none() {
-        return is_good(profile.default_action());
-    }
-    of_call.any(|rule| is_good(rule.action()))
 }
 
 fn annotation(key: &str) -> String {
@@ -397,7 +357,7 @@ mod tests {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let annotations = annotations.iter().map(own).collect();
         let env: Vec<_> = env.iter().map(|&entry| entry.to_owned()).collect();
-        Rich::of(&annotations, &env)
+        Rich::of(&annotations, &env, || Style::Other)
     }
 
     #[track_caller]
@@ -455,20 +415,24 @@ mod tests {
     }
 
     #[test]
-    fn modes_that_are_not_done_yet_are_refused_by_name() {
-        let not_yet = |field: &str, mode: &str| {
-            format!(
-                "{field} is not supported: mode {mode} is not available in this version, only \
-                 dumb-init, systemd, sbin-init"
-            )
-        };
-        for mode in ["auto"] {
-            let why = not_yet("annotations.org.pouch.rich.mode", mode);
-            refused(&[(MODE, mode)], &[], &why);
-            let manner = format!("rich_mode_launch_manner={mode}");
-            let why = not_yet("process.env rich_mode_launch_manner", mode);
-            refused(&[], &["rich_mode=true", &manner], &why);
+    fn an_images_init_decides_where_nobody_else_does() {
+        let auto = [(MODE.to_owned(), AUTO.to_owned())].into();
+        for (init, mode) in [
+            (Style::Systemd, Mode::Systemd),
+            (Style::Sysv, Mode::SbinInit),
+            (Style::Upstart, Mode::DumbInit),
+            (Style::Busybox, Mode::DumbInit),
+            (Style::Other, Mode::DumbInit),
+        ] {
+            let rich = Rich::of(&auto, &[], || init).unwrap().unwrap();
+            assert_eq!(rich.mode, mode, "{init:?}");
         }
+        let env = ["rich_mode=true", "rich_mode_launch_manner=auto"];
+        let rich = parse(&[], &env).unwrap().unwrap();
+        assert_eq!(rich.mode, Mode::DumbInit);
+        let why = "annotations.org.pouch.rich.user: mode dumb-init, which auto chose for this \
+                   image, has no such thing";
+        refused(&[(MODE, AUTO), (USER, "admin")], &[], why);
     }
 
     #[test]

@@ -49,6 +49,17 @@ fn a_container_lives_as_any_other_and_is_not_checkpointed() {
 }
 
 #[test]
+fn the_state_tells_which_mode_was_chosen() {
+    let mut place = rich("sleep 600");
+    place.config["annotations"] = json!({"org.pouch.rich.mode": "auto"});
+    place.create().ok();
+    let chosen = &place.state()["annotations"]["org.pouch.rich.mode"];
+    assert_eq!(chosen, "dumb-init");
+    place.run(&["delete", "--force", &place.id]).ok();
+    place.finish();
+}
+
+#[test]
 fn one_that_was_not_started_is_killed_and_deleted() {
     let place = rich("true");
     place.create().ok();

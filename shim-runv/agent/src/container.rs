@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bundle::{Bundle, HostFacts, NamespaceKind, Plan, PlanContext, ProcessContext};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies};
 use guest::call::{Create, File, Process, container_path, file_path};
+use launch::image_init::style::Style;
 use launch::plan::{CgroupView, ExecPlan, JoinNamespace, RootEntry, SeccompFilter, Toggle};
 use nix::sys::signal::Signal;
 use sys::{Child, CloneFlags, Kernel, Pid};
@@ -250,6 +251,7 @@ fn context(id: &str, paths: &CgroupPaths, host: HostFacts) -> Result<PlanContext
         preserve_fds: 0,
         new_keyring: Toggle::On,
         root_entry: RootEntry::Pivot,
+        init_of: |_| Style::Other,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Bundles in throw-away directories, and a host that can do everything but the security modules.
 
 use bundle::{Bundle, HostFacts, Plan, PlanContext, Result};
+use launch::image_init::style::Style;
 use launch::plan::{CgroupView, RootEntry, Toggle};
 use tempfile::TempDir;
 
@@ -22,6 +23,7 @@ pub(crate) fn context() -> PlanContext {
         preserve_fds: 0,
         new_keyring: Toggle::On,
         root_entry: RootEntry::Pivot,
+        init_of: |_| Style::Other,
     }
 }
 

@@ -60,9 +60,7 @@ pub(super) fn refuse_elsewhere() -> Result<()> {
     if own == Path::new(OWN).join("init") {
         return Ok(());
     }
-    Err(refusal(
-        "only a job of a container's init runs this",
-    ))
+    Err(refusal("only a job of a container's init runs this"))
 }
 
 enum Started {

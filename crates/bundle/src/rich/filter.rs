@@ -1,0 +1,57 @@
+//! Which system calls a seccomp profile must leave to a pid 1 that is not the program. Pure.
+
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+
+/// What pid 1 does under the program's filter all the time.
+const CALLS_OF_PID_ONE: [&str; 6] = ["read", "write", "wait4", "waitid", "kill", "exit_group"];
+
+/// What pid 1 does, too, and can be without: but it must not die of the try.
+const TRIES_OF_PID_ONE: [&str; 10] = [
+    "close",
+    "pidfd_send_signal",
+    "openat",
+    "statx",
+    "fstat",
+    "lseek",
+    "brk",
+    "mmap",
+    "munmap",
+    "sigaltstack",
+];
+
+/// The first system call that pid 1 needs and a profile forbids, whatever its arguments, or that it
+/// would die of.
+pub(super) fn forbidden_to_pid_one(profile: &LinuxSeccomp) -> Option<&'static str> {
+    use LinuxSeccompAction as Action;
+    let allows = |action| matches!(action, Action::ScmpActAllow | Action::ScmpActLog);
+    let spares = |action| {
+        !matches!(
+            action,
+            Action::ScmpActKill
+                | Action::ScmpActKillThread
+                | Action::ScmpActKillProcess
+                | Action::ScmpActTrap
+        )
+    };
+    let forbidden = CALLS_OF_PID_ONE
+        .into_iter()
+        .find(|call| !may(profile, call, allows));
+    forbidden.or_else(|| {
+        TRIES_OF_PID_ONE
+            .into_iter()
+            .find(|call| !may(profile, call, spares))
+    })
+}
+
+/// Whether an action that is good enough may come of a system call.
+fn may(profile: &LinuxSeccomp, call: &str, is_good: impl Fn(LinuxSeccompAction) -> bool) -> bool {
+    let rules = profile.syscalls().as_deref().unwrap_or_default();
+    let mut of_call = rules
+        .iter()
+        .filter(|rule| rule.names().iter().any(|name| name == call))
+        .peekable();
+    if of_call.peek().is_none() {
+        return is_good(profile.default_action());
+    }
+    of_call.any(|rule| is_good(rule.action()))
+}
