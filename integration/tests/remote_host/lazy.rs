@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     conformance::Mounted,
+    disk::Disk,
     images::Image,
     process::{command, output_of},
     runtime::built,
@@ -277,6 +278,45 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     truth.end().unwrap();
     mounted.unmount().unwrap();
     host.remove(&["a", "b", &layer]).unwrap();
+    host.finish().unwrap();
+}
+
+/// Reads one file after the other until one cannot be had; those before it are right.
+fn read_until_refused(truth: &Truth, mounted: &Mounted) -> Result<usize> {
+    let mut count = 0;
+    for file in truth.files("usr")? {
+        if let Err(error) = truth.check(mounted.point(), &file, 0, 16 << 20) {
+            is_input_output_error(Err(error))?;
+            return Ok(count);
+        }
+        count += 1;
+    }
+    anyhow::bail!("all {count} files were read")
+}
+
+#[test]
+fn a_full_disk_is_an_error_for_who_reads_and_nothing_wrong_is_read() {
+    let disk = Disk::sparse("ext4", 28 << 20, &["-q"], "").unwrap();
+    // Room for what is written when snapshots are removed.
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+    let metrics = disk.beside().join("metrics");
+    let store = Store::with_images(&[Image::Debian]).unwrap();
+    let truth = Truth::of(&store).unwrap();
+    let root = disk.path().join("root");
+    let host = Host::at(store, &only_read(&metrics), Some(root)).unwrap();
+    let layer = host.pull("extract").unwrap().unwrap();
+    let mounted = host.mount("c", &layer).unwrap();
+    let first = read_until_refused(&truth, &mounted).unwrap();
+    assert!(first > 10, "{first} files");
+    assert!(host.log().unwrap().contains("No space left on device"));
+    // What is here is read by another daemon as well, and no more.
+    host.snapshotter.kill_and_restart().unwrap();
+    assert!(read_until_refused(&truth, &mounted).unwrap() >= first);
+    truth.end().unwrap();
+    mounted.unmount().unwrap();
+    fs::remove_file(ballast).unwrap();
+    host.remove(&["c", &layer]).unwrap();
     host.finish().unwrap();
 }
 

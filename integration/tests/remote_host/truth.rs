@@ -100,9 +100,15 @@ pub(crate) fn read_anew(path: &Path, at: u64, bytes: usize) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut read = vec![0; bytes];
-    let count = file
-        .read_at(&mut read, at)
-        .with_context(|| format!("{} at {at}", path.display()))?;
+    let mut count = 0;
+    // Before an error, the kernel gives what it has.
+    while count < bytes {
+        let more = file.read_at(&mut read[count..], at + count as u64);
+        match more.with_context(|| format!("{} at {at}", path.display()))? {
+            0 => break,
+            more => count += more,
+        }
+    }
     read.truncate(count);
     Ok(read)
 }

@@ -65,7 +65,7 @@ pub struct StoreConfig {
     pub object_seconds: u64,
     /// How long a chunk is tried for before whoever waits for it is told that it failed, in seconds.
     pub deadline_seconds: u64,
-    /// Chunks that are fetched at once for one disk.
+    /// Chunks that are fetched at once: `copy`: for each disk; `lazy`: for all who read.
     pub fetches_max: usize,
 }
 

@@ -6,11 +6,11 @@ use prometheus_client::registry::Registry;
 use snapshot_core::{
     Driver, Error as CoreError, OverlayOptions, Service, Snapshots,
     daemon::{Daemon, Logging, Served, Services, Shutdown},
-    metrics as core_metrics, probe_overlay,
+    metrics as core_metrics, newest_notes, probe_overlay, probe_overlay_in_memory,
 };
 
 use super::{
-    attach::{self, Attach, Copy, Kind, Lazy},
+    attach::{self, Attach, Carrier, Choice, Copy, Kind, Lazy, Tried},
     client::Client,
     config::Config,
     disks::{Disks, Fetcher},
@@ -81,7 +81,14 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
     if faults.is_none() {
         unwatched::take_away(root, &keys)?;
     }
-    let tried = attach::choose(config.attach.kind, root)?;
+    let tried = match &faults {
+        // It works: readers are being answered. Nothing is tried that would need room or time.
+        Some(_) if config.attach.kind != Choice::Pinned(Kind::Copy) => Tried {
+            chosen: Some((Kind::Lazy, Carrier::Files)),
+            rejected: Vec::new(),
+        },
+        _ => attach::choose(config.attach.kind, root)?,
+    };
     for rejected in &tried.rejected {
         tracing::warn!(back_end = %rejected.kind, why = rejected.why, "a back end does not work here");
     }
@@ -107,14 +114,39 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
     Ok(Arc::new(disks))
 }
 
-/// What overlay can do there, and what it needs.
+/// What overlay can do there, and what it needs. Where snapshots are already, a root without room is no reason not to
+/// serve them.
 fn overlay(root: &Path) -> Result<OverlayOptions> {
     let empty = root.join("empty");
-    files::make_directory(&empty)?;
+    let tried = files::make_directory(&empty).and_then(|()| probe_overlay(root));
+    let support = match tried {
+        Err(error) if has_no_room(&error) && has_snapshots(root) => {
+            let why = error.in_one_line();
+            tracing::warn!(why, "overlayfs is tried in memory");
+            probe_overlay_in_memory(root)?
+        }
+        tried => tried?,
+    };
     Ok(OverlayOptions {
-        empty_lower: Some(empty),
-        ..probe_overlay(root)?.options()
+        empty_lower: Some(empty).filter(|empty| empty.exists()),
+        ..support.options()
     })
+}
+
+fn has_no_room(error: &CoreError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+
+    let CoreError::Io { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem
+    )
+}
+
+fn has_snapshots(root: &Path) -> bool {
+    newest_notes(root).is_ok_and(|mut notes| notes.next().is_some())
 }
 
 /// Until the daemon ends; the last time is when it has ended.

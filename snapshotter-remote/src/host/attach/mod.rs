@@ -28,7 +28,7 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     /// What the kernel gets the files by.
     fn carrier(&self) -> Carrier;
 
-    /// Blobs that are open from the beginning.
+    /// Blobs that are open from the beginning; told once.
     fn opened(&self) -> Vec<Arc<Blob>>;
 
     /// Sees to it that these blobs can be mounted: from when this returns, whoever reads of them reads

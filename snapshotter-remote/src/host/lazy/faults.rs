@@ -56,7 +56,8 @@ pub(in crate::host) struct Means {
 pub(in crate::host) struct Faults {
     shared: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    opened: Vec<Arc<Blob>>,
+    /// Until somebody else has them: what is deleted takes room as long as it is open.
+    opened: Mutex<Vec<Arc<Blob>>>,
 }
 
 impl Faults {
@@ -120,14 +121,14 @@ impl Faults {
         shared.take_debts();
         let this = Self {
             threads: Mutex::default(),
-            opened,
+            opened: Mutex::new(opened.clone()),
             shared,
         };
-        this.spawn_all(woken).map_err(failed())?;
+        this.spawn_all(woken, opened).map_err(failed())?;
         Ok(this)
     }
 
-    fn spawn_all(&self, woken: UnixStream) -> std::io::Result<()> {
+    fn spawn_all(&self, woken: UnixStream, opened: Vec<Arc<Blob>>) -> std::io::Result<()> {
         let mut threads = Vec::new();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
@@ -144,9 +145,8 @@ impl Faults {
             let shared = Arc::clone(&self.shared);
             threads.push(spawn("complete", Box::new(move || shared.complete()))?);
         }
-        if !self.opened.is_empty() {
+        if !opened.is_empty() {
             let shared = Arc::clone(&self.shared);
-            let opened = self.opened.clone();
             // Nobody joins it: it may wait for a piece that the next daemon will fetch.
             spawn("knock", Box::new(move || shared.knock(&opened)))?;
         }
@@ -154,9 +154,10 @@ impl Faults {
         Ok(())
     }
 
-    /// Blobs that an earlier daemon may have watched, whole or not.
+    /// Blobs that an earlier daemon may have watched, whole or not; told once.
     pub(in crate::host) fn opened(&self) -> Vec<Arc<Blob>> {
-        self.opened.clone()
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut opened)
     }
 
     /// Sees to it that who opens the blob's file from now on reads what is right, or waits.
