@@ -174,7 +174,9 @@ impl CriOptions {
             "\n[{table}]\n  default_runtime_name = \"{default_runtime}\"\n{roots}"
         );
         written.expect("a String takes all");
-        for runtime in Runtime::ALL {
+        let others = [*default_runtime];
+        let others = others.into_iter().filter(|it| !Runtime::ALL.contains(it));
+        for runtime in Runtime::ALL.into_iter().chain(others) {
             let name = runtime.name();
             let written = write!(
                 text,

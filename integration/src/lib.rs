@@ -28,6 +28,7 @@ pub mod listing;
 pub mod lxcfs;
 pub mod nerdctl;
 pub mod network;
+pub mod node;
 pub mod original_suite;
 pub mod podman;
 pub mod process;

@@ -1,120 +1,19 @@
 //! Pods through CRI with runlxc on every containerd: sandbox, containers, exec, logs, stats, one shim per pod.
 
-#![expect(clippy::panic, reason = "a test's own functions")]
+use std::fs;
 
-use std::{fs, time::Duration};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::{
-    config::{Config, Cri as CriConfig, CriOptions},
-    containerd::Containerd,
-    cri::{Container, Cri, Pod, PodNetwork},
-    ctr::Ctr,
+    cri::{Container, Pod, PodNetwork},
     images::Image,
-    network::{CNI_PLUGINS, NetworkNamespace, bridge_list},
-    process::{command, output_of},
+    node::{self, Node, shell},
     runtime::Runtime,
     snapshotter::{Setup, Snapshotter},
-    versions::Version,
     wait::{SOON, Sources, until},
 };
 
-/// A Debian takes a busy machine its time.
-const IMPORT: Duration = Duration::from_secs(300);
-
-struct Node<'a> {
-    cri: Cri,
-    containerd: &'a Containerd,
-}
-
-impl Node<'_> {
-    fn pod(&self, name: &str, network: PodNetwork) -> Result<Pod> {
-        let log_directory = self.containerd.work().join(name);
-        fs::create_dir(&log_directory)?;
-        Ok(Pod {
-            name: name.to_owned(),
-            handler: Runtime::Runlxc.to_string(),
-            network,
-            log_directory,
-            // Below the instance's tag, so that the census finds what is left of it.
-            cgroup_parent: format!("/{}", self.containerd.namespace),
-            annotations: Vec::new(),
-        })
-    }
-}
-
-fn shell(name: &str, script: &str) -> Container {
-    Container {
-        name: name.to_owned(),
-        image: Image::Busybox.reference(),
-        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        ..Container::default()
-    }
-}
-
 fn check(behaviour: impl Fn(&Node<'_>) -> Result<()>) {
-    check_on(Image::Busybox, || Ok(None), behaviour);
-}
-
-/// With that image, and roots made by that snapshotter, or by containerd's own.
-fn check_on(
-    image: Image,
-    snapshotter: impl Fn() -> Result<Option<Snapshotter>>,
-    behaviour: impl Fn(&Node<'_>) -> Result<()>,
-) {
-    let run = || -> Result<()> {
-        Runtime::Runlxc
-            .binaries()
-            .context("the runtime under test is missing")?;
-        for installed in Version::available()? {
-            let version = installed.version;
-            let network = NetworkNamespace::new()?;
-            let temp = tempfile::tempdir()?;
-            let list = bridge_list("pods", "pods0", "10.210.0.0/24", &temp.path().join("ipam"));
-            fs::write(temp.path().join("10-pods.conflist"), list)?;
-            // CRI keeps its images in the namespace k8s.io.
-            let mut config = Config::with_images(&[]);
-            config.network = Some(network.path());
-            // Images are unpacked anew, and a disk takes most of a minute for a Debian.
-            config.is_in_memory = true;
-            let snapshotter = snapshotter()?;
-            config.proxies = snapshotter.iter().map(Snapshotter::proxy).collect();
-            let roots = config
-                .proxies
-                .first()
-                .map_or("overlayfs", |proxy| &proxy.name);
-            config.cri = CriConfig::On(CriOptions {
-                default_runtime: Runtime::Runlxc,
-                sandbox_image: Image::Pause.reference(),
-                cni_plugins: CNI_PLUGINS.to_owned(),
-                cni_networks: temp.path().display().to_string(),
-                snapshotter: roots.to_owned(),
-            });
-            let containerd = Containerd::start(&installed, &config)?;
-            for image in [image, Image::Pause] {
-                let mut import = command(&containerd.installed.ctr);
-                import.arg("--address").arg(containerd.address());
-                import.args(["--namespace", "k8s.io", "images", "import"]);
-                output_of(import.arg(image.archive()?), IMPORT)?;
-            }
-            let node = Node {
-                cri: Cri::connect(&containerd.address())?,
-                containerd: &containerd,
-            };
-            behaviour(&node)
-                .with_context(|| format!("containerd {version}: {}", containerd.log_tail()))?;
-            drop(node);
-            Ctr::of(&containerd).collect_garbage()?;
-            containerd
-                .finish()
-                .with_context(|| format!("containerd {version}, at the end"))?;
-            snapshotter.map_or(Ok(()), Snapshotter::finish)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = run() {
-        panic!("{error:?}");
-    }
+    node::check(Runtime::Runlxc, behaviour);
 }
 
 #[test]
@@ -237,7 +136,7 @@ fn containers_of_pods_have_the_limits_that_the_snapshotter_was_configured_with()
         let config = "[backend]\nkind = \"tmpfs\"\n[quota]\ndefault_size = \"32m\"\n";
         Snapshotter::start(Setup::quota(config)?).map(Some)
     };
-    check_on(Image::Busybox, limited, |node| {
+    node::check_on(Runtime::Runlxc, Image::Busybox, limited, |node| {
         let cri = &node.cri;
         let pod = node.pod("limited", PodNetwork::Node)?;
         let pod_id = cri.run_pod(&pod)?;
@@ -270,7 +169,8 @@ fn containers_of_pods_have_the_limits_that_the_snapshotter_was_configured_with()
 
 #[test]
 fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
-    check_on(
+    node::check_on(
+        Runtime::Runlxc,
         Image::DebianSystemd,
         || Ok(None),
         |node| {
