@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("mux", &[]),
     ("network", &["sys"]),
-    ("guest", &["network"]),
+    ("guest", &["cgroups", "network"]),
     ("mounts", &["sys"]),
     ("cgroups", &["sys"]),
     ("stdio", &["sys"]),

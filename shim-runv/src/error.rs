@@ -83,6 +83,12 @@ pub enum Error {
     /// A hook on the host.
     #[error(transparent)]
     Launch(#[from] launch::Error),
+    /// QEMU refuses, or says what is no answer.
+    #[error("QEMU's monitor: {0}")]
+    Monitor(String),
+    /// A container of a pod that is not there.
+    #[error("sandbox {0} has no virtual machine here: its shim or its machine has ended")]
+    NoSandbox(String),
     /// Its network.
     #[error(transparent)]
     Network(#[from] network::Error),

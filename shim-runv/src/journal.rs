@@ -16,12 +16,12 @@ use crate::{Error, Result};
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// A container's machine.
+/// A container, and the machine if it is its own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Journal {
     version: u32,
-    /// Where QEMU runs, and nothing else.
-    pub(crate) cgroup: CgroupPaths,
+    /// Where QEMU runs, and nothing else; none for a container in another's machine.
+    pub(crate) cgroup: Option<CgroupPaths>,
     /// Links of a network namespace that stays, tied to the machine.
     #[serde(default)]
     pub(crate) links: Option<Journalled>,
@@ -105,11 +105,13 @@ impl StateDir {
     pub(crate) fn undo(&self) -> Result<Option<Journal>> {
         let journal = self.read()?;
         if let Some(journal) = &journal {
-            let cgroup = Cgroup::from_paths(journal.cgroup.clone());
-            if cgroup.exists() {
-                cgroup.kill_all(Signal::SIGKILL as i32)?;
+            if let Some(paths) = &journal.cgroup {
+                let cgroup = Cgroup::from_paths(paths.clone());
+                if cgroup.exists() {
+                    cgroup.kill_all(Signal::SIGKILL as i32)?;
+                }
+                cgroup.delete()?;
             }
-            cgroup.delete()?;
             if let Some(links) = &journal.links {
                 links.undo()?;
             }
@@ -129,9 +131,9 @@ impl StateDir {
 }
 
 impl Journal {
-    /// Of a machine that is to be started.
+    /// Of a container that is to be made.
     pub(crate) fn new(
-        cgroup: CgroupPaths,
+        cgroup: Option<CgroupPaths>,
         hooks_poststop: Vec<Hook>,
         state_stopped: String,
     ) -> Self {

@@ -17,10 +17,13 @@ pub mod image;
 pub mod qemu;
 
 mod agent;
+mod contained;
 mod journal;
 mod links;
 mod machine;
+mod pod;
 mod rootfs;
+mod size;
 mod specification;
 mod streams;
 

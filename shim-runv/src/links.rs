@@ -50,6 +50,17 @@ impl Wanted {
         }
     }
 
+    /// Tells it apart from others; none for one that is yet to be made, or is gone.
+    ///
+    /// # Errors
+    /// What keeps it from being looked at.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        match self {
+            Self::New => Ok(None),
+            Self::At(path) => Ok(Identity::at(path)?),
+        }
+    }
+
     /// What `delete` is to know of what is found in it; none where it ends with the machine.
     pub(crate) fn journalled(&self, namespace: &Namespace, found: &Found) -> Option<Journalled> {
         let Self::At(path) = self else {

@@ -24,7 +24,7 @@ use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 
 use crate::agent::{Agent, News};
 use crate::journal::StateDir;
-use crate::qemu::{AGENT_FD, Arguments, LINK_FD};
+use crate::qemu::{AGENT_FD, Arguments, LINK_FD, MONITOR_FD, Monitor, Slots};
 use crate::streams::Streams;
 use crate::{Error, Result};
 
@@ -110,11 +110,17 @@ impl Processes {
         self.lock().remove(process);
     }
 
-    /// Pids of those that run.
-    pub(crate) fn pids(&self) -> Vec<i32> {
+    /// Pids of those of a container that run.
+    pub(crate) fn pids(&self, container: &str) -> Vec<i32> {
         let processes = self.lock();
-        let running = processes.values().filter(|known| known.is_running);
-        running.map(|known| known.pid).collect()
+        let of = processes.iter().filter(|(it, _)| it.container == container);
+        let running = of.filter(|(_, known)| known.is_running);
+        running.map(|(_, known)| known.pid).collect()
+    }
+
+    /// Those of a container are nobody's any more.
+    pub(crate) fn forget(&self, container: &str) {
+        self.lock().retain(|it, _| it.container != container);
     }
 
     /// The process of that pid.
@@ -170,6 +176,7 @@ pub(crate) struct Machine {
     pub(crate) processes: Processes,
     /// QEMU's pid.
     pub(crate) pid: i32,
+    monitor: Option<Monitor>,
     qemu: Qemu,
 }
 
@@ -194,6 +201,14 @@ impl Machine {
             .stderr(OwnedFd::from(log))
             .join_namespaces(vec![(wires.namespace, CloneFlags::CLONE_NEWNET)])
             .new_session();
+        let monitor = match arguments.slots {
+            Slots::None => None,
+            Slots::Disks => {
+                let pair = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+                qemu = qemu.fd(MONITOR_FD, OwnedFd::from(pair.1));
+                Some(pair.0)
+            }
+        };
         for (number, tap) in (LINK_FD..).zip(wires.taps) {
             qemu = qemu.fd(number, tap);
         }
@@ -224,7 +239,9 @@ impl Machine {
                 known.end(|_| true, LOST);
             }
         };
+        let monitor = monitor.map(Monitor::new).transpose()?;
         let machine = Self {
+            monitor,
             agent: Agent::new(link, told)?,
             processes,
             pid: pid.as_raw(),
@@ -232,6 +249,15 @@ impl Machine {
         };
         machine.agent.prepare(PREPARE_LIMIT)?;
         Ok(machine)
+    }
+
+    /// By which it takes what it did not begin with.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] for a machine without.
+    pub(crate) fn monitor(&self) -> Result<&Monitor> {
+        let none = || Error::Monitor("this machine has none".to_owned());
+        self.monitor.as_ref().ok_or_else(none)
     }
 
     /// Ends it, whatever runs in it.

@@ -1,29 +1,27 @@
-//! runv behind a shim: shim-core's two traits over this crate's blocking parts.
+//! runv behind a shim: shim-core's `Runtime` over this crate's blocking parts.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bundle::{Bundle, HostFacts, Plan, PlanContext, Status, View};
-use cgroups::{Cgroup, CgroupPaths, Hierarchies, Stats};
-use guest::call::{Answer, Call, Create, Exec, Process, Size, Target};
+use cgroups::{Cgroup, CgroupPaths, Hierarchies};
+use guest::call::Disk;
 use launch::hooks::{self, Stage};
 use launch::image_init::style::Style;
-use launch::plan::{CgroupView, Hook, PidOne, RootEntry, Toggle};
+use launch::plan::{CgroupView, PidOne, RootEntry, Toggle};
 use shim_core::runtime::Result;
-use shim_core::{
-    Code, CreateRequest, Created, DeleteRequest, ExecRequest, Features, Identity, Options,
-    ProcessIo, Runtime, ShimError, SignalTarget, Started, WindowSize,
-};
+use shim_core::{CreateRequest, Created, DeleteRequest, Features, Identity, Options, Runtime};
 use sys::TimeStampCounter;
 
+use crate::contained::{Contained, Part, QUICK_LIMIT, poststop};
 use crate::home::Home;
 use crate::image::Image;
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, Wires, next_pid};
-use crate::qemu::{Arguments, Facts};
-use crate::{Error, links, rootfs, specification, streams};
+use crate::pod::{Kind, Place, Sandbox};
+use crate::qemu::{Arguments, Facts, Slots};
+use crate::{Error, links, rootfs, size, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 const ROOT: &str = "/run/containerd/runv";
@@ -31,26 +29,20 @@ const ROOT: &str = "/run/containerd/runv";
 /// Serial number of the disk with the root file system.
 const DISK: &str = "root";
 
-/// What a guest may take for setting a container up, and for a process that joins.
-const SET_UP_LIMIT: Duration = Duration::from_secs(60);
-
-/// What it may take for anything quick.
-const QUICK_LIMIT: Duration = Duration::from_secs(20);
-
-/// Output that readers leave untaken holds a container's end up for so long.
-const DELETE_LIMIT: Duration = Duration::from_secs(10);
-
 /// The runtime.
 #[derive(Debug)]
 pub struct RunV {
     /// Watched while a shim begins, so that no create waits for it.
     counter: Option<TimeStampCounter>,
+    /// Machines of pods, by the ids of their sandboxes.
+    sandboxes: Mutex<BTreeMap<String, Weak<Sandbox>>>,
 }
 
 impl Default for RunV {
     fn default() -> Self {
         Self {
             counter: TimeStampCounter::watch(),
+            sandboxes: Mutex::default(),
         }
     }
 }
@@ -124,21 +116,28 @@ impl Runtime for RunV {
 
     fn create(&self, request: CreateRequest) -> Result<(Contained, Created)> {
         let wanted = Wanted::load(&request.bundle, &request.id)?;
+        let kind = Kind::of(&wanted.config)?;
         let network = links::Wanted::of(&wanted.plan)?;
-        let guest = specification::for_guest(&request.id, &wanted.config)?;
+        let room = match &kind {
+            Kind::Alone => Room::New(network, Slots::None),
+            Kind::Sandbox => Room::New(network, Slots::Disks),
+            Kind::Member(sandbox) => Room::Of(self.sandbox(sandbox, &network)?),
+        };
+        let place = match (&room, &kind) {
+            (Room::Of(sandbox), _) => sandbox.member(),
+            (Room::New(..), Kind::Sandbox) => Place::Sandbox,
+            (Room::New(..), _) => Place::Alone,
+        };
+        let guest = specification::for_guest(&request.id, &wanted.config, place)?;
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
-        self.make(request, (wanted, network), guest, &dir).map_err(|error| {
-            match dir.undo() {
-                Ok(None) => {}
-                // Those of the other stages may have run.
-                Ok(Some(journal)) => poststop(&journal.hooks_poststop, &journal.state_stopped),
-                Err(left) => {
-                    let error = left.chain();
-                    tracing::warn!(path = %dir.path().display(), error, "not everything could be undone");
-                }
-            }
-            error.into()
-        })
+        let id = request.id.clone();
+        let made = self.make(request, (wanted, room), guest, &dir);
+        let (contained, created) = made.inspect_err(|_| undo(&dir))?;
+        if kind == Kind::Sandbox {
+            self.sandboxes()
+                .insert(id, Arc::downgrade(contained.sandbox()));
+        }
+        Ok((contained, created))
     }
 
     fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<()> {
@@ -170,26 +169,115 @@ impl Runtime for RunV {
     }
 }
 
+/// Where a container is going to be.
+enum Room {
+    /// In a machine that is made for it, with the links of this namespace.
+    New(links::Wanted, Slots),
+    /// In this one.
+    Of(Arc<Sandbox>),
+}
+
+/// After an error, which is the one to tell.
+fn undo(dir: &StateDir) {
+    match dir.undo() {
+        Ok(None) => {}
+        // Those of the other stages may have run.
+        Ok(Some(journal)) => poststop(&journal.hooks_poststop, &journal.state_stopped),
+        Err(left) => {
+            let error = left.chain();
+            tracing::warn!(path = %dir.path().display(), error, "not everything could be undone");
+        }
+    }
+}
+
 impl RunV {
-    /// Makes a container; on an error its machine has ended, and `dir` is left to be undone.
+    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Sandbox>>> {
+        // No code panics while it holds the lock.
+        let mut sandboxes = self
+            .sandboxes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        sandboxes.retain(|_, sandbox| sandbox.strong_count() > 0);
+        sandboxes
+    }
+
+    /// The sandbox of that id, for a container that wants this network.
+    fn sandbox(
+        &self,
+        id: &str,
+        network: &links::Wanted,
+    ) -> std::result::Result<Arc<Sandbox>, Error> {
+        let sandbox = self.sandboxes().get(id).and_then(Weak::upgrade);
+        let sandbox = sandbox.ok_or_else(|| Error::NoSandbox(id.to_owned()))?;
+        if network.identity()? == Some(sandbox.network) {
+            return Ok(sandbox);
+        }
+        let why = "a container of a pod has the network of its sandbox";
+        Err(Error::unsupported("linux.namespaces: network", why))
+    }
+
+    /// Makes a container; on an error its machine has ended if it was its own, and `dir` is left to be
+    /// undone.
     fn make(
         &self,
         request: CreateRequest,
-        (wanted, network): (Wanted, links::Wanted),
+        (wanted, room): (Wanted, Room),
         guest: specification::Guest,
         dir: &StateDir,
     ) -> std::result::Result<(Contained, Created), Error> {
-        let Wanted {
-            config,
-            plan,
-            cgroup,
-        } = wanted;
-        let home = Home::find()?;
-        let image = Image::find(&home)?;
-        let disk = rootfs::disk(Path::new(&plan.init.root.path), &home, dir.path())?;
+        let plan = &wanted.plan;
+        let disk = rootfs::disk(Path::new(&plan.init.root.path), &Home::find()?, dir.path())?;
+        let cgroup = match &room {
+            Room::New(..) => Some(wanted.cgroup.clone()),
+            Room::Of(_) => None,
+        };
         let state_stopped = plan.state(Status::Stopped, 0);
         let mut journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
         dir.write(&journal)?;
+        let (part, pid, disk) = match room {
+            Room::New(network, slots) => {
+                let (machine, cgroup, network) =
+                    self.machine(&wanted, (network, slots), disk, (&mut journal, dir))?;
+                let pid = machine.pid;
+                let sandbox = Arc::new(Sandbox::new(request.id.clone(), machine, network));
+                (
+                    Part::Owner(sandbox, cgroup),
+                    pid,
+                    Disk::Serial(DISK.to_owned()),
+                )
+            }
+            Room::Of(sandbox) => {
+                let state = plan.state(Status::Creating, sandbox.machine.pid);
+                hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
+                hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
+                let plugged = sandbox.plug(&disk)?;
+                let disk = Disk::Unit(plugged.unit);
+                (Part::member(sandbox, plugged), next_pid(), disk)
+            }
+        };
+        let contained = Contained {
+            state_running: plan.state(Status::Running, pid),
+            hooks_poststart: wanted.plan.hooks_poststart,
+            id: request.id,
+            dir: dir.clone(),
+            pid,
+            part,
+            journal,
+        };
+        let terminal = contained.create(guest, disk, request.io)?;
+        Ok((contained, Created { pid, terminal }))
+    }
+
+    /// Makes a machine for a container.
+    fn machine(
+        &self,
+        wanted: &Wanted,
+        (network, slots): (links::Wanted, Slots),
+        disk: PathBuf,
+        (journal, dir): (&mut Journal, &StateDir),
+    ) -> std::result::Result<(Machine, Cgroup, network::Identity), Error> {
+        let plan = &wanted.plan;
+        let image = Image::find(&Home::find()?)?;
         let held = network.hold()?;
         // There is no process of the container yet; the thread has its network namespace, for which
         // these hooks are there.
@@ -198,19 +286,19 @@ impl RunV {
         hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
         let found = links::read(held.namespace())?;
         journal.links = network.journalled(held.namespace(), &found);
-        dir.write(&journal)?;
+        dir.write(journal)?;
         let tied = links::tie(held.namespace(), &found);
         if tied.is_err() {
             // Somebody else's may be there, which is not for `delete`.
             journal.links = None;
-            dir.write(&journal)?;
+            dir.write(journal)?;
         }
         let wires = Wires {
             namespace: held.namespace().descriptor()?,
             taps: tied?.taps,
         };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let size = specification::size(&config, u32::try_from(processors).unwrap_or(1));
+        let size = size::size(&wanted.config, u32::try_from(processors).unwrap_or(1));
         let arguments = Arguments {
             image,
             accelerator: Facts::read(Path::new("/")).accelerator(),
@@ -218,208 +306,16 @@ impl RunV {
             processors: size.processors,
             tsc_khz: self.counter.and_then(TimeStampCounter::khz),
             disk: (disk, DISK.to_owned()),
+            slots,
             links: found.network.links.iter().map(|link| link.mac).collect(),
             console: dir.console(),
         };
-        let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
+        let cgroup = Cgroup::create_at(wanted.cgroup.clone())?;
         let machine = Machine::start(&arguments, wires, &cgroup, dir)?;
         let sysctl = plan.init.sysctl.iter();
         let sysctl = sysctl.filter(|(name, _)| specification::is_of_network(name));
         let sysctl = sysctl.cloned().collect();
         machine.agent.connect(found.network, sysctl, QUICK_LIMIT)?;
-        let pid = machine.pid;
-        let contained = Contained {
-            state_running: plan.state(Status::Running, pid),
-            hooks_poststart: plan.hooks_poststart,
-            id: request.id,
-            dir: dir.clone(),
-            cgroup,
-            machine,
-            journal,
-        };
-        let terminal = contained.create(guest, request.io)?;
-        Ok((contained, Created { pid, terminal }))
-    }
-}
-
-fn poststop(hooks: &[Hook], state: &str) {
-    // The container is gone whatever they say (runtime-spec, Lifecycle).
-    if let Err(error) = hooks::run_all(hooks, state, Stage::Poststop) {
-        tracing::warn!(error = shim_core::chain(&error), "a hook failed");
-    }
-}
-
-/// A container in its machine.
-#[derive(Debug)]
-pub struct Contained {
-    id: String,
-    dir: StateDir,
-    cgroup: Cgroup,
-    machine: Machine,
-    journal: Journal,
-    hooks_poststart: Vec<Hook>,
-    state_running: String,
-}
-
-impl Contained {
-    fn init(&self) -> Process {
-        Process {
-            container: self.id.clone(),
-            exec: None,
-        }
-    }
-
-    fn create(
-        &self,
-        guest: specification::Guest,
-        io: ProcessIo,
-    ) -> std::result::Result<Option<OwnedFd>, Error> {
-        let (streams, terminal) = streams::open(io, &self.machine.agent)?;
-        let io = streams.io;
-        self.machine
-            .processes
-            .add(self.init(), self.machine.pid, Arc::new(streams));
-        let call = Call::Create(Box::new(Create {
-            id: self.id.clone(),
-            config: guest.config,
-            disk: DISK.to_owned(),
-            files: guest.files,
-            io,
-        }));
-        let what = "the making of the container";
-        match self.machine.agent.ask(what, call, SET_UP_LIMIT) {
-            Ok(Answer::Pid(_)) => Ok(terminal),
-            other => {
-                // Its end is nobody's to know.
-                self.machine.processes.remove(&self.init());
-                other.and(Err(Error::Answer))
-            }
-        }
-    }
-
-    /// Whom a request of shim-core is about; none when there is no such process.
-    fn process(&self, target: &SignalTarget) -> Option<Process> {
-        match target {
-            SignalTarget::Init | SignalTarget::All => Some(self.init()),
-            SignalTarget::Exec { pid, .. } => self.machine.processes.find(*pid),
-        }
-    }
-
-    /// Ends the machine, once all that its processes have written is here.
-    fn end(&self) {
-        let call = Call::Delete(self.id.clone());
-        match self.machine.agent.tell("the removal", call, DELETE_LIMIT) {
-            // Not running: it was ended before.
-            Ok(()) | Err(Error::NotRunning) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "the guest is ended as it is"),
-        }
-        self.machine.end();
-    }
-
-    fn tell(&self, what: &'static str, call: Call) -> Result<()> {
-        Ok(self.machine.agent.tell(what, call, QUICK_LIMIT)?)
-    }
-}
-
-impl shim_core::Container for Contained {
-    fn start(&self) -> Result<()> {
-        let call = Call::Start(self.id.clone());
-        let what = "the start of the program";
-        self.machine.agent.tell(what, call, SET_UP_LIMIT)?;
-        hooks::run_all(&self.hooks_poststart, &self.state_running, Stage::Poststart)
-            .map_err(Error::from)?;
-        Ok(())
-    }
-
-    fn exec(&self, request: ExecRequest) -> Result<Started> {
-        let (streams, terminal) = streams::open(request.io, &self.machine.agent)?;
-        let (io, pid) = (streams.io, next_pid());
-        let process = Process {
-            container: self.id.clone(),
-            exec: Some(request.id.clone()),
-        };
-        let processes = &self.machine.processes;
-        processes.add(process.clone(), pid, Arc::new(streams));
-        let call = Call::Exec(Box::new(Exec {
-            container: self.id.clone(),
-            id: request.id,
-            process: request.process_json,
-            io,
-        }));
-        match self.machine.agent.ask("the exec", call, SET_UP_LIMIT) {
-            Ok(Answer::Pid(_)) => Ok(Started { pid, terminal }),
-            other => {
-                processes.remove(&process);
-                Err(other.err().unwrap_or(Error::Answer).into())
-            }
-        }
-    }
-
-    fn signal(&self, target: SignalTarget, signal: i32) -> Result<()> {
-        let target = match target {
-            SignalTarget::All => Target::All(self.id.clone()),
-            one => Target::One(self.process(&one).ok_or(Error::NotRunning)?),
-        };
-        self.tell("a signal", Call::Signal { target, signal })
-    }
-
-    fn resized(&self, target: SignalTarget, size: WindowSize) {
-        let Some(process) = self.process(&target) else {
-            return;
-        };
-        let size = Size {
-            rows: size.rows,
-            columns: size.columns,
-        };
-        // A guest that is gone has no terminals.
-        if let Err(error) = self.machine.agent.post(Call::Resize { process, size }) {
-            tracing::debug!(error = error.chain(), "a terminal keeps its size");
-        }
-    }
-
-    fn pause(&self) -> Result<()> {
-        self.tell("the pause", Call::Pause(self.id.clone()))
-    }
-
-    fn resume(&self) -> Result<()> {
-        self.tell("the resume", Call::Resume(self.id.clone()))
-    }
-
-    fn update(&self, resources_json: &[u8]) -> Result<()> {
-        let call = Call::Update {
-            container: self.id.clone(),
-            resources: resources_json.to_vec(),
-        };
-        self.tell("the update", call)
-    }
-
-    fn pids(&self) -> Result<Vec<i32>> {
-        Ok(self.machine.processes.pids())
-    }
-
-    fn stats(&self) -> Result<Stats> {
-        Ok(self.cgroup.stats().map_err(Error::from)?)
-    }
-
-    fn oom_descriptor(&self) -> Result<Option<OwnedFd>> {
-        Ok(None)
-    }
-
-    fn take_oom(&self) -> Result<u64> {
-        let why = "OOM kills in a guest are not told";
-        Err(ShimError::new(Code::Unimplemented, why))
-    }
-
-    fn init_exited(&self) -> Result<()> {
-        self.end();
-        Ok(())
-    }
-
-    fn delete(&self) -> Result<()> {
-        self.end();
-        if self.dir.undo()?.is_some() {
-            poststop(&self.journal.hooks_poststop, &self.journal.state_stopped);
-        }
-        Ok(())
+        Ok((machine, cgroup, held.namespace().identity()))
     }
 }

@@ -4,9 +4,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use guest::call::{File, file_path};
+use guest::call::{File, SHARED_MEMORY, file_path};
 use serde_json::{Map, Value, json};
 
+use crate::pod::Place;
 use crate::{Error, Result};
 
 /// Largest file that is copied into a guest, in bytes.
@@ -33,7 +34,7 @@ pub(crate) struct Guest {
 ///
 /// # Errors
 /// [`Error::Unsupported`] with the field, or what a file says.
-pub(crate) fn for_guest(id: &str, config: &Value) -> Result<Guest> {
+pub(crate) fn for_guest(id: &str, config: &Value, place: Place<'_>) -> Result<Guest> {
     let mut config = config.clone();
     let root = object(&mut config, "config.json")?;
     root.insert(
@@ -41,7 +42,7 @@ pub(crate) fn for_guest(id: &str, config: &Value) -> Result<Guest> {
         json!({"path": "rootfs", "readonly": root.get("root").and_then(|root| root.get("readonly")).cloned().unwrap_or(Value::Bool(false))}),
     );
     if let Some(linux) = root.get_mut("linux") {
-        of_linux(object(linux, "linux")?)?;
+        of_linux(object(linux, "linux")?, place)?;
     }
     if let Some(process) = root.get_mut("process") {
         let process = object(process, "process")?;
@@ -53,7 +54,7 @@ pub(crate) fn for_guest(id: &str, config: &Value) -> Result<Guest> {
         of_hooks(object(hooks, "hooks")?)?;
     }
     let files = match root.get_mut("mounts") {
-        Some(Value::Array(mounts)) => files_of(id, mounts)?,
+        Some(Value::Array(mounts)) => files_of(id, mounts, place)?,
         _ => Vec::new(),
     };
     let config = serde_json::to_vec(&config).map_err(|error| Error::Usage(error.to_string()))?;
@@ -74,7 +75,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn of_linux(linux: &mut Map<String, Value>) -> Result<()> {
+fn of_linux(linux: &mut Map<String, Value>, place: Place<'_>) -> Result<()> {
     for field in ["cgroupsPath", "mountLabel"] {
         linux.remove(field);
     }
@@ -104,12 +105,16 @@ fn of_linux(linux: &mut Map<String, Value>) -> Result<()> {
         if matches!(kind, "user" | "time") {
             return Err(Error::unsupported(what(), "it is not made in a guest"));
         }
-        if namespace["path"]
-            .as_str()
-            .is_some_and(|path| !path.is_empty())
-        {
-            let why = "a namespace of the host cannot be joined from a virtual machine";
-            return Err(Error::unsupported(what(), why));
+        let path = namespace["path"].as_str().unwrap_or_default();
+        if path.is_empty() {
+            continue;
+        }
+        match place.joined(path) {
+            Some(path) => namespace["path"] = Value::String(path),
+            None => {
+                let why = "a namespace of the host cannot be joined from a virtual machine";
+                return Err(Error::unsupported(what(), why));
+            }
         }
     }
     Ok(())
@@ -130,7 +135,7 @@ fn of_hooks(hooks: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-fn files_of(id: &str, mounts: &mut [Value]) -> Result<Vec<File>> {
+fn files_of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for mount in mounts {
         let text = |field: &str| mount[field].as_str().unwrap_or_default().to_owned();
@@ -146,6 +151,11 @@ fn files_of(id: &str, mounts: &mut [Value]) -> Result<Vec<File>> {
             }
             let why = format!("a guest does not mount {kind:?}");
             return Err(Error::unsupported(format!("mount at {target}"), why));
+        }
+        if place != Place::Alone && target == SHARED_MEMORY && Path::new(&source).is_dir() {
+            // What a pod's containers share is theirs alone, so it can be in their machine.
+            mount["source"] = Value::String(SHARED_MEMORY.to_owned());
+            continue;
         }
         if files.len() == FILES_MAX {
             let why = format!("at most {FILES_MAX} files of the host are copied into a guest");
@@ -178,45 +188,12 @@ fn read(path: &Path, target: &str) -> Result<File> {
     })
 }
 
-/// How large a machine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
-    /// Memory in MiB.
-    pub(crate) memory_mib: u64,
-    /// Processors.
-    pub(crate) processors: u32,
-}
-
-/// Memory of a machine whose container has no limit, in MiB; the host gives only what is touched.
-const MEMORY_MIB: u64 = 512;
-
-/// What kernel and agent take beside a container's limit, in MiB.
-const OVERHEAD_MIB: u64 = 128;
-
-/// The machine for these resources: as many processors as the container's share of time needs, at most
-/// `host_processors`, and memory for its limit, so that the limit is what it hits.
-pub(crate) fn size(config: &Value, host_processors: u32) -> Size {
-    let resources = &config["linux"]["resources"];
-    let limit = resources["memory"]["limit"].as_u64();
-    let cpu = &resources["cpu"];
-    let (quota, period) = (cpu["quota"].as_u64(), cpu["period"].as_u64());
-    let wanted = match (quota, period.unwrap_or(100_000)) {
-        (Some(quota), period) if period > 0 => quota.div_ceil(period),
-        _ => 1,
-    };
-    let processors = u32::try_from(wanted).unwrap_or(u32::MAX);
-    Size {
-        memory_mib: limit.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20) + OVERHEAD_MIB),
-        processors: processors.clamp(1, host_processors.max(1)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn guest(config: &Value) -> Value {
-        serde_json::from_slice(&for_guest("c", config).unwrap().config).unwrap()
+        serde_json::from_slice(&for_guest("c", config, Place::Alone).unwrap().config).unwrap()
     }
 
     #[test]
@@ -257,7 +234,7 @@ mod tests {
         let config = json!({"mounts": [
             {"destination": "/etc/hosts", "type": "bind", "source": path, "options": ["rbind", "ro"]}
         ]});
-        let made = for_guest("c", &config).unwrap();
+        let made = for_guest("c", &config, Place::Alone).unwrap();
         assert_eq!(made.files.len(), 1);
         assert_eq!(made.files[0].contents, b"127.0.0.1 localhost\n");
         let source = guest(&config)["mounts"][0]["source"].clone();
@@ -265,9 +242,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_container_joins_what_its_sandbox_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = json!({
+            "linux": {"namespaces": [{"type": "ipc", "path": "/proc/42/ns/ipc"}, {"type": "mount"}]},
+            "mounts": [{
+                "destination": "/dev/shm", "type": "bind", "source": directory.path(),
+                "options": ["rbind", "ro"]
+            }]
+        });
+        let place = Place::Member { id: "s", pid: 42 };
+        let made = for_guest("c", &config, place).unwrap();
+        let made: Value = serde_json::from_slice(&made.config).unwrap();
+        let namespaces = &made["linux"]["namespaces"];
+        assert_eq!(namespaces[0]["path"], "/run/containers/s/ns/ipc");
+        assert_eq!(made["mounts"][0]["source"], SHARED_MEMORY);
+        let alone = for_guest("c", &config, Place::Alone).unwrap_err();
+        assert!(alone.to_string().contains("cannot be joined"), "{alone}");
+    }
+
+    #[test]
     fn what_a_guest_cannot_have_is_refused_by_name() {
         let check = |config: Value, expected: &str| {
-            let error = for_guest("c", &config).unwrap_err().to_string();
+            let error = for_guest("c", &config, Place::Alone)
+                .unwrap_err()
+                .to_string();
             assert!(error.starts_with(expected), "{error}");
         };
         let namespace = |kind: &str, path: &str| json!({"linux": {"namespaces": [{"type": kind, "path": path}]}});
@@ -296,31 +295,5 @@ mod tests {
             mount("nfs", "host:/x"),
             "mount at /data is not supported: a guest does not mount",
         );
-    }
-
-    #[test]
-    fn a_machine_is_as_large_as_its_container_needs() {
-        let check = |resources: Value, memory_mib, processors| {
-            let config = json!({"linux": {"resources": resources}});
-            let expected = Size {
-                memory_mib,
-                processors,
-            };
-            assert_eq!(size(&config, 4), expected);
-        };
-        check(json!({}), 512, 1);
-        check(json!({"memory": {"limit": 64 << 20}}), 192, 1);
-        check(json!({"memory": {"limit": -1}}), 512, 1);
-        check(
-            json!({"cpu": {"quota": 150_000, "period": 100_000}}),
-            512,
-            2,
-        );
-        check(
-            json!({"cpu": {"quota": 10_000_000, "period": 100_000}}),
-            512,
-            4,
-        );
-        check(json!({"cpu": {"quota": 5, "period": 0}}), 512, 1);
     }
 }

@@ -24,7 +24,7 @@ fn code(error: &Error) -> Code {
         Error::Network(network::Error::Taken(_)) => Code::FailedPrecondition,
         Error::Bundle(_) => Code::InvalidArgument,
         Error::NoGuest(_) | Error::NoQemu => Code::Unavailable,
-        Error::OtherAgent { .. } => Code::FailedPrecondition,
+        Error::OtherAgent { .. } | Error::NoSandbox(_) => Code::FailedPrecondition,
         Error::Timeout { .. } => Code::DeadlineExceeded,
         Error::Guest(refusal) => match refusal.kind {
             RefusalKind::Invalid => Code::InvalidArgument,

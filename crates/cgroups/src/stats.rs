@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Numbers of one container at one moment. A controller that the host lacks leaves its defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Stats {
     /// Version 1 (and hybrid: the controllers are version 1's).
     V1(Box<StatsV1>),
@@ -15,7 +17,7 @@ pub enum Stats {
 }
 
 /// Numbers of version 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsV1 {
     /// By page size.
     pub hugetlb: Vec<Hugetlb>,
@@ -32,7 +34,7 @@ pub struct StatsV1 {
 }
 
 /// Numbers of version 2.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatsV2 {
     /// By page size.
     pub hugetlb: Vec<Hugetlb>,
@@ -49,7 +51,7 @@ pub struct StatsV2 {
 }
 
 /// Tasks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PidsUsage {
     /// How many now.
     pub current: u64,
@@ -58,7 +60,7 @@ pub struct PidsUsage {
 }
 
 /// Huge pages of one size; bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hugetlb {
     /// e.g. `2MB`.
     pub page_size: String,
@@ -71,7 +73,7 @@ pub struct Hugetlb {
 }
 
 /// RDMA.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rdma {
     /// In use.
     pub current: Vec<RdmaEntry>,
@@ -80,7 +82,7 @@ pub struct Rdma {
 }
 
 /// One RDMA device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RdmaEntry {
     /// Its name.
     pub device: String,
@@ -91,7 +93,7 @@ pub struct RdmaEntry {
 }
 
 /// Processor time of version 1, nanoseconds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuV1 {
     /// All.
     pub total_ns: u64,
@@ -114,7 +116,7 @@ pub struct CpuV1 {
 }
 
 /// Memory of version 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryV1 {
     /// Every line of memory.stat by its name in the kernel (`total_rss`, `pgfault`, ..), bytes or
     /// counts.
@@ -132,7 +134,7 @@ pub struct MemoryV1 {
 }
 
 /// A counter of memory, bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEntry {
     /// The limit.
     pub limit: u64,
@@ -145,7 +147,7 @@ pub struct MemoryEntry {
 }
 
 /// memory.oom_control.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OomControl {
     /// 1: tasks wait instead of being killed.
     pub oom_kill_disable: u64,
@@ -156,7 +158,7 @@ pub struct OomControl {
 }
 
 /// Block devices of version 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlkioV1 {
     /// Bytes.
     pub io_service_bytes: Vec<BlkioEntry>,
@@ -177,7 +179,7 @@ pub struct BlkioV1 {
 }
 
 /// One number of one device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlkioEntry {
     /// Major number.
     pub major: u64,
@@ -190,7 +192,7 @@ pub struct BlkioEntry {
 }
 
 /// Processor time of version 2, microseconds.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuV2 {
     /// All.
     pub usage_us: u64,
@@ -213,7 +215,7 @@ pub struct CpuV2 {
 }
 
 /// Memory of version 2.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryV2 {
     /// Every line of memory.stat by its name in the kernel (`anon`, `pgfault`, ..), bytes or counts.
     pub stat: BTreeMap<String, u64>,
@@ -236,7 +238,7 @@ pub struct MemoryV2 {
 }
 
 /// memory.events: how many times what happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEvents {
     /// Reclaimed below the soft protection.
     pub low: u64,
@@ -253,7 +255,7 @@ pub struct MemoryEvents {
 }
 
 /// Block devices of version 2.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct IoV2 {
     /// By device.
     pub usage: Vec<IoEntry>,
@@ -262,7 +264,7 @@ pub struct IoV2 {
 }
 
 /// One block device of version 2.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoEntry {
     /// Major number.
     pub major: u64,
@@ -279,7 +281,7 @@ pub struct IoEntry {
 }
 
 /// Pressure stall information of one resource.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Psi {
     /// At least one task waited.
     pub some: PsiLine,
@@ -288,7 +290,7 @@ pub struct Psi {
 }
 
 /// One line of a pressure file.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PsiLine {
     /// Percent of the last 10 seconds.
     pub avg10: f64,

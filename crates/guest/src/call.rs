@@ -1,5 +1,6 @@
 //! The messages.
 
+use cgroups::Stats;
 use network::Network;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ pub struct Request {
 }
 
 /// From the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// The answer to a request.
     Reply {
@@ -74,6 +75,8 @@ pub enum Call {
         /// The object in JSON.
         resources: Vec<u8>,
     },
+    /// What a container has used.
+    Stats(String),
     /// Kills what is left of a container and removes it.
     Delete(String),
     /// Ends the machine.
@@ -96,12 +99,21 @@ pub struct Create {
     pub id: String,
     /// Its config.json, as it is to be taken in the guest.
     pub config: Vec<u8>,
-    /// Serial number of the disk with its root file system.
-    pub disk: String,
+    /// The disk with its root file system.
+    pub disk: Disk,
     /// Files that config.json mounts; the N-th has the path [`file_path`] says.
     pub files: Vec<File>,
     /// Where its program reads and writes.
     pub io: Io,
+}
+
+/// A disk of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disk {
+    /// One that the machine began with, by its serial number.
+    Serial(String),
+    /// One that was plugged into its SCSI adapter, by its logical unit; the guest may not have seen it yet.
+    Unit(u16),
 }
 
 /// A copy of a file of the host.
@@ -174,7 +186,7 @@ pub enum Target {
 }
 
 /// What came of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// Done.
     Done,
@@ -185,6 +197,8 @@ pub enum Answer {
     },
     /// The pid of a process in the guest.
     Pid(u32),
+    /// What a container has used.
+    Stats(Box<Stats>),
 }
 
 /// Why a call was not done.
@@ -222,3 +236,16 @@ pub fn file_path(container: &str, number: usize) -> String {
 pub fn container_path(container: &str) -> String {
     format!("/run/containers/{container}")
 }
+
+/// The name of that folder in a container's.
+pub const NAMESPACES: &str = "ns";
+
+/// The namespaces of a container's init in the guest, for a container that joins them; a file each, named
+/// as in proc(5), `/proc/PID/ns`.
+#[must_use]
+pub fn namespaces_path(container: &str) -> String {
+    format!("{}/{NAMESPACES}", container_path(container))
+}
+
+/// Where the guest has memory that containers of a pod share, to be bound on `/dev/shm`.
+pub const SHARED_MEMORY: &str = "/dev/shm";

@@ -1,15 +1,15 @@
 //! A container in the guest: its cgroup, its root, init and execs.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::{self, File as OpenFile};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bundle::{Bundle, HostFacts, NamespaceKind, Plan, PlanContext, ProcessContext};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies};
-use guest::call::{Create, File, Process, container_path, file_path};
+use guest::call::{Create, File, NAMESPACES, Process, container_path, file_path};
 use launch::image_init::style::Style;
 use launch::plan::{CgroupView, ExecPlan, JoinNamespace, RootEntry, SeccompFilter, Toggle};
 use nix::sys::signal::Signal;
@@ -18,7 +18,7 @@ use sys::{Child, CloneFlags, Kernel, Pid};
 use crate::error::{Error, Result};
 use crate::process::{Copying, Mux, Pipes, Running};
 use crate::rootfs::Rootfs;
-use crate::stub::{self, Standing};
+use crate::stub::{self, Namespaces, Standing};
 
 /// The cgroup above those of containers.
 const CGROUPS: &str = "/containers";
@@ -121,8 +121,11 @@ impl Container {
         let (ours, theirs) = pipes.unzip();
         let socket = folder.join(bundle::names::START_SOCKET);
         let listener = UnixListener::bind(&socket).map_err(Error::on("bind", &socket))?;
-        let standing = stub::init(flags(plan)?, theirs, listener)?;
+        let standing = stub::init(namespaces(plan)?, theirs, listener)?;
         let pid = standing.child.pid();
+        // For containers that join it.
+        let link = folder.join(NAMESPACES);
+        symlink(format!("/proc/{pid}/ns"), &link).map_err(Error::on("create", &link))?;
         cgroup.attach_unified(pid)?;
         let terminal = standing.set_up(plan.init_for(pid.as_raw()))?;
         Ok((standing, Copying::start(mux, ours, terminal)?))
@@ -255,20 +258,28 @@ fn context(id: &str, paths: &CgroupPaths, host: HostFacts) -> Result<PlanContext
     })
 }
 
-/// Namespaces to make; the stub makes that of cgroups itself, once it is in its own.
-fn flags(plan: &Plan) -> Result<CloneFlags> {
-    let mut flags = CloneFlags::empty();
+/// Namespaces to make and to join; the stub makes that of cgroups itself, once it is in its own.
+fn namespaces(plan: &Plan) -> Result<Namespaces> {
+    let mut found = Namespaces {
+        join: Vec::new(),
+        make: CloneFlags::empty(),
+    };
     for namespace in &plan.namespaces {
+        let flag = CloneFlags::from_bits_retain(namespace.kind.clone_flag());
         match (namespace.kind, &namespace.path) {
             (NamespaceKind::Cgroup, None) => {}
+            (NamespaceKind::Ipc | NamespaceKind::Uts | NamespaceKind::Pid, Some(path)) => {
+                let file = OpenFile::open(path).map_err(Error::on("open namespace", path))?;
+                found.join.push((file.into(), flag));
+            }
             (NamespaceKind::User | NamespaceKind::Time, _) | (_, Some(_)) => {
                 let kind = namespace.kind.as_str();
                 return Err(Error::Invalid(format!(
                     "linux.namespaces: a {kind} namespace cannot be made or joined in the guest"
                 )));
             }
-            (kind, None) => flags |= CloneFlags::from_bits_retain(kind.clone_flag()),
+            (_, None) => found.make |= flag,
         }
     }
-    Ok(flags)
+    Ok(found)
 }

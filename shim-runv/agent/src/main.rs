@@ -9,6 +9,7 @@
 
 mod boot;
 mod container;
+mod disks;
 mod error;
 mod port;
 mod process;

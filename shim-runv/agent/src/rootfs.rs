@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use guest::call::Disk;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::disks::device;
 use crate::error::{Error, Result};
-
-/// Where the kernel lists block devices.
-const BLOCKS: &str = "/sys/block";
 
 /// A container's folder and the mounts in it, in the order in which they were made. Dropped, all is
 /// gone.
@@ -19,9 +18,9 @@ pub(crate) struct Rootfs {
 }
 
 impl Rootfs {
-    /// Makes the folder, and `rootfs` in it of the disk with that serial number.
-    pub(crate) fn mount(folder: &Path, serial: &str) -> Result<Self> {
-        let device = Path::new("/dev").join(find(Path::new(BLOCKS), serial)?);
+    /// Makes the folder, and `rootfs` in it of that disk.
+    pub(crate) fn mount(folder: &Path, disk: &Disk) -> Result<Self> {
+        let device = device(disk)?;
         fs::create_dir_all(folder).map_err(Error::on("create", folder))?;
         let mut this = Self {
             folder: folder.to_owned(),
@@ -78,16 +77,4 @@ fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     let metadata = fs::metadata(from).map_err(Error::on("stat", from))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).map_err(Error::on("chown", to))?;
     fs::set_permissions(to, metadata.permissions()).map_err(Error::on("chmod", to))
-}
-
-fn find(blocks: &Path, serial: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(blocks).map_err(Error::on("list", blocks))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::on("list", blocks))?;
-        let path = entry.path().join("serial");
-        if fs::read_to_string(path).is_ok_and(|text| text.trim_end() == serial) {
-            return Ok(entry.file_name().into());
-        }
-    }
-    Err(Error::NotFound(format!("disk with serial number {serial}")))
 }

@@ -149,6 +149,10 @@ impl Agent {
                 self.container(&container)?.cgroup().apply(&resources)?;
                 Ok(Answer::Done)
             }
+            Call::Stats(id) => {
+                let stats = self.container(&id)?.cgroup().stats()?;
+                Ok(Answer::Stats(Box::new(stats)))
+            }
             Call::Delete(id) => {
                 self.container(&id)?.delete()?;
                 lock(&self.containers).remove(&id);

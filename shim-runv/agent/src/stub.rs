@@ -76,9 +76,18 @@ pub(crate) struct Standing {
     control: OwnedFd,
 }
 
-/// Starts init in new namespaces, with the socket by which it is told to start.
+/// Namespaces of a container's init.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    /// Those of others that it joins.
+    pub(crate) join: Vec<(OwnedFd, CloneFlags)>,
+    /// Those that are made for it.
+    pub(crate) make: CloneFlags,
+}
+
+/// Starts init in its namespaces, with the socket by which it is told to start.
 pub(crate) fn init(
-    namespaces: CloneFlags,
+    namespaces: Namespaces,
     streams: Option<Streams>,
     start: UnixListener,
 ) -> Result<Standing> {
@@ -91,7 +100,8 @@ pub(crate) fn init(
         .args(arguments)
         .env_clear_set(Vec::new())
         .fd(START_FD, OwnedFd::from(start))
-        .unshare(namespaces);
+        .join_namespaces(namespaces.join)
+        .unshare(namespaces.make);
     let (control, mut first) = spawn_with_control(with_streams(spawn, streams), None)?;
     let standing = hello(control, "init")?;
     first.wait().map_err(Error::io("wait for the stub"))?;

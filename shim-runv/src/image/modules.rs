@@ -14,9 +14,15 @@ const NEEDED: [&str; 6] = [
     "overlay",
 ];
 
-/// Loaded where the kernel has them: what others ask for without saying so in modules.dep, and what
-/// makes a guest better.
-const WELCOME: [&str; 3] = ["crc32c_generic", "virtio_pci", "virtio_rng"];
+/// Loaded where the kernel has them: what others ask for without saying so in modules.dep, what makes
+/// a guest better, and what pods need.
+const WELCOME: [&str; 5] = [
+    "crc32c_generic",
+    "virtio_pci",
+    "virtio_rng",
+    "virtio_scsi",
+    "sd_mod",
+];
 
 /// Paths of the modules to load below the kernel's folder, each after what it needs.
 ///

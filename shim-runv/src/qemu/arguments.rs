@@ -8,12 +8,27 @@ use crate::image::Image;
 /// Descriptor number of the agent's port: one end of a socket pair.
 pub const AGENT_FD: i32 = 3;
 
+/// Descriptor number of the monitor's socket, in a machine that has one.
+pub const MONITOR_FD: i32 = 4;
+
 /// Descriptor number of the first link's tap; those of the others follow.
-pub const LINK_FD: i32 = 4;
+pub const LINK_FD: i32 = 5;
+
+/// Name of the SCSI adapter, whose bus is `NAME.0`.
+pub const SCSI: &str = "pod";
 
 /// Links that a machine can have: as many transports for devices as a microvm has without ACPI, less
 /// those that others take.
 pub const LINKS_MAX: usize = 4;
+
+/// Whether a machine takes more than it began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slots {
+    /// No.
+    None,
+    /// Disks, while it runs, told by the monitor.
+    Disks,
+}
 
 /// A machine to start.
 #[derive(Debug, Clone)]
@@ -30,6 +45,8 @@ pub struct Arguments {
     pub tsc_khz: Option<u64>,
     /// The root file system's disk and its serial number.
     pub disk: (PathBuf, String),
+    /// What it takes later.
+    pub slots: Slots,
     /// Hardware addresses of its links, at most [`LINKS_MAX`].
     pub links: Vec<network::Mac>,
     /// File for what the guest writes to its console.
@@ -116,10 +133,18 @@ impl Arguments {
             let front = format!("virtio-net-device,netdev=link{fd},mac={mac}");
             [("-netdev", back), ("-device", front)]
         });
+        let slots = match self.slots {
+            Slots::None => Vec::new(),
+            Slots::Disks => vec![
+                ("-device", format!("virtio-scsi-device,id={SCSI}")),
+                ("-chardev", format!("socket,id=monitor,fd={MONITOR_FD}")),
+                ("-mon", "chardev=monitor,mode=control".to_owned()),
+            ],
+        };
         let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
             .map(str::to_owned)
             .into();
-        for (name, value) in pairs.into_iter().chain(links) {
+        for (name, value) in pairs.into_iter().chain(slots).chain(links) {
             words.push(name.to_owned());
             words.push(value);
         }
@@ -153,6 +178,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             processors: 2,
             tsc_khz: Some(2_100_000),
             disk: ("/l/a,b.erofs".into(), "root".into()),
+            slots: Slots::None,
             links: Vec::new(),
             console: "/s/console".into(),
         }
@@ -172,8 +198,19 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             ..machine()
         };
         let line = machine.render().join(" ");
-        let expected = "-netdev tap,id=link4,fd=4,vhost=off -device virtio-net-device,netdev=link4,mac=02:00:00:00:00:01 \
-                        -netdev tap,id=link5,fd=5,vhost=off -device virtio-net-device,netdev=link5,mac=02:00:00:00:00:02";
+        let expected = "-netdev tap,id=link5,fd=5,vhost=off -device virtio-net-device,netdev=link5,mac=02:00:00:00:00:01 \
+                        -netdev tap,id=link6,fd=6,vhost=off -device virtio-net-device,netdev=link6,mac=02:00:00:00:00:02";
+        assert_eq!(line, format!("{GOLDEN} {expected}"));
+    }
+
+    #[test]
+    fn a_pods_machine_takes_disks_later() {
+        let machine = Arguments {
+            slots: Slots::Disks,
+            ..machine()
+        };
+        let line = machine.render().join(" ");
+        let expected = "-device virtio-scsi-device,id=pod -chardev socket,id=monitor,fd=4 -mon chardev=monitor,mode=control";
         assert_eq!(line, format!("{GOLDEN} {expected}"));
     }
 

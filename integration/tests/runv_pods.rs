@@ -1,0 +1,143 @@
+//! Pods in virtual machines through CRI, on every containerd: one machine for a pod, whose containers share
+//! what a pod shares, come and go, and end with it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    census::processes,
+    cri::PodNetwork,
+    node::{Node, check, shell},
+    runtime::Runtime,
+    versions::Version,
+    wait::{SOON, Sources, until},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const SERVER: &str = "mkdir -p /www; hostname > /www/index.html; echo mine > /dev/shm/shared; \
+                      exec httpd -f -p 8080 -h /www";
+
+/// Pids of the machines of one instance.
+fn machines(node: &Node<'_>) -> Result<BTreeSet<i32>> {
+    let all = processes()?.into_values();
+    let ours =
+        all.filter(|it| it.command.contains("qemu-system") && node.containerd.tag.is_in(&it.owner));
+    Ok(ours.map(|it| it.pid).collect())
+}
+
+#[test]
+fn a_pod_is_a_machine_whose_containers_come_and_go() {
+    check(Runtime::Runv, |node| {
+        shares(node)?;
+        // Which containerd it is makes no difference.
+        if node.containerd.installed.version == Version::V2_4 {
+            is_lost_with_its_machine(node)?;
+        }
+        Ok(())
+    });
+}
+
+fn shares(node: &Node<'_>) -> Result<()> {
+    let cri = &node.cri;
+    let pod = node.pod("shop", PodNetwork::Own)?;
+    let pod_id = cri.run_pod(&pod)?;
+    let address = cri.pod_address(&pod_id)?;
+    let start = |name: &str, script: &str| {
+        let id = cri.create(&pod, &pod_id, &shell(name, script))?;
+        cri.start(&id).map(|()| id)
+    };
+    let server = start("server", SERVER)?;
+    let client = start("client", "echo started; sleep 100000")?;
+    ensure!(machines(node)?.len() == 1, "one machine for a pod");
+    let reached = || {
+        until(
+            "the server answers on localhost",
+            SOON,
+            Sources::none(),
+            || {
+                let fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"];
+                let ran = cri.exec(&client, &fetch)?;
+                Ok((ran.stdout == "shop\n").then_some(()))
+            },
+        )
+    };
+    reached()?;
+
+    are_shared(node, [&server, &client], &address)?;
+    let stats = cri.stats(&client)?;
+    let memory = stats.memory.and_then(|memory| memory.working_set_bytes);
+    ensure!(memory.is_some_and(|bytes| bytes.value > 0), "{memory:?}");
+
+    // One restarts, another comes and goes; the client is not disturbed.
+    cri.stop(&server, 1)?;
+    ensure!(
+        cri.status(&server)?.exit_code == 137,
+        "{:?}",
+        cri.status(&server)?
+    );
+    cri.remove(&server)?;
+    start("server", SERVER)?;
+    reached()?;
+    let job = start("job", "exit 9")?;
+    until("the job has exited", SOON, Sources::none(), || {
+        Ok(cri.has_exited(&job)?.then_some(()))
+    })?;
+    ensure!(cri.status(&job)?.exit_code == 9, "{:?}", cri.status(&job)?);
+    cri.remove(&job)?;
+    let disks = cri
+        .exec(&client, &["sh", "-c", "ls -d /sys/block/sd* | wc -l"])?
+        .stdout;
+    ensure!(
+        disks == "2\n",
+        "disks of containers that are gone stay: {disks}"
+    );
+    cri.remove_pod(&pod_id)?;
+    ensure!(machines(node)?.is_empty(), "the machine ends with its pod");
+    Ok(())
+}
+
+/// What containers of a pod share, and what not.
+fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Result<()> {
+    let cri = &node.cri;
+    let seen = |id: &str, script: &str| {
+        Ok::<_, anyhow::Error>(cri.exec(id, &["sh", "-c", script])?.stdout)
+    };
+    let own = seen(
+        client,
+        "uname -r; hostname; ip -4 -o address show eth0; cat /dev/shm/shared",
+    )?;
+    ensure!(own.contains("-cloud-amd64\nshop\n"), "{own}");
+    ensure!(own.contains(address) && own.ends_with("mine\n"), "{own}");
+    let resolver = seen(client, "cat /etc/resolv.conf /etc/hosts")?;
+    ensure!(resolver.contains("localhost"), "{resolver}");
+    for (kind, is_shared) in [
+        ("ipc", true),
+        ("uts", true),
+        ("net", true),
+        ("mnt", false),
+        ("pid", false),
+    ] {
+        let [one, other] =
+            [server, client].map(|id| seen(id, &format!("readlink /proc/self/ns/{kind}")));
+        ensure!((one? == other?) == is_shared, "{kind}");
+    }
+    Ok(())
+}
+
+fn is_lost_with_its_machine(node: &Node<'_>) -> Result<()> {
+    let cri = &node.cri;
+    let pod = node.pod("lost", PodNetwork::Own)?;
+    let pod_id = cri.run_pod(&pod)?;
+    let id = cri.create(&pod, &pod_id, &shell("one", "sleep 100000"))?;
+    cri.start(&id)?;
+    let machine = machines(node)?.pop_first().context("it has a machine")?;
+    kill(Pid::from_raw(machine), Signal::SIGKILL)?;
+    until("its container has exited", SOON, Sources::none(), || {
+        Ok(cri.has_exited(&id)?.then_some(()))
+    })?;
+    ensure!(cri.status(&id)?.exit_code == 255, "{:?}", cri.status(&id)?);
+    cri.remove_pod(&pod_id)
+}

@@ -1,0 +1,253 @@
+//! A container that was made, behind a shim: shim-core's `Container` over calls to the agent.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cgroups::{Cgroup, Stats};
+use guest::call::{Answer, Call, Create, Disk, Exec, Process, Size, Target};
+use launch::hooks::{self, Stage};
+use launch::plan::Hook;
+use shim_core::runtime::Result;
+use shim_core::{Code, ExecRequest, ProcessIo, ShimError, SignalTarget, Started, WindowSize};
+
+use crate::journal::{Journal, StateDir};
+use crate::machine::{Machine, next_pid};
+use crate::pod::{Plugged, Sandbox};
+use crate::{Error, specification, streams};
+
+/// What a guest may take for setting a container up, and for a process that joins.
+const SET_UP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What it may take for anything quick.
+pub(crate) const QUICK_LIMIT: Duration = Duration::from_secs(20);
+
+/// Output that readers leave untaken holds a container's end up for so long.
+const DELETE_LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) fn poststop(hooks: &[Hook], state: &str) {
+    // The container is gone whatever they say (runtime-spec, Lifecycle).
+    if let Err(error) = hooks::run_all(hooks, state, Stage::Poststop) {
+        tracing::warn!(error = shim_core::chain(&error), "a hook failed");
+    }
+}
+
+/// What a container is to the machine it is in.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// The machine ends with it; QEMU is in that cgroup.
+    Owner(Arc<Sandbox>, Cgroup),
+    /// It comes and goes, and its disk with it.
+    Member(Arc<Sandbox>, Mutex<Option<Plugged>>),
+}
+
+impl Part {
+    /// Of a container in that machine, with its root on that disk.
+    pub(crate) fn member(sandbox: Arc<Sandbox>, disk: Plugged) -> Self {
+        Self::Member(sandbox, Mutex::new(Some(disk)))
+    }
+}
+
+/// A container in its machine.
+#[derive(Debug)]
+pub struct Contained {
+    pub(crate) id: String,
+    pub(crate) dir: StateDir,
+    pub(crate) journal: Journal,
+    pub(crate) hooks_poststart: Vec<Hook>,
+    pub(crate) state_running: String,
+    /// By which the host knows its init.
+    pub(crate) pid: i32,
+    pub(crate) part: Part,
+}
+
+impl Contained {
+    /// Its machine and whose that is.
+    pub(crate) fn sandbox(&self) -> &Arc<Sandbox> {
+        match &self.part {
+            Part::Owner(sandbox, _) | Part::Member(sandbox, _) => sandbox,
+        }
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.sandbox().machine
+    }
+
+    fn init(&self) -> Process {
+        Process {
+            container: self.id.clone(),
+            exec: None,
+        }
+    }
+
+    /// Makes it in its machine; gives the master of its terminal.
+    pub(crate) fn create(
+        &self,
+        guest: specification::Guest,
+        disk: Disk,
+        io: ProcessIo,
+    ) -> std::result::Result<Option<OwnedFd>, Error> {
+        let (streams, terminal) = streams::open(io, &self.machine().agent)?;
+        let io = streams.io;
+        self.machine()
+            .processes
+            .add(self.init(), self.pid, Arc::new(streams));
+        let call = Call::Create(Box::new(Create {
+            id: self.id.clone(),
+            config: guest.config,
+            disk,
+            files: guest.files,
+            io,
+        }));
+        let what = "the making of the container";
+        match self.machine().agent.ask(what, call, SET_UP_LIMIT) {
+            Ok(Answer::Pid(_)) => Ok(terminal),
+            other => {
+                // Its end is nobody's to know.
+                self.machine().processes.remove(&self.init());
+                other.and(Err(Error::Answer))
+            }
+        }
+    }
+
+    /// Whom a request of shim-core is about; none when there is no such process.
+    fn process(&self, target: &SignalTarget) -> Option<Process> {
+        match target {
+            SignalTarget::Init | SignalTarget::All => Some(self.init()),
+            SignalTarget::Exec { pid, .. } => self.machine().processes.find(*pid),
+        }
+    }
+
+    /// Removes it from the machine, once all that its processes have written is here; ends the machine if
+    /// that is its own.
+    fn end(&self) {
+        let call = Call::Delete(self.id.clone());
+        match self.machine().agent.tell("the removal", call, DELETE_LIMIT) {
+            // Not running: it was ended before.
+            Ok(()) | Err(Error::NotRunning) => {}
+            Err(error) => tracing::warn!(error = error.chain(), "the guest is ended as it is"),
+        }
+        match &self.part {
+            Part::Owner(sandbox, _) => sandbox.machine.end(),
+            Part::Member(_, disk) => {
+                // No code panics while it holds the lock.
+                drop(disk.lock().unwrap_or_else(PoisonError::into_inner).take());
+            }
+        }
+    }
+
+    fn tell(&self, what: &'static str, call: Call) -> Result<()> {
+        Ok(self.machine().agent.tell(what, call, QUICK_LIMIT)?)
+    }
+}
+
+impl shim_core::Container for Contained {
+    fn start(&self) -> Result<()> {
+        let call = Call::Start(self.id.clone());
+        let what = "the start of the program";
+        self.machine().agent.tell(what, call, SET_UP_LIMIT)?;
+        hooks::run_all(&self.hooks_poststart, &self.state_running, Stage::Poststart)
+            .map_err(Error::from)?;
+        Ok(())
+    }
+
+    fn exec(&self, request: ExecRequest) -> Result<Started> {
+        let (streams, terminal) = streams::open(request.io, &self.machine().agent)?;
+        let (io, pid) = (streams.io, next_pid());
+        let process = Process {
+            container: self.id.clone(),
+            exec: Some(request.id.clone()),
+        };
+        let processes = &self.machine().processes;
+        processes.add(process.clone(), pid, Arc::new(streams));
+        let call = Call::Exec(Box::new(Exec {
+            container: self.id.clone(),
+            id: request.id,
+            process: request.process_json,
+            io,
+        }));
+        match self.machine().agent.ask("the exec", call, SET_UP_LIMIT) {
+            Ok(Answer::Pid(_)) => Ok(Started { pid, terminal }),
+            other => {
+                processes.remove(&process);
+                Err(other.err().unwrap_or(Error::Answer).into())
+            }
+        }
+    }
+
+    fn signal(&self, target: SignalTarget, signal: i32) -> Result<()> {
+        let target = match target {
+            SignalTarget::All => Target::All(self.id.clone()),
+            one => Target::One(self.process(&one).ok_or(Error::NotRunning)?),
+        };
+        self.tell("a signal", Call::Signal { target, signal })
+    }
+
+    fn resized(&self, target: SignalTarget, size: WindowSize) {
+        let Some(process) = self.process(&target) else {
+            return;
+        };
+        let size = Size {
+            rows: size.rows,
+            columns: size.columns,
+        };
+        // A guest that is gone has no terminals.
+        if let Err(error) = self.machine().agent.post(Call::Resize { process, size }) {
+            tracing::debug!(error = error.chain(), "a terminal keeps its size");
+        }
+    }
+
+    fn pause(&self) -> Result<()> {
+        self.tell("the pause", Call::Pause(self.id.clone()))
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.tell("the resume", Call::Resume(self.id.clone()))
+    }
+
+    fn update(&self, resources_json: &[u8]) -> Result<()> {
+        let call = Call::Update {
+            container: self.id.clone(),
+            resources: resources_json.to_vec(),
+        };
+        self.tell("the update", call)
+    }
+
+    fn pids(&self) -> Result<Vec<i32>> {
+        Ok(self.machine().processes.pids(&self.id))
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        if let Part::Owner(_, cgroup) = &self.part {
+            return Ok(cgroup.stats().map_err(Error::from)?);
+        }
+        let call = Call::Stats(self.id.clone());
+        match self.machine().agent.ask("the figures", call, QUICK_LIMIT)? {
+            Answer::Stats(stats) => Ok(*stats),
+            _ => Err(Error::Answer.into()),
+        }
+    }
+
+    fn oom_descriptor(&self) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    fn take_oom(&self) -> Result<u64> {
+        let why = "OOM kills in a guest are not told";
+        Err(ShimError::new(Code::Unimplemented, why))
+    }
+
+    fn init_exited(&self) -> Result<()> {
+        self.end();
+        Ok(())
+    }
+
+    fn delete(&self) -> Result<()> {
+        self.end();
+        self.machine().processes.forget(&self.id);
+        if self.dir.undo()?.is_some() {
+            poststop(&self.journal.hooks_poststop, &self.journal.state_stopped);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! QEMU's monitor (QMP, qemu-qmp-ref(7)): one request at a time, each with a limit. QEMU is not believed
+//! more than its guest: what it says is bounded.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{Error, Result};
+
+/// What one request may take. QEMU answers at once, unless its host is very busy.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest line that QEMU may say, in bytes.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// Events that are remembered; only those of the request at hand matter.
+const EVENTS_MAX: usize = 256;
+
+/// A machine's monitor.
+#[derive(Debug)]
+pub(crate) struct Monitor(Mutex<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    reader: BufReader<UnixStream>,
+    events: Vec<Value>,
+}
+
+impl Monitor {
+    /// Takes over our end of the monitor's socket, on which nothing was said yet.
+    pub(crate) fn new(socket: UnixStream) -> Result<Self> {
+        let mut connection = Connection {
+            reader: BufReader::new(socket),
+            events: Vec::new(),
+        };
+        let until = Instant::now() + LIMIT;
+        // Its greeting.
+        connection.line(until)?;
+        connection.execute("qmp_capabilities", &json!({}), until)?;
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    /// Has QEMU do something.
+    ///
+    /// # Errors
+    /// What QEMU says against it; [`Error::NotRunning`] when it is gone.
+    pub(crate) fn execute(&self, command: &str, arguments: &Value) -> Result<Value> {
+        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.events.clear();
+        connection.execute(command, arguments, Instant::now() + LIMIT)
+    }
+
+    /// Takes a device away, and waits until it is gone.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`].
+    pub(crate) fn remove_device(&self, id: &str) -> Result<()> {
+        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.events.clear();
+        let until = Instant::now() + LIMIT;
+        connection.execute("device_del", &json!({"id": id}), until)?;
+        let is_gone =
+            |event: &Value| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == id;
+        while !connection.events.iter().any(is_gone) {
+            let said = connection.line(until)?;
+            connection.remember(said);
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn execute(&mut self, command: &str, arguments: &Value, until: Instant) -> Result<Value> {
+        let mut request = json!({"execute": command, "arguments": arguments}).to_string();
+        request.push('\n');
+        let mut socket = self.reader.get_ref();
+        socket.write_all(request.as_bytes()).map_err(gone)?;
+        loop {
+            let mut said = self.line(until)?;
+            if let Some(error) = said.get("error") {
+                let why = error["desc"].as_str().unwrap_or("no reason is given");
+                return Err(Error::Monitor(format!("{command}: {why}")));
+            }
+            match said.get_mut("return") {
+                Some(value) => return Ok(value.take()),
+                None => self.remember(said),
+            }
+        }
+    }
+
+    fn remember(&mut self, event: Value) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        }
+    }
+
+    fn line(&mut self, until: Instant) -> Result<Value> {
+        let mut line = Vec::new();
+        let left = until.saturating_duration_since(Instant::now());
+        // Zero would be no limit.
+        let left = left.max(Duration::from_millis(1));
+        let socket = self.reader.get_ref();
+        socket.set_read_timeout(Some(left)).map_err(gone)?;
+        let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
+        match bounded.read_until(b'\n', &mut line) {
+            Ok(0) => Err(Error::NotRunning),
+            Ok(_) => serde_json::from_slice(&line)
+                .map_err(|error| Error::Monitor(format!("understand its answer: {error}"))),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(Error::Timeout {
+                    what: "QEMU's monitor",
+                    limit: LIMIT,
+                })
+            }
+            Err(error) => Err(gone(error)),
+        }
+    }
+}
+
+fn gone(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::NotRunning,
+        _ => Error::io("talk to QEMU's monitor")(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor on a socket into which a QEMU has written all that it will ever say.
+    fn monitor(said: &[&str]) -> (Result<Monitor>, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(said.join("\n").as_bytes()).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        (Monitor::new(ours), theirs)
+    }
+
+    const UP: [&str; 2] = [r#"{"QMP": {}}"#, r#"{"return": {}}"#];
+
+    #[test]
+    fn answers_are_told_from_events_and_errors() {
+        let event = r#"{"event": "DEVICE_DELETED", "data": {"device": "disk1"}}"#;
+        let other = r#"{"event": "RESUME"}"#;
+        let error = r#"{"error": {"class": "GenericError", "desc": "no such bus"}}"#;
+        let said = [
+            &UP[..],
+            &[
+                other,
+                r#"{"return": 7}"#,
+                error,
+                r#"{"return": {}}"#,
+                event,
+                "",
+            ],
+        ]
+        .concat();
+        let (monitor, theirs) = monitor(&said);
+        let monitor = monitor.unwrap();
+        assert_eq!(monitor.execute("x", &json!({"a": 1})).unwrap(), json!(7));
+        let refused = monitor.execute("device_add", &json!({})).unwrap_err();
+        assert!(
+            refused.to_string().ends_with("device_add: no such bus"),
+            "{refused}"
+        );
+        monitor.remove_device("disk1").unwrap();
+        let mut lines = BufReader::new(theirs).lines();
+        let asked: Value = serde_json::from_str(&lines.nth(1).unwrap().unwrap()).unwrap();
+        assert_eq!(asked, json!({"execute": "x", "arguments": {"a": 1}}));
+        assert!(matches!(
+            monitor.execute("x", &json!({})),
+            Err(Error::NotRunning)
+        ));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        assert!(matches!(monitor(&[]).0, Err(Error::NotRunning)));
+        let (odd, _theirs) = monitor(&[UP[0], "odd\n"]);
+        assert!(matches!(odd, Err(Error::Monitor(_))));
+    }
+}
