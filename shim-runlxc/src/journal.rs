@@ -131,7 +131,7 @@ impl Journal {
             start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs(),
             capabilities: plan.init.process.capabilities.unwrap_or(NO_CAPABILITIES),
             labels: plan.init.process.labels.clone(),
-            pid_one: plan.init.pid_one.clone(),
+            pid_one: without_services(&plan.init.pid_one),
             scheduling: plan.init.process.scheduling.clone(),
             view: None,
             hooks_poststart: plan.hooks_poststart.clone(),
@@ -201,5 +201,16 @@ impl Journal {
             ));
         }
         serde_json::from_slice(text).map_err(|e| e.to_string())
+    }
+}
+
+/// Services are the affair of those inside: with them comes a plan of a process.
+fn without_services(pid_one: &PidOne) -> PidOne {
+    match pid_one {
+        PidOne::Stub { rewrites, .. } => PidOne::Stub {
+            rewrites: rewrites.clone(),
+            services: None,
+        },
+        other => other.clone(),
     }
 }

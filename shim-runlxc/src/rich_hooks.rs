@@ -370,6 +370,7 @@ fn reshape(plan: &mut Plan, command: &Command) {
     plan.init.process = command.process(&plan.init.process);
     plan.init.pid_one = PidOne::Stub {
         rewrites: Vec::new(),
+        services: None,
     };
     plan.namespaces.iter_mut().for_each(renew);
 }

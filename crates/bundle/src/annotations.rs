@@ -30,7 +30,7 @@ pub fn check(annotations: &BTreeMap<String, String>) -> Result<()> {
 
 fn check_against(known: &[&str], annotations: &BTreeMap<String, String>) -> Result<()> {
     for key in annotations.keys().filter(|k| k.starts_with(PREFIX)) {
-        if known.contains(&key.as_str()) {
+        if known.contains(&key.as_str()) || key.starts_with(rich::services::COMMAND_OF) {
             continue;
         }
         let hint = match nearest(known, key) {

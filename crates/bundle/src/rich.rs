@@ -3,12 +3,13 @@
 
 mod filter;
 pub mod hooks;
+mod rewrites;
+pub mod services;
 
 use std::collections::BTreeMap;
 
 use launch::image_init::style::Style;
-use launch::plan::{InitPlan, PidOne, Rewrite};
-use launch::signals;
+use launch::plan::{InitPlan, PidOne, Process, Rewrite, Service, Services};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::annotations::nearest;
@@ -32,7 +33,7 @@ pub const SERVICES: &str = "org.pouch.rich.services";
 const OF_MODES: [(&str, &[Mode]); 3] = [
     (SIGNALS, &[Mode::DumbInit]),
     (USER, &[Mode::Systemd, Mode::SbinInit]),
-    (SERVICES, &[Mode::Systemd, Mode::SbinInit]),
+    (SERVICES, &[Mode::Systemd, Mode::SbinInit, Mode::DumbInit]),
 ];
 
 /// What containerd's CRI marks the sandbox of a pod with. It hands the annotations of a pod to the
@@ -58,9 +59,6 @@ const LIKE_A_MACHINE: [(Source, &str, &str); 5] = [
 ];
 const LABEL_VARIABLE: &str = "label__";
 
-/// Signals that pid 1 does not get, has itself, or is spared (CONT).
-const NOT_PASSED_ON: [i32; 6] = [9, 17, 18, 19, 32, 33];
-
 /// What a rich container asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rich {
@@ -74,6 +72,8 @@ pub struct Rich {
     pub user: Option<String>,
     /// Names of units, or of scripts.
     pub services: Vec<String>,
+    /// In mode dumb-init, what those names are.
+    pub own_services: Vec<Service>,
     /// What runs in it before its program and after its end.
     pub hooks: hooks::Hooks,
 }
@@ -152,7 +152,9 @@ impl Rich {
         }
         let Some(asked) = asked(annotations, env)? else {
             let mut of_modes = OF_MODES.iter().map(|(key, _)| *key).chain(hooks::KEYS);
-            return match of_modes.find(|key| annotations.contains_key(*key)) {
+            let of_services = services::keys(annotations).next();
+            let key = of_modes.find(|key| annotations.contains_key(*key));
+            return match key.or(of_services) {
                 Some(key) => {
                     let why = format!("only rich containers have it: {MODE} is missing");
                     Err(Error::invalid(annotation(key), why))
@@ -175,13 +177,16 @@ impl Rich {
         }
         let services = annotations.get(SERVICES);
         let services = services.map(|text| image_init::services(&annotation(SERVICES), text, mode));
-        let rewrites = annotations.get(SIGNALS).map(|text| rewrites(text));
+        let names = services.transpose()?.unwrap_or_default();
+        let own = services::of(annotations, &names, mode)?;
+        let rewrites = annotations.get(SIGNALS).map(|text| rewrites::parse(text));
         Ok(Some(Self {
             mode,
             asked_by: asked.field,
             rewrites: rewrites.transpose()?.unwrap_or_default(),
             user: annotations.get(USER).cloned(),
-            services: services.transpose()?.unwrap_or_default(),
+            services: names,
+            own_services: own,
             hooks: hooks::Hooks::of(annotations)?,
         }))
     }
@@ -194,7 +199,9 @@ impl Rich {
         filter: Option<&LinuxSeccomp>,
     ) -> Result<()> {
         match self.mode {
-            Mode::DumbInit => init.pid_one = self.pid_one(namespaces, filter)?,
+            Mode::DumbInit => {
+                init.pid_one = self.pid_one(namespaces, filter, &init.process)?;
+            }
             Mode::Systemd => {
                 self.check_poststop(filter)?;
                 systemd::furnish(&self, context, (init, namespaces))?;
@@ -220,7 +227,12 @@ impl Rich {
     }
 
     /// What mode dumb-init means for pid 1.
-    fn pid_one(self, namespaces: &Namespaces, filter: Option<&LinuxSeccomp>) -> Result<PidOne> {
+    fn pid_one(
+        self,
+        namespaces: &Namespaces,
+        filter: Option<&LinuxSeccomp>,
+        program: &Process,
+    ) -> Result<PidOne> {
         if !namespaces.makes(NamespaceKind::Pid) {
             let why = "mode dumb-init needs a new pid namespace, and linux.namespaces has none";
             return Err(Error::invalid(self.asked_by, why));
@@ -229,8 +241,13 @@ impl Rich {
             let why = format!("mode dumb-init needs {call}, which linux.seccomp forbids");
             return Err(Error::invalid(self.asked_by, why));
         }
+        let services = Services {
+            list: self.own_services,
+            process: hooks::process(Vec::new(), program),
+        };
         Ok(PidOne::Stub {
             rewrites: self.rewrites,
+            services: (!services.list.is_empty()).then(|| Box::new(services)),
         })
     }
 }
@@ -321,36 +338,8 @@ fn like_a_machine(annotations: &BTreeMap<String, String>, env: &[String]) -> Opt
     field.map(|field| Asked { field, mode })
 }
 
-fn rewrites(text: &str) -> Result<Vec<Rewrite>> {
-    let refuse = |why: String| Error::invalid(annotation(SIGNALS), why);
-    let mut all: Vec<Rewrite> = Vec::new();
-    for pair in text.split(',') {
-        let Some((from, to)) = pair.split_once(':') else {
-            let why = format!("{pair:?} is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0");
-            return Err(refuse(why));
-        };
-        let number = |word: &str| {
-            signals::parse(word).ok_or_else(|| refuse(format!("{word:?} is no signal")))
-        };
-        let rewrite = Rewrite {
-            from: number(from)?,
-            to: Some(number(to)?).filter(|number| *number != 0),
-        };
-        if rewrite.from == 0 || NOT_PASSED_ON.contains(&rewrite.from) {
-            return Err(refuse(format!("{from:?} is not passed on to any program")));
-        }
-        if all.iter().any(|other| other.from == rewrite.from) {
-            return Err(refuse(format!("{from:?} is rewritten twice")));
-        }
-        all.push(rewrite);
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn parse(annotations: &[(&str, &str)], env: &[&str]) -> Result<Option<Rich>> {
@@ -463,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_has_a_user_and_services_and_dumb_init_has_not() {
+    fn an_image_has_users_and_dumb_init_has_none() {
         let systemd = (MODE, "systemd");
         let rich = parse(&[systemd, (USER, "admin"), (SERVICES, "cron,ssh")], &[]);
         let rich = rich.unwrap().unwrap();
@@ -536,46 +525,5 @@ mod tests {
             accepted(&annotations, &[], asked_by);
         }
         accepted(&[SANDBOX], &["ali_run_mode=vm"], None);
-    }
-
-    #[test]
-    fn signals_are_rewritten_by_pairs() {
-        let rich = |text: &str| parse(&[(MODE, "dumb-init"), (SIGNALS, text)], &[]);
-        let pairs = rich("TERM:QUIT,sighup:0,37:RTMIN+4").unwrap().unwrap();
-        let pairs: Vec<_> = pairs.rewrites.iter().map(|r| (r.from, r.to)).collect();
-        assert_eq!(pairs, [(15, Some(3)), (1, None), (37, Some(38))]);
-        for (text, why) in [
-            (
-                "",
-                "\"\" is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0",
-            ),
-            (
-                "TERM",
-                "\"TERM\" is not of the form SIGNAL:SIGNAL, as in TERM:QUIT,HUP:0",
-            ),
-            ("TERM:", "\"\" is no signal"),
-            ("TERM:QIUT", "\"QIUT\" is no signal"),
-            ("TERM:QUIT, HUP:0", "\" HUP\" is no signal"),
-            ("KILL:TERM", "\"KILL\" is not passed on to any program"),
-            ("CHLD:TERM", "\"CHLD\" is not passed on to any program"),
-            ("CONT:USR1", "\"CONT\" is not passed on to any program"),
-            ("0:TERM", "\"0\" is not passed on to any program"),
-            ("TERM:INT,15:HUP", "\"15\" is rewritten twice"),
-        ] {
-            let message = rich(text).unwrap_err().to_string();
-            assert_eq!(message, format!("annotations.{SIGNALS}: {why}"));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_rewrites_or_an_error_of_one_line(
-            text in "([A-Z0-9+-]{0,8}[:,]?){0,6}|.{0,40}",
-        ) {
-            match rewrites(&text) {
-                Ok(all) => prop_assert!(all.iter().all(|r| (1..=64).contains(&r.from))),
-                Err(error) => prop_assert!(!error.to_string().contains('\n')),
-            }
-        }
     }
 }

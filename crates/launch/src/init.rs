@@ -19,8 +19,8 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
-use sys::ExitStatus;
 use sys::process::{self as rights, Dumpable};
+use sys::{ExitStatus, Pid};
 
 use crate::cgroups;
 use crate::control::{self, FromStub, ToStub};
@@ -36,6 +36,7 @@ use crate::process::{self, Prepared};
 use crate::procfs::Proc;
 use crate::reaper::{self, Passage, Reaper, Side};
 use crate::rootfs::{self, NewRoot};
+use crate::services::{self, Starter, Supervisor};
 use crate::start::{self, Word};
 use crate::terminal::Terminal;
 
@@ -87,19 +88,19 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
     if let Some(wanted) = image_init::asked_for(&plan) {
         return image_init::run(&plan, wanted, furnished, (control, start));
     }
-    if let PidOne::Stub { rewrites } = &plan.pid_one {
-        match reaper::fork() {
-            Ok(Side::Child(gate)) => match gate.wait() {
-                Passage::Open => {}
-                Passage::Closed => return Ok(End::Abandoned),
-            },
-            Ok(Side::Parent(reaper)) => {
-                drop((start, furnished.terminal));
-                return stay(reaper, &plan.process, rewrites, (furnished.proc, control));
-            }
-            Err(error) => return tell(&control, &error),
+    let starter = match fork_program(&plan) {
+        Ok(Forked::Program(starter)) => starter,
+        Ok(Forked::PidOne(pid_one)) => {
+            drop((start, furnished.terminal));
+            return pid_one.stay(&plan.process, (furnished.proc, control));
         }
-    }
+        Ok(Forked::Supervisor(supervisor)) => {
+            drop((control, start, furnished));
+            return supervisor.run();
+        }
+        Ok(Forked::Ended(end)) => return Ok(end),
+        Err(error) => return tell(&control, &error),
+    };
     let (prepared, master) = match furnished.prepare(&plan.process) {
         Ok(ready) => ready,
         Err(error) => return tell(&control, &error),
@@ -112,11 +113,61 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
         Word::Start(connection) => connection,
         Word::Signal(number) => return Ok(End::Signal(number)),
     };
+    if let Some(starter) = starter {
+        match starter.start() {
+            Ok(None) => {}
+            Ok(Some(failure)) => {
+                control::send(&connection, &FromStub::Failed(failure), &[])?;
+                return Ok(End::Failed);
+            }
+            Err(error) => return tell(&connection, &error),
+        }
+    }
     let error = match become_program(&plan, &prepared) {
         Ok(never) => match never {},
         Err(error) => error,
     };
     tell(&connection, &error)
+}
+
+/// Which process goes on.
+enum Forked {
+    /// The one that becomes the program: pid 1 itself, or its child.
+    Program(Option<Starter>),
+    /// Pid 1, which stays.
+    PidOne(PidOneBeside),
+    Supervisor(Supervisor),
+    Ended(End),
+}
+
+/// Pid 1 with its children.
+struct PidOneBeside {
+    reaper: Reaper,
+    rewrites: Vec<Rewrite>,
+    supervisor: Option<Pid>,
+}
+
+/// Makes the processes of a container whose pid 1 is to stay.
+fn fork_program(plan: &InitPlan) -> Result<Forked> {
+    let PidOne::Stub { rewrites, services } = &plan.pid_one else {
+        return Ok(Forked::Program(None));
+    };
+    let beside = match services::fork(services.as_deref())? {
+        services::Side::PidOne(beside) => beside,
+        services::Side::Supervisor(supervisor) => return Ok(Forked::Supervisor(supervisor)),
+    };
+    let (supervisor, starter) = beside.map(|beside| (beside.pid, beside.starter)).unzip();
+    Ok(match reaper::fork()? {
+        Side::Child(gate) => match gate.wait() {
+            Passage::Open => Forked::Program(starter),
+            Passage::Closed => Forked::Ended(End::Abandoned),
+        },
+        Side::Parent(reaper) => Forked::PidOne(PidOneBeside {
+            reaper,
+            rewrites: rewrites.clone(),
+            supervisor,
+        }),
+    })
 }
 
 /// Tells the host side why this process ends.
@@ -143,19 +194,16 @@ impl Furnished {
     }
 }
 
-/// Pid 1 beside its program, from the fork to its end.
-fn stay(
-    reaper: Reaper,
-    plan: &Process,
-    rewrites: &[Rewrite],
-    (proc, control): (Proc, OwnedFd),
-) -> Result<End> {
-    let settled = match reaper.settle(plan, &proc) {
-        Ok(settled) => settled,
-        Err(error) => return tell(&control, &error),
-    };
-    drop((proc, control));
-    Ok(End::Program(settled.run(rewrites)?))
+impl PidOneBeside {
+    /// Pid 1 beside its program, from the fork to its end.
+    fn stay(self, plan: &Process, (proc, control): (Proc, OwnedFd)) -> Result<End> {
+        let settled = match self.reaper.settle(plan, &proc, self.supervisor) {
+            Ok(settled) => settled,
+            Err(error) => return tell(&control, &error),
+        };
+        drop((proc, control));
+        Ok(End::Program(settled.run(&self.rewrites)?))
+    }
 }
 
 /// Everything that is done once for all processes of the container.

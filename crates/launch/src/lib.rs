@@ -23,6 +23,7 @@ mod procfs;
 mod reaper;
 mod rootfs;
 mod scheduling;
+mod services;
 pub mod signals;
 mod start;
 mod terminal;

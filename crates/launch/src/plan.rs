@@ -55,6 +55,9 @@ pub enum PidOne {
     Stub {
         /// Signals that the program gets as other ones.
         rewrites: Vec<Rewrite>,
+        /// What runs beside the program; none: nothing.
+        #[serde(default)]
+        services: Option<Box<Services>>,
     },
     /// The image's own systemd, of which the program is a unit.
     Systemd(ImageInit),
@@ -71,6 +74,49 @@ pub struct ImageInit {
     pub user: Option<String>,
     /// What to start beside the program: units with their suffix, or names of scripts.
     pub services: Vec<String>,
+}
+
+/// What runs beside a program whose parent is the stub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    /// In the order of their start.
+    pub list: Vec<Service>,
+    /// What they may, where they run and in which environment; its program is not looked at.
+    pub process: Process,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: ServiceKind,
+}
+
+/// What a service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceKind {
+    /// A script of the image, `/etc/init.d/NAME`, that starts and stops it.
+    Script,
+    /// A program that runs as long as the service does.
+    Command {
+        /// argv; never empty.
+        args: Vec<String>,
+        /// When it is ready.
+        ready: Ready,
+    },
+}
+
+/// When a program that is a service is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ready {
+    /// As soon as it runs.
+    Started,
+    /// When there is a file at this absolute path.
+    File(String),
+    /// When it says so (sd_notify(3)).
+    Notified,
 }
 
 /// A signal that the program gets as another one.

@@ -80,8 +80,28 @@ pub(crate) fn new_keyring(plan: &Process, proc: &Proc) -> Result<()> {
 /// CAP_SYS_ADMIN alone stays in force beside them where a filter needs it in [`Prepared::commit`].
 /// Limits are only raised here, while that is allowed.
 pub(crate) fn prepare(plan: &Process) -> Result<Prepared<'_>> {
-    let closed_to_us = enter_working_directory(plan)?;
     let environment = environment::complete(&plan.env, plan.uid)?;
+    let capabilities = take_rights(plan)?;
+    let executable = Executable::find(&plan.args, environment)?;
+    Ok(Prepared {
+        plan,
+        capabilities,
+        executable,
+    })
+}
+
+/// Goes on with all that a program by this plan would have, its filter included, but executes
+/// nothing; gives the environment that it would have.
+pub(crate) fn live_as(plan: &Process) -> Result<Vec<String>> {
+    let environment = environment::complete(&plan.env, plan.uid)?;
+    let capabilities = take_rights(plan)?;
+    commit(plan, capabilities)?;
+    Ok(environment)
+}
+
+/// Becomes the user in the working directory; gives the final capabilities.
+fn take_rights(plan: &Process) -> Result<Capabilities> {
+    let closed_to_us = enter_working_directory(plan)?;
     raise_limits(&plan.rlimits)?;
     scheduling::apply(&plan.scheduling)?;
     if let Some(sets) = &plan.capabilities {
@@ -101,38 +121,37 @@ pub(crate) fn prepare(plan: &Process) -> Result<Prepared<'_>> {
     umask(Mode::from_bits_truncate(
         plan.umask.unwrap_or(UMASK_DEFAULT),
     ));
-    let executable = Executable::find(&plan.args, environment)?;
-    Ok(Prepared {
-        plan,
-        capabilities,
-        executable,
-    })
+    Ok(capabilities)
+}
+
+/// Limits and filter, and no right but these.
+fn commit(plan: &Process, capabilities: Capabilities) -> Result<()> {
+    process::close_on_exec_from(first_unwanted_fd(plan))
+        .map_err(host(|| "mark descriptors close-on-exec".to_owned()))?;
+    for &(resource, soft, hard) in &plan.rlimits {
+        process::setrlimit_raw(resource, soft, hard)
+            .map_err(host(|| set_limit(resource, soft, hard)))?;
+    }
+    if plan.no_new_privs == Toggle::On {
+        process::no_new_privs().map_err(host(|| {
+            "set no_new_privs, which Linux has from 3.5".to_owned()
+        }))?;
+    }
+    if let Some(SeccompFilter { program, flags }) = &plan.seccomp {
+        process::load_seccomp(program, *flags)
+            .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))?;
+    }
+    if with_filter_right(capabilities, plan) == capabilities {
+        return Ok(());
+    }
+    set_capabilities(capabilities)
 }
 
 impl Prepared<'_> {
     /// Sets the limits, and at the last moment the filter; only execve(2) may follow, and hooks
     /// that shall live with the same rights.
     pub(crate) fn commit(&self) -> Result<()> {
-        let plan = self.plan;
-        process::close_on_exec_from(first_unwanted_fd(plan))
-            .map_err(host(|| "mark descriptors close-on-exec".to_owned()))?;
-        for &(resource, soft, hard) in &plan.rlimits {
-            process::setrlimit_raw(resource, soft, hard)
-                .map_err(host(|| set_limit(resource, soft, hard)))?;
-        }
-        if plan.no_new_privs == Toggle::On {
-            process::no_new_privs().map_err(host(|| {
-                "set no_new_privs, which Linux has from 3.5".to_owned()
-            }))?;
-        }
-        if let Some(SeccompFilter { program, flags }) = &plan.seccomp {
-            process::load_seccomp(program, *flags)
-                .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))?;
-        }
-        if with_filter_right(self.capabilities, plan) == self.capabilities {
-            return Ok(());
-        }
-        set_capabilities(self.capabilities)
+        commit(self.plan, self.capabilities)
     }
 
     /// Becomes the program; returns only with the reason why not.

@@ -12,6 +12,7 @@
 //! It keeps nothing of the host, and of all rights that to signal any process of its namespace. It
 //! must not execute anything.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -99,7 +100,12 @@ impl Reaper {
     ///
     /// The filter is the program's: it is what the container is allowed, and a root in there who
     /// may trace pid 1 would else have a way around it.
-    pub(crate) fn settle(self, plan: &Process, proc: &Proc) -> Result<Settled> {
+    pub(crate) fn settle(
+        self,
+        plan: &Process,
+        proc: &Proc,
+        supervisor: Option<Pid>,
+    ) -> Result<Settled> {
         let step = || "wait for signals".to_owned();
         for number in 3..process::first_unwanted_fd(plan) {
             // EBADF: nothing was passed under that number.
@@ -109,6 +115,9 @@ impl Reaper {
         let signals =
             SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC).map_err(host(step))?;
         sys::watch(Child::adopt(self.child));
+        if let Some(supervisor) = supervisor {
+            sys::watch(Child::adopt(supervisor));
+        }
         labels::change_now(proc, &plan.labels)?;
         process::keep_right_to_signal(plan)?;
         std::fs::File::from(self.gate)
@@ -116,6 +125,7 @@ impl Reaper {
             .map_err(host(step))?;
         Ok(Settled {
             child: self.child,
+            supervisor: Cell::new(supervisor),
             signals,
             has_terminal: plan.terminal.is_some(),
         })
@@ -125,28 +135,65 @@ impl Reaper {
 /// Pid 1 at its work.
 pub(crate) struct Settled {
     child: Pid,
+    /// Of services; none: there are none, or it has ended.
+    supervisor: Cell<Option<Pid>>,
     signals: SignalFd,
     has_terminal: bool,
 }
 
 impl Settled {
-    /// Reaps and passes signals on until the child has ended; gives how.
+    /// Reaps and passes signals on until the child has ended, then has services stopped; gives how the
+    /// child ended.
     pub(crate) fn run(&self, rewrites: &[Rewrite]) -> Result<ExitStatus> {
+        let status = loop {
+            match self.next_signal()? {
+                Some(signal) => {
+                    if let Some(signal) = rewritten(rewrites, signal) {
+                        self.pass_on(signal);
+                    }
+                }
+                None => {
+                    if let Some(status) = self.reap() {
+                        break status;
+                    }
+                }
+            }
+        };
+        if let Some(supervisor) = self.supervisor.get() {
+            // It lives, or is about to be reaped.
+            let _ended = kill_number(supervisor, Signal::SIGTERM as i32);
+        }
+        while self.supervisor.get().is_some() {
+            if self.next_signal()?.is_none() {
+                self.reap();
+            }
+        }
+        Ok(status)
+    }
+
+    /// The next signal that is not about children; none: some child has ended.
+    fn next_signal(&self) -> Result<Option<i32>> {
         loop {
             let signal = match self.signals.read_signal() {
                 Ok(Some(signal)) => i32::try_from(signal.ssi_signo).unwrap_or_default(),
                 Ok(None) | Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(host(|| "wait for signals".to_owned())(errno)),
             };
-            if signal == Signal::SIGCHLD as i32 {
-                let ended = sys::reap();
-                if let Some((_, status)) = ended.into_iter().find(|(pid, _)| *pid == self.child) {
-                    return Ok(status);
-                }
-            } else if let Some(signal) = rewritten(rewrites, signal) {
-                self.pass_on(signal);
+            return Ok((signal != Signal::SIGCHLD as i32).then_some(signal));
+        }
+    }
+
+    /// Reaps all that have ended; gives how the child did, if it has.
+    fn reap(&self) -> Option<ExitStatus> {
+        let mut status = None;
+        for (pid, ended) in sys::reap() {
+            if pid == self.child {
+                status = Some(ended);
+            } else if Some(pid) == self.supervisor.get() {
+                self.supervisor.set(None);
             }
         }
+        status
     }
 
     /// To a whole group, as dumb-init does: a shell that is the program does not pass it on.

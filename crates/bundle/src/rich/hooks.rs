@@ -115,22 +115,28 @@ impl Command {
     /// bounding set, the filter, the limits and the labels of its program.
     #[must_use]
     pub fn process(&self, program: &Process) -> Process {
-        Process {
-            args: self.args.clone(),
-            cwd: "/".to_owned(),
-            uid: 0,
-            gid: 0,
-            additional_gids: Vec::new(),
-            umask: None,
-            terminal: None,
-            preserve_fds: 0,
-            new_keyring: Toggle::Off,
-            ..program.clone()
-        }
+        process(self.args.clone(), program)
     }
 }
 
-fn arguments(key: &str, text: &str) -> Result<Vec<String>> {
+/// A process of the container's root in `/`, as [`Command::process`].
+pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
+    Process {
+        args,
+        cwd: "/".to_owned(),
+        uid: 0,
+        gid: 0,
+        additional_gids: Vec::new(),
+        umask: None,
+        terminal: None,
+        preserve_fds: 0,
+        new_keyring: Toggle::Off,
+        ..program.clone()
+    }
+}
+
+/// The words of a command as an annotation has it.
+pub(super) fn arguments(key: &str, text: &str) -> Result<Vec<String>> {
     let refuse = |why: String| Err(Error::invalid(annotation(key), why));
     if text.len() > COMMAND_BYTES_MAX {
         let why = format!("{} bytes, and {COMMAND_BYTES_MAX} are the most", text.len());

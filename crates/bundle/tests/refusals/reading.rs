@@ -80,7 +80,9 @@ fn a_rich_container_has_pid_1_beside_its_program_in_a_new_pid_namespace() {
     assert_eq!(accepted(&[]).init.pid_one, PidOne::Program);
     let rewrites = Vec::new();
     let plan = accepted(std::slice::from_ref(&mode));
-    assert_eq!(plan.init.pid_one, PidOne::Stub { rewrites });
+    let services = None;
+    let expected = PidOne::Stub { rewrites, services };
+    assert_eq!(plan.init.pid_one, expected);
     for (profile, call) in [
         (json!({"defaultAction": "SCMP_ACT_ERRNO"}), Some("read")),
         (

@@ -81,7 +81,7 @@ fn start() -> Result<Started> {
 }
 
 fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
-    reaper.settle(plan, &Proc::open()?)?.run(&[])
+    reaper.settle(plan, &Proc::open()?, None)?.run(&[])
 }
 
 /// What the keeper gave.

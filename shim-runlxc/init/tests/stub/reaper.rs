@@ -26,7 +26,10 @@ fn with_rewrites(plan: InitPlan, rewrites: &[(Signal, Option<Signal>)]) -> InitP
     };
     let rewrites = rewrites.iter().map(rewrite).collect();
     InitPlan {
-        pid_one: PidOne::Stub { rewrites },
+        pid_one: PidOne::Stub {
+            rewrites,
+            services: None,
+        },
         ..plan
     }
 }

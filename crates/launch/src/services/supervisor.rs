@@ -1,0 +1,223 @@
+//! The process that starts services, starts those again that end, and stops them all.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::setsid;
+use sys::process::kill_number;
+use sys::{ExitStatus, Pid};
+
+use crate::control::{self, FromStub, ToStub};
+use crate::devices;
+use crate::error::{Result, host};
+use crate::init::End;
+use crate::plan::{Service, ServiceKind, Services};
+use crate::process;
+
+use super::process::{Life, after_end, ended_early, failed, script, start};
+use super::readiness::Watch;
+
+/// How long a service may take until it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long one may take to end before it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The supervisor, before it does anything.
+pub(crate) struct Supervisor {
+    services: Box<Services>,
+    socket: UnixStream,
+}
+
+impl Supervisor {
+    pub(super) fn new(services: Box<Services>, socket: UnixStream) -> Self {
+        Self { services, socket }
+    }
+
+    /// Supervises until it is told to end.
+    pub(crate) fn run(self) -> Result<End> {
+        match self.serve() {
+            Ok(end) => Ok(end),
+            Err(error) => {
+                let failed = FromStub::Failed(error.failure());
+                // Nobody waits for it once all were ready.
+                let _unheard = control::send(&self.socket, &failed, &[]);
+                Ok(End::Failed)
+            }
+        }
+    }
+
+    fn serve(&self) -> Result<End> {
+        let step = || "become the supervisor of services".to_owned();
+        SigSet::all().thread_set_mask().map_err(host(step))?;
+        setsid().map_err(host(step))?;
+        devices::all_streams_to_null()?;
+        let environment = process::live_as(&self.services.process)?;
+        match control::recv::<ToStub>(&self.socket)? {
+            Some(received) if received.message == ToStub::Start => {}
+            _ => return Ok(End::Abandoned),
+        }
+        let signals = SignalFd::with_flags(
+            &SigSet::all(),
+            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+        );
+        let mut running = Running {
+            lives: vec![Life::Down; self.services.list.len()],
+            services: &self.services.list,
+            environment,
+            signals: signals.map_err(host(step))?,
+            is_ending: false,
+        };
+        let started = running.start_all();
+        if started.is_ok() {
+            // Who waited for it may have been killed.
+            let _unheard = control::send(&self.socket, &FromStub::Ready, &[]);
+            running.supervise()?;
+        }
+        running.stop_all()?;
+        started.map(|()| End::Forked)
+    }
+}
+
+struct Running<'a> {
+    services: &'a [Service],
+    lives: Vec<Life>,
+    environment: Vec<String>,
+    signals: SignalFd,
+    is_ending: bool,
+}
+
+impl Running<'_> {
+    fn start_all(&mut self) -> Result<()> {
+        let services = self.services;
+        services
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, service)| self.start_until_ready(index, service))
+    }
+
+    fn start_until_ready(&mut self, index: usize, service: &Service) -> Result<()> {
+        let ready = match &service.kind {
+            ServiceKind::Script => Watch::None,
+            ServiceKind::Command { ready, .. } => Watch::begin(service, ready)?,
+        };
+        let life = start(service, &self.environment, ready.environment(), None)?;
+        self.lives[index] = life;
+        let deadline = Instant::now() + READY_LIMIT;
+        while !ready.is_ready() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let limit = READY_LIMIT.as_secs();
+                return Err(failed(
+                    service,
+                    format_args!("is not ready after {limit} s"),
+                ));
+            };
+            for (pid, status) in self.wait(&ready, Some(left))? {
+                if matches!(life, Life::Up { pid: own, .. } if own == pid) {
+                    return Err(ended_early(service, status));
+                }
+            }
+            if self.is_ending {
+                return Err(failed(service, "was stopped before it was ready"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts again what has ended, until all shall end.
+    fn supervise(&mut self) -> Result<()> {
+        while !self.is_ending {
+            let now = Instant::now();
+            let services = self.services;
+            for (life, service) in self.lives.iter_mut().zip(services) {
+                if let Life::Waiting { until, wait } = *life
+                    && until <= now
+                {
+                    let again = start(service, &self.environment, None, Some(wait));
+                    // What cannot be started now is tried again, too.
+                    *life = again.unwrap_or(Life::Waiting {
+                        until: now + wait,
+                        wait,
+                    });
+                }
+            }
+            let next = self.lives.iter().filter_map(|life| match life {
+                Life::Waiting { until, .. } => Some(until.saturating_duration_since(now)),
+                _ => None,
+            });
+            let limit = next.min();
+            self.wait(&Watch::None, limit)?;
+        }
+        Ok(())
+    }
+
+    /// The last one first. What goes wrong keeps none from being stopped.
+    fn stop_all(&mut self) -> Result<()> {
+        for (index, service) in self.services.iter().enumerate().rev() {
+            match self.lives[index] {
+                Life::Started => {
+                    let _failed = script(service, "stop", &self.environment);
+                }
+                Life::Up { pid, .. } => self.stop(index, pid)?,
+                Life::Down | Life::Waiting { .. } => {}
+            }
+            self.lives[index] = Life::Down;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, index: usize, pid: Pid) -> Result<()> {
+        let group = Pid::from_raw(-pid.as_raw());
+        let mut deadline = Some(Instant::now() + STOP_LIMIT);
+        // ESRCH: it has just ended, which is about to be seen.
+        let _sent = kill_number(group, Signal::SIGTERM as i32);
+        let _sent = kill_number(group, Signal::SIGCONT as i32);
+        while matches!(self.lives[index], Life::Up { .. }) {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                let _sent = kill_number(group, Signal::SIGKILL as i32);
+                deadline = None;
+                continue;
+            }
+            self.wait(&Watch::None, left)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a signal, for word of a service, or so long; gives who has ended.
+    fn wait(&mut self, ready: &Watch, limit: Option<Duration>) -> Result<Vec<(Pid, ExitStatus)>> {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            ready
+                .descriptor()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
+        let limit = match limit {
+            // Up to the next millisecond: an early wake would be for nothing.
+            Some(limit) => {
+                PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        poll(&mut fds, limit).map_err(host(|| "wait for services".to_owned()))?;
+        let mut ended = Vec::new();
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match i32::try_from(signal.ssi_signo) {
+                Ok(number) if number == Signal::SIGCHLD as i32 => ended.extend(sys::reap()),
+                Ok(number) if number == Signal::SIGTERM as i32 => self.is_ending = true,
+                _ => {}
+            }
+        }
+        let now = Instant::now();
+        for &(pid, _) in &ended {
+            for life in &mut self.lives {
+                *life = after_end(*life, pid, now);
+            }
+        }
+        Ok(ended)
+    }
+}

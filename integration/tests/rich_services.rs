@@ -1,0 +1,180 @@
+//! Rich containers of images without an init: services beside the program.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    check::{Bench, check},
+    ctr::Container,
+    images::Image,
+    runtime::Runtime,
+    wait::{SOON, for_end_of},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const RUNTIME: Runtime = Runtime::Runlxc;
+
+/// A service in the way of LSB, which says what becomes of it.
+const SCRIPT: &str = "#!/bin/sh\n[ $1 != start ] || [ ! -e /seen/broken ] || { echo no disk >&2; exit 4; }\n\
+                      echo old $1 >>/seen/order\n";
+
+const SERVICE: &str = "sh:trap 'echo new stop >>/seen/order; exit' TERM; echo new start >>/seen/order; \
+                       : >/tmp/new; while :; do sleep 1 & wait; done";
+
+/// A container with annotations, which are given without their prefix.
+fn rich<'a>(bench: &Bench<'a>, name: &str, annotations: &[&str]) -> Container<'a> {
+    let mode = ["--annotation", "org.pouch.rich.mode=dumb-init"];
+    let mut container = bench.container(name).flags(&mode);
+    for annotation in annotations {
+        let annotation = format!("org.pouch.rich.{annotation}");
+        container = container.flags(&["--annotation", &annotation]);
+    }
+    container
+}
+
+/// The same with the script, and a directory of the host as `/seen`.
+fn seen<'a>(container: Container<'a>, directory: &Path) -> Result<Container<'a>> {
+    let script = directory.join("old");
+    fs::write(&script, SCRIPT)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let bind = |source: &Path, target: &str| {
+        let source = source.display();
+        format!("type=bind,src={source},dst={target},options=rbind:rw")
+    };
+    let script = bind(&script, "/etc/init.d/old");
+    let directory = bind(directory, "/seen");
+    Ok(container.flags(&["--mount", &script, "--mount", &directory]))
+}
+
+#[test]
+fn services_start_before_the_program_and_stop_after_it_in_order() {
+    check(RUNTIME, &[Image::Busybox, Image::DebianSystemd], |bench| {
+        let directory = tempfile::tempdir()?;
+        let new = format!("service.new={SERVICE}");
+        let mut annotations = vec!["services=old,new", &new, "service.new.ready=file:/tmp/new"];
+        if bench.image == Image::DebianSystemd {
+            annotations[0] = "services=old,new,said";
+            annotations.push("service.said=sh:systemd-notify --ready; exec sleep 600");
+            annotations.push("service.said.ready=notify");
+        }
+        let container = seen(rich(bench, "order", &annotations), directory.path())?;
+        let script = "echo program >>/seen/order; cat /proc/1/comm; exit 5";
+        let ended = container.shell(script)?.with_code(5)?;
+        ensure!(ended.stdout() == "runlxc-init\n", "{ended}");
+        let order = fs::read_to_string(directory.path().join("order"))?;
+        let expected = "old start\nnew start\nprogram\nnew stop\nold stop\n";
+        ensure!(order == expected, "{order:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn services_come_again_have_no_rights_of_their_own_and_their_failure_is_told() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let dying = ["services=dying", "service.dying=sh:echo x >>/tmp/runs"];
+        let script = "until [ $(grep -c x /tmp/runs) -ge 4 ]; do sleep 0.05; done; echo again";
+        let shown = rich(bench, "dying", &dying).output(script)?;
+        ensure!(shown == "again\n", "{shown:?}");
+
+        let rights = "grep -hE 'Seccomp:|Cap|NoNewPrivs'";
+        let service = format!(
+            "service.own=sh:{rights} /proc/self/status /proc/$PPID/status >/tmp/rights; : >/tmp/done; \
+             exec sleep 600"
+        );
+        let own = ["services=own", &service, "service.own.ready=file:/tmp/done"];
+        let script = format!(
+            "{rights} /proc/self/status /proc/self/status >/tmp/mine; cmp /tmp/mine /tmp/rights && \
+             grep -c Seccomp:.2 /tmp/mine"
+        );
+        let container = rich(bench, "rights", &own).flags(&["--seccomp"]);
+        let shown = container.output(&script)?;
+        ensure!(shown == "2\n", "{shown:?}");
+
+        let directory = tempfile::tempdir()?;
+        fs::write(directory.path().join("broken"), "")?;
+        for (number, (annotations, why)) in [
+            (
+                &["services=gone"][..],
+                "org.pouch.rich.services: gone cannot be started: /etc/init.d/gone: No such file",
+            ),
+            (
+                &["services=old"],
+                "org.pouch.rich.services: old (/etc/init.d/old start): exit status 4: no disk",
+            ),
+            (
+                &["services=bad", "service.bad=/no/such x"],
+                "org.pouch.rich.services: bad cannot be started: /no/such: No such file",
+            ),
+            (
+                &[
+                    "services=early",
+                    "service.early=sh:exit 3",
+                    "service.early.ready=file:/tmp/x",
+                ],
+                "org.pouch.rich.services: early ended before it was ready: exit status 3",
+            ),
+            (
+                &["services=web", "service.wbe=/bin/web"],
+                "service.wbe: org.pouch.rich.services names no such service",
+            ),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let container = rich(bench, &format!("refused-{number}"), annotations);
+            let refused = seen(container, directory.path())?.shell("true")?;
+            ensure!(refused.code() != 0, "{why}: it ran");
+            ensure!(refused.stderr().contains(why), "{why}: {refused}");
+            // ctr 1.6 leaves a task that did not start.
+            for (id, _) in bench.ctr().tasks()? {
+                let task = bench.ctr().task(&id);
+                task.delete()?;
+                task.remove_container()?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stop_reaches_the_program_and_a_killed_supervisor_ends_nothing() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let directory = tempfile::tempdir()?;
+        let new = format!("service.new={SERVICE}");
+        let annotations = ["services=new", &new, "service.new.ready=file:/tmp/new"];
+        for killed in [false, true] {
+            let name = if killed { "killed" } else { "stopped" };
+            let order = directory.path().join("order");
+            fs::write(&order, "")?;
+            let container = seen(rich(bench, name, &annotations), directory.path())?;
+            let script = "trap 'echo program stop >>/seen/order; exit 7' TERM; : >/tmp/up; \
+                          while :; do sleep 1 & wait; done";
+            let task = container.detach(&["sh", "-c", script])?;
+            task.exec(&["sh", "-c", "until [ -e /tmp/up ]; do sleep 0.01; done"])?
+                .success()?;
+            let init = task.pid()?;
+            if killed {
+                let supervisor = task.processes()?.into_iter().find(|pid| {
+                    let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+                    *pid != init && comm.is_ok_and(|comm| comm == "runlxc-init\n")
+                });
+                let supervisor = supervisor.context("there is no supervisor")?;
+                kill(Pid::from_raw(supervisor), Signal::SIGKILL)?;
+                for_end_of(supervisor, SOON)?;
+            }
+            task.kill(Signal::SIGTERM)?;
+            let code = task.remove()?;
+            ensure!(code == 7, "{name}: expected 7, got {code}");
+            let order = fs::read_to_string(&order)?;
+            let expected = match killed {
+                false => "new start\nprogram stop\nnew stop\n",
+                true => "new start\nprogram stop\n",
+            };
+            ensure!(order == expected, "{name}: {order:?}");
+        }
+        Ok(())
+    });
+}
