@@ -1,8 +1,8 @@
 //! From a plan to an init that waits for `start`.
 //!
 //! ```text
-//!   journal ─> lxc-start ─────────> Hello ─> Enter ─> hooks ─> Init(plan) ────────> Ready ─> created
-//!                 └─ meanwhile: cgroups │                             └─ meanwhile: LXC's leavings
+//!   journal ─> lxc-start ─────────> Hello ─> Enter ─> Init(plan) ─> Furnished ─> hooks ─> Ready ─> created
+//!                 └─ meanwhile: cgroups │                  └─ meanwhile: LXC's leavings
 //!                                       └─ lxc-start is killed, init is ours or the caller's
 //! ```
 //! Whatever fails, `progress.rs` undoes all of it.
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bundle::{NamespaceKind, Plan, TimeOffset, names};
 use cgroups::{Cgroup, CgroupPaths, Layout};
-use launch::control::{FromStub, ToStub};
+use launch::control::ToStub;
 use launch::plan::PlannedMount;
 use mounts::Mount;
 use mounts::flags::SHARED;
@@ -23,8 +23,9 @@ use sys::{Child, Signal};
 
 use crate::channel::Channel;
 use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT, LXC_LIMIT};
-use crate::create::{Parent, Stdio, host_hooks, with_hooks};
+use crate::create::{Parent, Stdio, with_hooks};
 use crate::delete;
+use crate::furnish::{self, Furnishing};
 use crate::journal::{Journal, Phase};
 use crate::lxc::{self, LockFolders, Lxc, Mounts, Start};
 use crate::lxc_config::{self, Rendered};
@@ -112,13 +113,18 @@ impl Attempt<'_> {
         channel
             .enter("the stub", &cgroup.open_tasks()?)
             .map_err(explain)?;
-        host_hooks(self.plan, init.pid)?;
         self.send_plan(&mut channel, journal, init)
             .map_err(explain)?;
         // The stub is at work: time to clean up behind LXC.
         await_end(monitor, self.limit(KILL_LIMIT))?;
         delete::remove_lxc_cgroups(journal)?;
-        let terminal = self.ready(&channel).map_err(explain)?;
+        let furnishing = Furnishing {
+            plan: self.plan,
+            init: init.pid,
+            stdio: self.stdio,
+            limit: self.set_up_limit(),
+        };
+        let terminal = furnishing.serve(&mut channel).map_err(explain)?;
         journal.phase = Phase::Created;
         journal.write(self.dir)?;
         let (dir, journal) = (self.dir.clone(), journal.clone());
@@ -136,14 +142,15 @@ impl Attempt<'_> {
         wait::within(self.deadline, usual)
     }
 
+    fn has_user_namespace(&self) -> bool {
+        let mut namespaces = self.plan.namespaces.iter();
+        namespaces.any(|namespace| namespace.kind == NamespaceKind::User)
+    }
+
     /// Version 2 is one hierarchy, and LXC has to see that it is alone. In a user namespace the
     /// stub cannot get back to the host's mounts, where the container's cgroups are.
     fn tools(&self, lxc: Lxc, name: &str, layout: Layout) -> Result<Tools> {
-        let user = self
-            .plan
-            .namespaces
-            .iter()
-            .any(|n| n.kind == NamespaceKind::User);
+        let user = self.has_user_namespace();
         let mounts = if layout == Layout::V2 || user || !lxc.version.can_do_without_cgroups() {
             Mounts::Copy
         } else {
@@ -174,12 +181,19 @@ impl Attempt<'_> {
     }
 
     fn send_plan(&self, channel: &mut Channel, journal: &Journal, init: ProcessId) -> Result<()> {
-        let limit = with_hooks(CREATE_LIMIT, &self.plan.init.create_container_hooks);
-        let what = "the stub's word that the container is set up";
-        channel.wait_for(what, self.limit(limit));
+        channel.wait_for(furnish::WHAT, self.set_up_limit());
         let host_mounts = self.host_mounts(journal)?;
         let fds: Vec<_> = host_mounts.iter().map(AsFd::as_fd).collect();
-        channel.send_with(&ToStub::Init(Box::new(self.plan.init_for(init.pid))), &fds)
+        let message = ToStub::Init {
+            plan: Box::new(self.plan.init_for(init.pid)),
+            host_hooks: furnish::host_hooks(self.plan),
+        };
+        channel.send_with(&message, &fds)
+    }
+
+    fn set_up_limit(&self) -> Duration {
+        let hooks = &self.plan.init.create_container_hooks;
+        self.limit(with_hooks(CREATE_LIMIT, hooks))
     }
 
     fn start_lxc(&self, tools: Tools, name: &str, control: OwnedFd) -> Result<Child> {
@@ -312,28 +326,15 @@ impl Attempt<'_> {
             PlannedMount::Plain(mount) | PlannedMount::Cgroup { mount, .. } => shared(mount),
         });
         let hidden = journal.lxc_cgroups.is_empty();
+        if self.has_user_namespace() {
+            // Nobody gets back from there; what is shared is shared inside.
+            return Ok(None);
+        }
         if !root && !mounts && !hidden {
             return Ok(None);
         }
         let path = Path::new("/proc/self/ns/mnt");
         File::open(path).map(Some).map_err(Error::on("open", path))
-    }
-
-    fn ready(&self, channel: &Channel) -> Result<Option<OwnedFd>> {
-        let vanished = |hint: &str| Error::Vanished {
-            what: "the container's init, while it was set up,",
-            hint: hint.to_owned(),
-        };
-        let Some(mut ready) = channel.receive()? else {
-            return Err(vanished(""));
-        };
-        if ready.message != FromStub::Ready {
-            return Err(vanished(": it said hello twice"));
-        }
-        match (self.stdio, ready.fds.pop()) {
-            (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
-            (_, terminal) => Ok(terminal),
-        }
     }
 }
 

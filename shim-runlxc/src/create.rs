@@ -177,13 +177,18 @@ pub(crate) fn check_rootfs(path: &Path) -> Result<()> {
 
 /// The hooks of the host's side before the container's own.
 pub(crate) fn host_hooks(plan: &Plan, pid: i32) -> Result<()> {
-    if plan.hooks_prestart.is_empty() && plan.hooks_create_runtime.is_empty() {
+    if !has_host_hooks(plan) {
         return Ok(());
     }
     let state = plan.state(Status::Creating, pid);
     hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
     hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
     Ok(())
+}
+
+/// Whether there are hooks for [`host_hooks`].
+pub(crate) fn has_host_hooks(plan: &Plan) -> bool {
+    !plan.hooks_prestart.is_empty() || !plan.hooks_create_runtime.is_empty()
 }
 
 /// A limit for something that runs hooks too; one without a timeout of its own gets an hour.

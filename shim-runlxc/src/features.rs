@@ -15,9 +15,9 @@ use crate::{Error, Result};
 /// Oldest `ociVersion` of a config.json that is taken.
 const OCI_VERSION_MIN: &str = "1.0.0";
 
-/// Bind mounts can be id-mapped, but not in a container with a user namespace. containerd takes
-/// this for a yes to pods with user namespaces (`supportsCRIUserns`), whose containers join one by
-/// path and have such mounts; until both are possible here the answer has to be no.
+/// Bind mounts can be id-mapped. But containerd takes this for a yes to pods with user namespaces
+/// (`supportsCRIUserns`), whose containers join one by path; until that is possible here the answer
+/// has to be no.
 const ID_MAPPED_MOUNTS: bool = false;
 
 /// How long CRIU may take to say whether it works: callers ask for features while they start.

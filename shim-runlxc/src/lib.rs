@@ -47,6 +47,7 @@ mod start;
 
 pub mod cli;
 pub mod features;
+mod furnish;
 pub mod runtime;
 mod status;
 

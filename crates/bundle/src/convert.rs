@@ -41,7 +41,12 @@ impl Bundle {
         let mut namespaces = Namespaces::of(linux)?;
         let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
         let mut notes = Vec::new();
-        let mut init = self.init(context, linux, &namespaces, (&mut warnings, &mut notes))?;
+        let mut init = self.init(
+            context,
+            linux,
+            (&namespaces, &maps),
+            (&mut warnings, &mut notes),
+        )?;
         let init_of_image = || (context.init_of)(Path::new(&init.root.path));
         let rich = Rich::of(&own_annotations, self.env(), init_of_image)?;
         let mut rich_hooks = Hooks::default();
@@ -121,7 +126,7 @@ impl Bundle {
         &self,
         context: &PlanContext,
         linux: &Linux,
-        namespaces: &Namespaces,
+        (namespaces, maps): (&Namespaces, &IdMaps),
         (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
     ) -> Result<InitPlan> {
         let seccomp = self.seccomp_filter(&context.host)?;
@@ -131,9 +136,10 @@ impl Bundle {
         let process = self.process(context, take(seccomp, notes), scheduling)?;
         warnings.extend(process.warnings);
         notes.extend(process.notes);
+        let root = self.root(linux, context.root_entry)?;
         Ok(InitPlan {
-            root: self.root(linux, context.root_entry)?,
-            mounts: self.mounts(context, namespaces, warnings)?,
+            mounts: self.mounts(context, (Path::new(&root.path), maps), warnings)?,
+            root,
             devices: device::nodes(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
@@ -211,13 +217,14 @@ impl Bundle {
     fn mounts(
         &self,
         context: &PlanContext,
-        namespaces: &Namespaces,
+        (root, id_maps): (&Path, &IdMaps),
         warnings: &mut Vec<String>,
     ) -> Result<Vec<PlannedMount>> {
         let around = Surroundings {
             bundle: &self.dir,
+            root,
             cgroup_view: &context.cgroup_view,
-            has_user_namespace: namespaces.has(NamespaceKind::User),
+            id_maps,
         };
         let specs = self.spec.mounts().iter().flatten().enumerate();
         specs

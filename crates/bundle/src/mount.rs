@@ -6,16 +6,19 @@ use launch::plan::{CgroupView, PlannedMount};
 use mounts::{Extension, IdMap, IdRange, Mount, MountOptions, Scope};
 use oci_spec::runtime::{LinuxIdMapping, Mount as Spec};
 
+use crate::namespaces::IdMaps;
 use crate::{Error, Result};
 
 /// What a mount may refer to.
 pub(crate) struct Surroundings<'a> {
     /// What relative sources of bind mounts are relative to.
     pub(crate) bundle: &'a Path,
+    /// The root file system on the host.
+    pub(crate) root: &'a Path,
     /// What a mount of type `cgroup` shows.
     pub(crate) cgroup_view: &'a CgroupView,
-    /// Whether the container has a user namespace other than the caller's.
-    pub(crate) has_user_namespace: bool,
+    /// The ids of the container's new user namespace.
+    pub(crate) id_maps: &'a IdMaps,
 }
 
 /// Converts the mount at `index` of the list.
@@ -37,7 +40,7 @@ pub(crate) fn planned(
             .map(Path::to_string_lossy)
             .unwrap_or_default()
             .into(),
-        target: absolute(&field, target, warnings)?,
+        target: absolute(&field, target, around.root, warnings)?,
         fstype: spec.typ().clone().unwrap_or_default(),
         options: options(&field, spec)?,
     };
@@ -83,12 +86,21 @@ fn bind(field: &str, mount: &mut Mount, bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-fn absolute(field: &str, target: String, warnings: &mut Vec<String>) -> Result<String> {
+/// A target on the host that is below the root file system is taken as one in it (as runc does).
+fn absolute(
+    field: &str,
+    target: String,
+    root: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<String> {
     if target.is_empty() {
         return Err(Error::invalid(
             format!("{field}.destination"),
             "must not be empty",
         ));
+    }
+    if let Ok(inside) = Path::new(&target).strip_prefix(root) {
+        return Ok(format!("/{}", inside.display()));
     }
     if target.starts_with('/') {
         return Ok(target);
@@ -101,7 +113,7 @@ fn absolute(field: &str, target: String, warnings: &mut Vec<String>) -> Result<S
 
 /// Puts `uidMappings` and `gidMappings` where the words `idmap` and `ridmap` are.
 fn map_ids(field: &str, spec: &Spec, mount: &mut Mount, around: &Surroundings<'_>) -> Result<()> {
-    let (uids, gids) = (ranges(spec.uid_mappings()), ranges(spec.gid_mappings()));
+    let (mut uids, mut gids) = (ranges(spec.uid_mappings()), ranges(spec.gid_mappings()));
     let extensions = &mut mount.options.extensions;
     let word = extensions.iter().find_map(|extension| match extension {
         Extension::IdMap(map) => Some(map.scope),
@@ -111,27 +123,36 @@ fn map_ids(field: &str, spec: &Spec, mount: &mut Mount, around: &Surroundings<'_
         return Ok(());
     }
     extensions.retain(|extension| !matches!(extension, Extension::IdMap(_)));
-    extensions.push(Extension::IdMap(IdMap {
-        scope: word.unwrap_or(Scope::Mount),
-        uids: uids.clone(),
-        gids: gids.clone(),
-    }));
+    if uids.is_empty() && gids.is_empty() {
+        // The word alone: as the container's user namespace has it.
+        (uids, gids) = (own(&around.id_maps.uids), own(&around.id_maps.gids));
+    }
     if !mount.is_bind() {
         return Err(Error::invalid(field, "only bind mounts can be id-mapped"));
-    }
-    if around.has_user_namespace {
-        // The kernel wants the rights of the file system's own user namespace (mount_setattr(2)),
-        // which whoever stands in the container's has not.
-        let why = "an id-mapped mount in a container with a user namespace is not implemented";
-        return Err(Error::unsupported(field, why));
     }
     if uids.is_empty() || gids.is_empty() {
         return Err(Error::invalid(
             field,
-            "an id-mapped mount needs uidMappings and gidMappings",
+            "an id-mapped mount needs uidMappings and gidMappings, unless a new user namespace has \
+             its own",
         ));
     }
+    mount.options.extensions.push(Extension::IdMap(IdMap {
+        scope: word.unwrap_or(Scope::Mount),
+        uids,
+        gids,
+    }));
     Ok(())
+}
+
+/// The ranges of a new user namespace, as a mount takes them.
+fn own(maps: &[crate::IdMap]) -> Vec<IdRange> {
+    let range = |map: &crate::IdMap| IdRange {
+        inside: map.container_id,
+        outside: map.host_id,
+        count: map.size,
+    };
+    maps.iter().map(range).collect()
 }
 
 fn ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Vec<IdRange> {

@@ -9,9 +9,16 @@
 //!     |<------ Enter (+ tasks files by SCM_RIGHTS) |
 //!     |  moves itself into its cgroups             |
 //!     | Entered                                    |
-//!     |------------------------------------------->|  runs prestart, createRuntime
+//!     |------------------------------------------->|
 //!     |<------------------------------- Init(plan) |
-//!     |  mounts, createContainer hooks, pivot,     |
+//!     |  mounts, devices                           |
+//!     | Tree(i) (for some mounts)                  |
+//!     |------------------------------------------->|
+//!     |<---------------- Tree (+ it by SCM_RIGHTS) |
+//!     | Furnished (if it is asked for)             |
+//!     |------------------------------------------->|  runs prestart, createRuntime
+//!     |<------------------------------------- GoOn |
+//!     |  createContainer hooks, pivot,             |
 //!     |  the program's rights, program found       |
 //!     | Ready (+ pty master by SCM_RIGHTS)         |
 //!     |------------------------------------------->|  created
@@ -35,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use sys::Credentials;
 
 use crate::error::{Error, Result, errno_words};
-use crate::plan::{ExecPlan, InitPlan};
+use crate::plan::{ExecPlan, InitPlan, Toggle};
 
 /// Upper bound of one message: a plan of the largest execve argument list fits.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -48,7 +55,12 @@ const LENGTH_BYTES: usize = 4;
 pub enum ToStub {
     /// What to do as pid 1. A descriptor that comes along is the host's mount namespace: the stub
     /// then makes its own anew as a copy of that one, in which shared mounts still reach the host.
-    Init(Box<InitPlan>),
+    Init {
+        /// What to do.
+        plan: Box<InitPlan>,
+        /// Whether to say [`FromStub::Furnished`] and wait for [`ToStub::GoOn`].
+        host_hooks: Toggle,
+    },
     /// What to do as a joining process.
     Exec(Box<ExecPlan>),
     /// Become the program.
@@ -57,6 +69,10 @@ pub enum ToStub {
     /// along as descriptors, in the order of these paths, by which errors name them. Absent where
     /// there is no version 1.
     Enter(Vec<String>),
+    /// The answer to [`FromStub::Furnished`]: the host's hooks have run.
+    GoOn,
+    /// The answer to [`FromStub::Tree`], with its descriptor.
+    Tree,
 }
 
 /// From the stub to the host side.
@@ -70,6 +86,13 @@ pub enum FromStub {
     Failed(Failure),
     /// "I am in all of those cgroups."
     Entered,
+    /// "File systems and devices are there, and the host's tree still is": what hooks of the host
+    /// mount in this namespace now, they mount in the container.
+    Furnished,
+    /// "Make a tree ([`mounts::tree_of`]) of the plan's mount with this number, as it is in this
+    /// namespace now": one that shows owners mapped, or whose source is closed to the container's
+    /// user namespace.
+    Tree(u32),
 }
 
 /// Why a step failed.
@@ -440,7 +463,7 @@ mod tests {
                 additional_gids: vec![3],
                 umask: Some(4),
                 capabilities: None,
-                no_new_privs: crate::plan::Toggle::On,
+                no_new_privs: Toggle::On,
                 rlimits: vec![(1, 2, 3)],
                 oom_score_adj: Some(-5),
                 seccomp: None,
@@ -449,7 +472,7 @@ mod tests {
                     columns: 2,
                 }),
                 preserve_fds: 0,
-                new_keyring: crate::plan::Toggle::Off,
+                new_keyring: Toggle::Off,
                 labels: crate::plan::Labels {
                     apparmor: Some("a".to_owned()),
                     selinux: None,

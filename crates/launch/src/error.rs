@@ -48,6 +48,9 @@ pub enum Error {
     /// The bytes are no message of this protocol.
     #[error("malformed control message")]
     Malformed(#[source] postcard::Error),
+    /// The host side has gone before it answered: nobody is left to tell.
+    #[error("the host side is gone")]
+    HostGone,
     /// A message that this state does not expect.
     #[error("unexpected control message {0}")]
     Unexpected(&'static str),

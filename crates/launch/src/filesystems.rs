@@ -3,15 +3,16 @@
 //! What a mount means is in the crate `mounts`; here is their order, what `cgroup` means, and which
 //! of them become read-only only at the end, when nothing more is to be made in them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use mounts::flags::{BIND, NODEV, NOEXEC, NOSUID, RDONLY, REC};
-use mounts::{Kind, LastLink, Mount, MountOptions, RootDir, apply_under};
+use mounts::{Kind, LastLink, Mount, MountOptions, RootDir, apply_tree_under, apply_under};
 use nix::errno::Errno;
 use nix::unistd::symlinkat;
 
 use crate::error::{Result, host};
+use crate::host_side::HostSide;
 use crate::plan::{CgroupView, InitPlan, LegacyHierarchy, PlannedMount, Toggle};
 use crate::procfs::Proc;
 use crate::{labels, masks};
@@ -28,13 +29,19 @@ pub(crate) struct Filesystems {
 
 impl Filesystems {
     /// Makes the mounts of a plan in their order.
-    pub(crate) fn mount(root: &RootDir, plan: &InitPlan, proc: &Proc) -> Result<Self> {
+    pub(crate) fn mount(
+        root: &RootDir,
+        plan: &InitPlan,
+        host: HostSide<'_>,
+        proc: &Proc,
+    ) -> Result<Self> {
         let label = plan.mount_label.as_deref();
         let mut readonly_later = Vec::new();
-        for planned in &plan.mounts {
+        for (number, planned) in (0..).zip(&plan.mounts) {
             let (mount, filled_later) = match planned {
                 PlannedMount::Plain(mount) => {
-                    mount_plain(root, mount, label, proc)?;
+                    let tree = || host.tree(number);
+                    mount_plain(root, mount, label, (proc, &tree))?;
                     (mount, is_filled_later(mount))
                 }
                 PlannedMount::Cgroup {
@@ -66,7 +73,15 @@ impl Filesystems {
     }
 }
 
-fn mount_plain(root: &RootDir, mount: &Mount, label: Option<&str>, proc: &Proc) -> Result<()> {
+fn mount_plain(
+    root: &RootDir,
+    mount: &Mount,
+    label: Option<&str>,
+    (proc, tree): (&Proc, &dyn Fn() -> Result<OwnedFd>),
+) -> Result<()> {
+    if mount.is_bind() {
+        return bind_plain(root, mount, tree);
+    }
     match labels::labelled(mount, label) {
         Some(labelled) => apply_under(root, &labelled)?,
         None => apply_under(root, mount)?,
@@ -77,6 +92,17 @@ fn mount_plain(root: &RootDir, mount: &Mount, label: Option<&str>, proc: &Proc) 
         }
         _ => Ok(()),
     }
+}
+
+/// The source of a bind may be closed to the container's user namespace, but not to the host side.
+fn bind_plain(root: &RootDir, mount: &Mount, tree: &dyn Fn() -> Result<OwnedFd>) -> Result<()> {
+    if mount.id_map().is_none() {
+        match apply_under(root, mount) {
+            Err(error) if error.errno() == Some(Errno::EACCES as i32) => {}
+            result => return Ok(result?),
+        }
+    }
+    Ok(apply_tree_under(root, mount, tree()?.as_fd())?)
 }
 
 /// As in [`apply_under`], which leaves out the flag for just these.

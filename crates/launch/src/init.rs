@@ -4,7 +4,8 @@
 //!   on the host's root                          in the container's root
 //!   Hello, cgroups, plan, namespaces,      ->   working directory, terminal, parameters, names,
 //!   procfs handle, root bound, file systems,    read-only and masked paths,
-//!   devices, createContainer hooks, pivot       labels, user's rights, program found, Ready
+//!   devices, the host's hooks,                  labels, user's rights, program found, Ready
+//!   createContainer hooks, pivot
 //!                                               Start: limits, filter, startContainer hooks, execve
 //! ```
 //! Where pid 1 is to stay (`plan::PidOne::Stub`), the line is crossed by its child from "labels" on
@@ -28,6 +29,7 @@ use crate::devices::Devices;
 use crate::error::{Error, Result, host};
 use crate::filesystems::Filesystems;
 use crate::hooks::{self, Stage};
+use crate::host_side::HostSide;
 use crate::image_init::{self, FromHost};
 use crate::labels;
 use crate::masks;
@@ -76,13 +78,18 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
         Ok(None) => return Ok(End::Abandoned),
         Err(error) => return tell(&control, &error),
     };
-    let ToStub::Init(plan) = received.message else {
+    let ToStub::Init { plan, host_hooks } = received.message else {
         return tell(&control, &Error::Unexpected("instead of a plan for pid 1"));
     };
     let plan = with_own_pid(*plan);
     let host_mounts = received.fds.into_iter().next();
-    let furnished = match set_up(&plan, host_mounts) {
+    let host_side = HostSide {
+        control: control.as_fd(),
+        hooks: host_hooks,
+    };
+    let furnished = match set_up(&plan, host_mounts, host_side) {
         Ok(furnished) => furnished,
+        Err(Error::HostGone) => return Ok(End::Abandoned),
         Err(error) => return tell(&control, &error),
     };
     if let Some(wanted) = image_init::asked_for(&plan) {
@@ -207,7 +214,11 @@ impl PidOneBeside {
 }
 
 /// Everything that is done once for all processes of the container.
-fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
+fn set_up(
+    plan: &InitPlan,
+    host_mounts: Option<OwnedFd>,
+    host_side: HostSide<'_>,
+) -> Result<Furnished> {
     sys::close_inherited_from(process::first_unwanted_fd(&plan.process))
         .map_err(host(|| "close what LXC left open".to_owned()))?;
     new_session()?;
@@ -224,9 +235,10 @@ fn set_up(plan: &InitPlan, host_mounts: Option<OwnedFd>) -> Result<Furnished> {
     }
 
     let root = NewRoot::prepare(&plan.root)?;
-    let filesystems = Filesystems::mount(root.directory(), plan, &proc)?;
+    let filesystems = Filesystems::mount(root.directory(), plan, host_side, &proc)?;
     let devices = Devices::of(plan);
     devices.make(root.directory(), &proc)?;
+    host_side.hooks()?;
     root.make_working_directory()?;
     hooks::run_all(
         &plan.create_container_hooks,

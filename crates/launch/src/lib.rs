@@ -13,6 +13,7 @@ pub mod exec;
 mod executable;
 mod filesystems;
 pub mod hooks;
+mod host_side;
 pub mod image_init;
 pub mod init;
 mod labels;

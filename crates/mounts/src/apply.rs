@@ -1,6 +1,6 @@
 //! Makes mounts on the host and under a container's root; must not undo them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -32,7 +32,7 @@ fn on_host(mount: &Mount, target: &Path) -> Result<()> {
     }
     let target = std::path::absolute(target)
         .map_err(|error| Error::kernel(format!("find {}", target.display()), error))?;
-    if let Some(map) = id_map_of(mount) {
+    if let Some(map) = mount.id_map() {
         mapped(map, mount, &target)?;
     } else if mount.is_bind() {
         bind(mount, &target)?;
@@ -50,7 +50,8 @@ fn mapped(map: &IdMap, mount: &Mount, target: &Path) -> Result<()> {
     let at = kernel::open_directory(target)
         .map_err(|errno| Error::kernel(format!("open {}", target.display()), errno))?;
     if mount.is_bind() {
-        return id_map::mount(map, mount, at.as_fd());
+        let users = id_map::users(map)?;
+        return id_map::attach(id_map::tree(map, mount, &users)?.as_fd(), at.as_fd());
     }
     if mount.fstype != "overlay" {
         return Err(Error::refused(format!(
@@ -98,9 +99,53 @@ fn of_loop_device(mount: &Mount, data: &str, target: &Path) -> Result<()> {
 /// options: the caller makes it so when all is made in it.
 ///
 /// # Errors
-/// [`Error::Mount`] with the step that failed or the reason of a refusal as its source.
+/// [`Error::Mount`] with the step that failed or the reason of a refusal as its source. A bind that
+/// shows owners mapped is refused: it needs its tree ([`apply_tree_under`]).
 pub fn apply_under(root: &RootDir, mount: &Mount) -> Result<()> {
-    under_root(root, mount).map_err(|cause| failed(mount, &mount.target, cause))
+    let done = match mount.id_map() {
+        None => under_root(root, mount, None),
+        Some(_) => Err(Error::refused(
+            "a mount that shows owners mapped needs its tree",
+        )),
+    };
+    done.map_err(|cause| failed(mount, &mount.target, cause))
+}
+
+/// As [`apply_under`], for a bind: mounts the tree of [`tree_of`] instead of what is at its source.
+///
+/// # Errors
+/// As [`apply_under`].
+pub fn apply_tree_under(root: &RootDir, mount: &Mount, tree: BorrowedFd<'_>) -> Result<()> {
+    under_root(root, mount, Some(tree)).map_err(|cause| failed(mount, &mount.target, cause))
+}
+
+/// The user namespace that says how a bind shows owners; none for one that shows them as they are.
+///
+/// `/proc` must be of the caller's own pid namespace.
+///
+/// # Errors
+/// [`Error::Mount`]: maps that the kernel refuses.
+pub fn owners_of(mount: &Mount) -> Result<Option<OwnedFd>> {
+    let owners = mount.id_map().map(id_map::users).transpose();
+    owners.map_err(|cause| failed(mount, &mount.target, cause))
+}
+
+/// The source of a bind as a mount that is nowhere yet (Linux 5.2), which ends with its descriptor.
+/// It shows owners as those of [`owners_of`] say (Linux 5.12).
+///
+/// For whoever may look the source up, or has the rights of its file system's user namespace, where
+/// a process in a container's user namespace has not.
+///
+/// # Errors
+/// [`Error::Mount`]: not a bind, ENOSYS before those kernels, EINVAL for a file system that cannot
+/// show owners mapped.
+pub fn tree_of(mount: &Mount, owners: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let made = match (mount.id_map(), owners) {
+        _ if !mount.is_bind() => Err(Error::refused("only a bind has a tree")),
+        (Some(map), Some(owners)) => id_map::tree(map, mount, owners),
+        _ => id_map::copy_of_source(mount),
+    };
+    made.map_err(|cause| failed(mount, &mount.target, cause))
 }
 
 fn failed(mount: &Mount, target: &str, cause: Error) -> Error {
@@ -111,7 +156,7 @@ fn failed(mount: &Mount, target: &str, cause: Error) -> Error {
     }
 }
 
-fn under_root(root: &RootDir, mount: &Mount) -> Result<()> {
+fn under_root(root: &RootDir, mount: &Mount, tree: Option<BorrowedFd<'_>>) -> Result<()> {
     if copies_up(mount) && (mount.is_bind() || mount.fstype != "tmpfs") {
         return Err(Error::refused("tmpcopyup is for a tmpfs only"));
     }
@@ -125,20 +170,23 @@ fn under_root(root: &RootDir, mount: &Mount) -> Result<()> {
     if let Some(place) = found {
         guard::check_target(&place, mount)?;
         let data = data_over_existing(&place, mount)?;
-        return on_place(&place, mount, &data);
+        return on_place(&place, mount, &data, tree);
     }
-    let kind = if mount.is_bind() {
-        kind_of_source(&mount.source)?
+    let kind = if let Some(tree) = tree {
+        kind_of(&fd_path(tree))?
+    } else if mount.is_bind() {
+        kind_of(Path::new(&mount.source))?
     } else {
         Kind::Directory
     };
     let place = root.make(target, kind, last)?;
     guard::check_target(&place, mount)?;
-    on_place(&place, mount, &mount.options.data)
+    on_place(&place, mount, &mount.options.data, tree)
 }
 
-fn kind_of_source(source: &str) -> Result<Kind> {
-    let about = stat(source).map_err(|errno| Error::kernel(format!("stat {source}"), errno))?;
+fn kind_of(source: &Path) -> Result<Kind> {
+    let about =
+        stat(source).map_err(|errno| Error::kernel(format!("stat {}", source.display()), errno))?;
     let directory = nix::libc::S_IFDIR;
     Ok(if about.st_mode & nix::libc::S_IFMT == directory {
         Kind::Directory
@@ -163,10 +211,10 @@ fn data_over_existing(place: &Place, mount: &Mount) -> Result<String> {
     })
 }
 
-fn on_place(place: &Place, mount: &Mount, data: &str) -> Result<()> {
+fn on_place(place: &Place, mount: &Mount, data: &str, tree: Option<BorrowedFd<'_>>) -> Result<()> {
     let target = fd_path(place.as_fd());
-    if let Some(map) = id_map_of(mount) {
-        id_map::mount(map, mount, place.as_fd())?;
+    if let Some(tree) = tree {
+        id_map::attach(tree, place.as_fd())?;
     } else if mount.is_bind() {
         bind(mount, &target)?;
     } else {
@@ -221,17 +269,6 @@ fn refused(mount: &Mount, errno: Errno) -> Error {
 
 fn copies_up(mount: &Mount) -> bool {
     mount.options.extensions.contains(&Extension::TmpCopyUp)
-}
-
-fn id_map_of(mount: &Mount) -> Option<&IdMap> {
-    mount
-        .options
-        .extensions
-        .iter()
-        .find_map(|known| match known {
-            Extension::IdMap(map) => Some(map),
-            Extension::TmpCopyUp => None,
-        })
 }
 
 fn fresh_call<'a>(mount: &'a Mount, data: &'a str) -> Call<'a> {
@@ -593,8 +630,10 @@ mod tests {
             chown(&file, Some(5), Some(6)).unwrap();
             let folder = scratch.path("host");
             let mut bind = mount(&folder, "bind", "/m", &["rbind", "ridmap", "ro"]);
-            let error = apply_under(&root, &bind).unwrap_err();
+            let error = owners_of(&bind).unwrap_err();
             assert!(why(&error).contains("needs uidMappings"), "{}", why(&error));
+            let error = apply_under(&root, &bind).unwrap_err();
+            assert!(why(&error).contains("needs its tree"), "{}", why(&error));
             let range = crate::IdRange {
                 inside: 0,
                 outside: 1000,
@@ -605,11 +644,19 @@ mod tests {
                 uids: vec![range],
                 gids: vec![range],
             })];
-            match apply_under(&root, &bind) {
-                Ok(()) => {
+            let owners = owners_of(&bind).unwrap();
+            match tree_of(&bind, owners.as_ref()) {
+                Ok(tree) => {
+                    apply_tree_under(&root, &bind, tree.as_fd()).unwrap();
                     let about = fs::metadata(root.path().join("m/file")).unwrap();
                     assert_eq!((about.uid(), about.gid()), (1005, 1006));
                     assert!(has(&root.path().join("m"), "ro"));
+                    bind.source = file.to_string_lossy().into_owned();
+                    bind.target = "/f".to_owned();
+                    let tree = tree_of(&bind, owners.as_ref()).unwrap();
+                    apply_tree_under(&root, &bind, tree.as_fd()).unwrap();
+                    let about = fs::metadata(root.path().join("f")).unwrap();
+                    assert!(about.is_file() && about.uid() == 1005, "{about:?}");
                 }
                 // Before 5.12, or a tmpfs before 6.3.
                 Err(error) => assert!(

@@ -12,26 +12,32 @@ use crate::error::{Error, Result};
 use crate::flags as ms;
 use crate::mount::{IdMap, IdRange, Mount, Scope};
 
-/// Binds `mount.source` to where `target` is, with owners mapped.
+/// A copy of `mount.source`, with all below it for a recursive bind, that shows owners mapped.
 ///
 /// It is mapped before anybody can see it; the kernel maps nothing that is in use.
 ///
 /// # Errors
-/// [`Error::Refused`] without ranges or for another mount than a bind; [`Error::Kernel`]: ENOSYS
-/// before 5.12, EINVAL for a file system that cannot do it, EPERM in a user namespace.
-pub(crate) fn mount(map: &IdMap, mount: &Mount, target: BorrowedFd<'_>) -> Result<()> {
-    if !mount.is_bind() {
-        return Err(Error::refused("idmap is for a bind mount only"));
-    }
-    let users = users(map)?;
-    let tree = match mount.options.flags_set & ms::REC {
+/// [`Error::Kernel`]: ENOSYS before 5.12, EINVAL for a file system that cannot do it, EPERM in a user
+/// namespace.
+pub(crate) fn tree(map: &IdMap, mount: &Mount, users: &OwnedFd) -> Result<OwnedFd> {
+    let detached = copy_of_source(mount)?;
+    map_owners(&detached, users, map.scope)
+        .map_err(|error| Error::kernel("map the owners of the source", error))?;
+    Ok(detached)
+}
+
+/// A copy of `mount.source`, with all below it for a recursive bind.
+pub(crate) fn copy_of_source(mount: &Mount) -> Result<OwnedFd> {
+    let copied = match mount.options.flags_set & ms::REC {
         0 => Scope::Mount,
         _ => Scope::Tree,
     };
-    let detached = copy(Path::new(&mount.source), tree)?;
-    map_owners(&detached, &users, map.scope)
-        .map_err(|error| Error::kernel("map the owners of the source", error))?;
-    api::move_mount(&detached, target)
+    copy(Path::new(&mount.source), copied)
+}
+
+/// Mounts such a copy where `target` is.
+pub(crate) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    api::move_mount(tree, target)
         .map_err(|error| Error::kernel("move the mapped mount to its target", error))
 }
 

@@ -28,7 +28,7 @@ mod rootfs_options;
 mod table;
 mod unmount;
 
-pub use apply::{apply_host, apply_under};
+pub use apply::{apply_host, apply_tree_under, apply_under, owners_of, tree_of};
 pub use error::{Error, OptionError, Result};
 pub use mount::{Extension, IdMap, IdRange, Mount, MountOptions, Scope};
 pub use root_dir::{Kind, LastLink, Place, RootDir};

@@ -106,6 +106,16 @@ impl Mount {
         self.options.flags_set & crate::flags::REMOUNT != 0
     }
 
+    /// How it shows owners mapped, if it does.
+    #[must_use]
+    pub fn id_map(&self) -> Option<&IdMap> {
+        let mut extensions = self.options.extensions.iter();
+        extensions.find_map(|known| match known {
+            Extension::IdMap(map) => Some(map),
+            Extension::TmpCopyUp => None,
+        })
+    }
+
     /// Whether more is made in it after it was mounted, so that it can be read-only only then: a
     /// tmpfs, and whatever is mounted on /dev (as runc has it).
     #[must_use]

@@ -53,6 +53,26 @@ fn hooks_run_in_order_with_the_state_of_their_moment() {
     place.finish();
 }
 
+/// As hooks for GPUs do it: in the mount namespace of the state's pid, below the root on the host.
+#[test]
+fn what_a_create_runtime_hook_mounts_the_container_has() {
+    let mut place = Place::new("cat /dev/shm/added /etc/added");
+    let source = place.path("added");
+    std::fs::write(&source, "added\n").unwrap();
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); for to in dev/shm etc; do \
+         nsenter -m -t $pid sh -c \"touch {root}/$to/added && mount --bind {source} {root}/$to/added\"; done",
+        root = place.rootfs().display(),
+        source = source.display(),
+    );
+    for stage in ["prestart", "createRuntime"] {
+        let hook = json!({"path": "/bin/sh", "args": ["sh", "-ec", script], "env": ["PATH=/bin:/usr/bin"]});
+        place.config["hooks"] = json!({stage: [hook]});
+        assert_eq!(place.run_program().ok(), "added\nadded\n", "{stage}");
+    }
+    place.finish();
+}
+
 #[test]
 fn a_failed_hook_of_create_undoes_it_and_poststop_runs() {
     for point in ["prestart", "createRuntime", "createContainer"] {

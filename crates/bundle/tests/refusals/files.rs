@@ -32,7 +32,7 @@ fn mounts_have_sound_targets_and_sources() {
 }
 
 #[test]
-fn id_mapped_mounts_are_bind_mounts_with_both_maps_outside_user_namespaces() {
+fn id_mapped_mounts_are_bind_mounts_with_both_maps_of_their_own_or_of_the_user_namespace() {
     let range = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
     let mount = |options: Value, uids: Value, gids: Value| {
         json!({
@@ -42,7 +42,8 @@ fn id_mapped_mounts_are_bind_mounts_with_both_maps_outside_user_namespaces() {
     };
     let both = |options: Value| mount(options, range.clone(), range.clone());
     let refused = |mount: Value, expected: &str| check_one("/mounts/-", mount, expected);
-    let incomplete = "mounts[7] (/m): an id-mapped mount needs uidMappings and gidMappings";
+    let incomplete = "mounts[7] (/m): an id-mapped mount needs uidMappings and gidMappings, unless a \
+                      new user namespace has its own";
     refused(
         mount(json!(["bind", "idmap"]), json!([]), json!([])),
         incomplete,
@@ -58,31 +59,46 @@ fn id_mapped_mounts_are_bind_mounts_with_both_maps_outside_user_namespaces() {
         (json!(["rbind", "ridmap"]), Scope::Tree),
     ] {
         let plan = accepted(&[("/mounts/-", both(options))]);
-        let Some(PlannedMount::Plain(mount)) = plan.init.mounts.last() else {
-            unreachable!("a plain mount")
-        };
-        let ids = vec![IdRange {
-            inside: 0,
-            outside: 1000,
-            count: 10,
-        }];
-        let expected = Extension::IdMap(IdMap {
-            scope,
-            uids: ids.clone(),
-            gids: ids,
-        });
-        assert_eq!(mount.options.extensions, [expected]);
+        assert_eq!(maps(&plan), vec![id_map(scope, 1000)]);
     }
-    check(
-        &[
+    let in_user_namespace = |mount: Value| {
+        let ids = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
+        let plan = accepted(&[
             ("/linux/namespaces/-", json!({"type": "user"})),
-            ("/linux/uidMappings", range.clone()),
-            ("/linux/gidMappings", range.clone()),
-            ("/mounts/-", both(json!(["bind"]))),
-        ],
-        "mounts[7] (/m) is not supported: an id-mapped mount in a container with a user namespace \
-         is not implemented",
+            ("/linux/uidMappings", ids.clone()),
+            ("/linux/gidMappings", ids),
+            ("/mounts/-", mount),
+        ]);
+        maps(&plan)
+    };
+    assert_eq!(
+        in_user_namespace(both(json!(["bind"]))),
+        vec![id_map(Scope::Mount, 1000)]
     );
+    let bare = json!({"destination": "/m", "source": "/tmp", "options": ["bind", "ridmap"]});
+    assert_eq!(in_user_namespace(bare), vec![id_map(Scope::Tree, 5000)]);
+}
+
+/// How the mounts of a plan map owners.
+fn maps(plan: &Plan) -> Vec<IdMap> {
+    let of = |planned: &PlannedMount| match planned {
+        PlannedMount::Plain(mount) => mount.id_map().cloned(),
+        PlannedMount::Cgroup { .. } => None,
+    };
+    plan.init.mounts.iter().filter_map(of).collect()
+}
+
+fn id_map(scope: Scope, outside: u32) -> IdMap {
+    let ids = vec![IdRange {
+        inside: 0,
+        outside,
+        count: 10,
+    }];
+    IdMap {
+        scope,
+        uids: ids.clone(),
+        gids: ids,
+    }
 }
 
 #[test]

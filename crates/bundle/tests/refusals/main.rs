@@ -11,7 +11,7 @@ use bundle::{Bundle, Plan, ProcessContext, Result, parse_process, parse_resource
 use launch::plan::{
     CpuScheduler, Labels, MemoryPolicy, PidOne, PlannedMount, RootEntry, Scheduling, Toggle,
 };
-use mounts::{Extension, IdMap, IdRange, Scope};
+use mounts::{IdMap, IdRange, Scope};
 use serde_json::{Value, json};
 use throwaway::{HOST, bundle, context, plan};
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use launch::control::{self, Failure, FailureKind, FromStub, Received, ToStub};
-use launch::plan::{ExecPlan, InitPlan};
+use launch::plan::{ExecPlan, InitPlan, Toggle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sys::{Child, CloneFlags, ExitStatus, Spawn};
@@ -122,7 +122,11 @@ impl Container {
         fds: &[OwnedFd],
     ) -> Result<(Self, Vec<OwnedFd>), Failed> {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        control::send(&self.control, &ToStub::Init(Box::new(plan)), &fds).unwrap();
+        let message = ToStub::Init {
+            plan: Box::new(plan),
+            host_hooks: Toggle::Off,
+        };
+        control::send(&self.control, &message, &fds).unwrap();
         let answer: Option<Received<FromStub>> = control::recv(&self.control).unwrap();
         match answer.map(|answer| (answer.message, answer.fds)) {
             Some((FromStub::Ready, fds)) => Ok((self, fds)),

@@ -1,0 +1,95 @@
+//! The host's part while the stub sets a container up: hooks, and trees of mounts that the stub cannot
+//! make. Must not answer once image code runs: the stub has not left the host's tree until Ready.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bundle::Plan;
+use launch::control::{FromStub, ToStub};
+use launch::plan::{PlannedMount, Toggle};
+
+use crate::channel::Channel;
+use crate::create::{self, Stdio};
+use crate::{Error, Result, mount_namespace};
+
+/// What is waited for once a stub has its plan.
+pub(crate) const WHAT: &str = "the stub's word that the container is set up";
+
+/// A container whose stub has its plan.
+pub(crate) struct Furnishing<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The stub's pid.
+    pub(crate) init: i32,
+    pub(crate) stdio: Stdio<'a>,
+    /// How long the stub's own work may take.
+    pub(crate) limit: Duration,
+}
+
+/// Whether the host has hooks that the stub is to wait for.
+pub(crate) fn host_hooks(plan: &Plan) -> Toggle {
+    match create::has_host_hooks(plan) {
+        true => Toggle::On,
+        false => Toggle::Off,
+    }
+}
+
+impl Furnishing<'_> {
+    /// Does what the stub asks for until it is ready; gives the master of its terminal.
+    ///
+    /// # Errors
+    /// What the stub, a hook or a mount failed with, [`Error::Timeout`], or [`Error::Vanished`].
+    pub(crate) fn serve(&self, channel: &mut Channel) -> Result<Option<OwnedFd>> {
+        let mut hooks = host_hooks(self.plan);
+        loop {
+            let Some(mut word) = channel.receive()? else {
+                return Err(vanished(""));
+            };
+            match word.message {
+                FromStub::Ready => {
+                    return match (self.stdio, word.fds.pop()) {
+                        (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
+                        (_, terminal) => Ok(terminal),
+                    };
+                }
+                FromStub::Tree(number) => {
+                    let tree = self.tree(number)?;
+                    channel.send_with(&ToStub::Tree, &[tree.as_fd()])?;
+                }
+                FromStub::Furnished if hooks == Toggle::On => {
+                    hooks = Toggle::Off;
+                    create::host_hooks(self.plan, self.init)?;
+                    channel.wait_for(WHAT, self.limit);
+                    channel.send(&ToStub::GoOn)?;
+                }
+                _ => return Err(vanished(": it said what nobody expects")),
+            }
+        }
+    }
+
+    /// The tree of a mount, made by us in the stub's mount namespace: what was mounted there before
+    /// is part of it.
+    fn tree(&self, number: u32) -> Result<OwnedFd> {
+        let planned = usize::try_from(number)
+            .ok()
+            .and_then(|number| self.plan.init.mounts.get(number));
+        let Some(PlannedMount::Plain(mount)) = planned else {
+            return Err(vanished(": it asked for a mount that is not planned"));
+        };
+        let path = PathBuf::from(format!("/proc/{}/ns/mnt", self.init));
+        let namespace = File::open(&path).map_err(Error::on("open", &path))?;
+        let owners = mounts::owners_of(mount).map_err(launch::Error::from)?;
+        mount_namespace::within(&namespace, || {
+            let tree = mounts::tree_of(mount, owners.as_ref());
+            Ok(tree.map_err(launch::Error::from)?)
+        })
+    }
+}
+
+fn vanished(hint: &str) -> Error {
+    Error::Vanished {
+        what: "the container's init, while it was set up,",
+        hint: hint.to_owned(),
+    }
+}
