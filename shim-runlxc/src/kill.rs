@@ -33,12 +33,13 @@ impl Container {
     /// and without a pid namespace of its own all of the container's processes.
     ///
     /// # Errors
-    /// [`Error::NotRunning`] when the container has stopped.
+    /// [`Error::NotRunning`] when the container has stopped, and nothing is left of it.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if self.status()? == Status::Stopped {
+        let kills_all = signal == SIGKILL && self.journal.pid_namespace == PidNamespace::Shared;
+        if self.status()? == Status::Stopped && !(kills_all && self.has_processes()?) {
             return Err(Error::NotRunning);
         }
-        if signal == SIGKILL && self.journal.pid_namespace == PidNamespace::Shared {
+        if kills_all {
             return self.kill_all(signal);
         }
         if self.stub().is_some() && STOP_AND_GO.contains(&signal) {
@@ -50,6 +51,11 @@ impl Container {
             self.thaw_for_kill()?;
         }
         Ok(())
+    }
+
+    /// Whether processes are in its cgroup.
+    fn has_processes(&self) -> Result<bool> {
+        Ok(self.cgroup.exists() && !self.cgroup.procs()?.is_empty())
     }
 
     /// Sends a signal to every process in the container's cgroup; none there is success. A pid 1

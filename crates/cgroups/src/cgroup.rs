@@ -142,10 +142,13 @@ impl Cgroup {
                 why: format!("bad sub cgroup path: {}", below.display()),
             });
         }
-        self.paths
-            .dirs
-            .iter()
-            .try_for_each(|dir| attach(dir, &dir.path.join(below), pid))
+        let mut dirs = self.paths.dirs.iter();
+        dirs.try_for_each(|dir| attach(dir, &dir.path.join(below), pid))
+            .map_err(|error| Error::Below {
+                pid: pid.as_raw(),
+                below: below.to_owned(),
+                source: Box::new(error),
+            })
     }
 
     /// As [`Self::attach_unified`], or to the init of the container where version 2 does not let it:

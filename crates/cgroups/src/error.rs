@@ -60,7 +60,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The cgroup exists and somebody runs in it: using it would mix two containers up.
-    #[error("cgroup {path} is in use by {processes} processes", path = path.display())]
+    #[error("container's cgroup is not empty: {path} has {processes} processes", path = path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -68,10 +68,21 @@ pub enum Error {
         processes: usize,
     },
     /// The cgroup exists and is frozen: nothing put there would ever run.
-    #[error("cgroup {path} is frozen", path = path.display())]
+    #[error("container's cgroup unexpectedly frozen: {path}", path = path.display())]
     Frozen {
         /// The directory.
         path: PathBuf,
+    },
+    /// A process could not be moved into a cgroup below the container's.
+    #[error("error adding pid {pid} to cgroup {below} below the container's", below = below.display())]
+    Below {
+        /// The process.
+        pid: i32,
+        /// The cgroup, relative to the container's.
+        below: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<Error>,
     },
     /// A limit was asked for whose controller this host does not have.
     #[error("{field} needs the cgroup controller {controller}, which is not available")]

@@ -4,7 +4,8 @@
 use std::io;
 
 use sys::scheduling::{
-    Attributes, set_cpu_affinity, set_io_priority, set_memory_policy, set_scheduler,
+    Attributes, reset_cpu_affinity, set_cpu_affinity, set_io_priority, set_memory_policy,
+    set_scheduler,
 };
 
 use crate::error::{Error, Result, host};
@@ -13,8 +14,16 @@ use crate::plan::{CpuScheduler, MemoryPolicy, Scheduling};
 /// SCHED_FIFO and SCHED_RR (linux/sched.h).
 const REAL_TIME: [u32; 2] = [1, 2];
 
+/// SCHED_DEADLINE (linux/sched.h).
+const DEADLINE: u32 = 6;
+
 /// Tells the kernel all that is asked for.
 pub(crate) fn apply(plan: &Scheduling) -> Result<()> {
+    if plan.cpus.is_empty() && plan.cpus_initial.is_empty() {
+        // As runc does since 1.4: it is the cpuset that says where a container runs, and not to
+        // which CPUs somebody has pinned the caller.
+        reset_cpu_affinity().map_err(host(|| "run on all CPUs of the cpuset".to_owned()))?;
+    }
     if !plan.cpus.is_empty() {
         let step = || format!("run on the CPUs {:?}", plan.cpus);
         set_cpu_affinity(0, &plan.cpus).map_err(host(step))?;
@@ -54,6 +63,9 @@ fn refused(cpu: CpuScheduler, error: io::Error) -> Error {
     let hint = if REAL_TIME.contains(&cpu.policy) && error.kind() == io::ErrorKind::PermissionDenied
     {
         ", which needs CAP_SYS_NICE, and linux.resources.cpu.realtimeRuntime with cgroup version 1"
+    } else if cpu.policy == DEADLINE && error.kind() == io::ErrorKind::PermissionDenied {
+        ": a process scheduler can't be used together with AllowedCPUs, as it needs all CPUs of the \
+         machine (sched_setattr(2))"
     } else {
         ""
     };

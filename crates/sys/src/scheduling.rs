@@ -102,6 +102,9 @@ fn set_scheduler_before_3_14(attributes: &Attributes) -> io::Result<()> {
     })
 }
 
+/// CONFIG_NR_CPUS of the largest kernels.
+const CPUS_MAX: usize = 8192;
+
 /// Sets the I/O class and level of this process, as one number (linux/ioprio.h).
 pub fn set_io_priority(class_and_level: u32) -> io::Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
@@ -120,6 +123,15 @@ pub fn set_cpu_affinity(pid: i32, cpus: &[u32]) -> io::Result<()> {
     let bytes = size_of_val(mask.as_slice());
     // SAFETY: `mask` has `bytes` bytes, which the call only reads, and outlives it.
     raw::unit(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, bytes, mask.as_ptr()) })
+}
+
+/// Lets this process run on every CPU of its cpuset, whatever its parent was pinned to.
+pub fn reset_cpu_affinity() -> io::Result<()> {
+    // The kernel leaves out what is not there (sched_setaffinity(2)).
+    let mask = [libc::c_ulong::MAX; CPUS_MAX / BITS];
+    let bytes = size_of_val(&mask);
+    // SAFETY: `mask` has `bytes` bytes, which the call only reads, and outlives it.
+    raw::unit(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) })
 }
 
 /// Sets the memory policy of this process: MPOL_* and MPOL_F_* together, and nodes.
@@ -200,6 +212,14 @@ mod tests {
             set_cpu_affinity(0, &[0]).unwrap();
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+            reset_cpu_affinity().unwrap();
+            let all = std::fs::read_to_string("/proc/1/status").unwrap();
+            let list = |text: &str| {
+                let mut lines = text.lines();
+                lines.find_map(|line| Some(line.strip_prefix("Cpus_allowed_list:")?.to_owned()))
+            };
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            assert_eq!(list(&status), list(&all));
             let nowhere = set_cpu_affinity(0, &[4000]).unwrap_err();
             assert_eq!(nowhere.raw_os_error(), Some(Errno::EINVAL as i32));
         };

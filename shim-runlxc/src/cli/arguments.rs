@@ -9,6 +9,9 @@ use super::quantity;
 use crate::criu::wire::CgroupsMode;
 use crate::lxcfs;
 
+/// Where the state of containers is unless `--root` says otherwise.
+pub(crate) const ROOT: &str = "/run/runlxc";
+
 /// Containers by LXC: a command with the options of runc.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,7 +22,7 @@ use crate::lxcfs;
 )]
 pub(crate) struct Arguments {
     /// Directory of the containers' state, on a tmpfs
-    #[arg(long, default_value = "/run/runlxc")]
+    #[arg(long, default_value = ROOT)]
     pub(crate) root: PathBuf,
     /// File to write the log to, instead of standard error
     #[arg(long)]

@@ -89,7 +89,8 @@ fn below(cgroup: &Cgroup, words: &[String]) -> Result<Vec<(Cgroup, PathBuf)>> {
                         .iter()
                         .find(has)
                         .filter(|_| !controller.is_empty());
-                    let dir = dir.ok_or_else(|| wrong("no such controller"))?;
+                    let dir =
+                        dir.ok_or_else(|| wrong(&format!("unknown controller {controller}")))?;
                     if !dirs.contains(dir) {
                         dirs.push(dir.clone());
                     }

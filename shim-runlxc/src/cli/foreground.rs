@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, SetArg, Termios};
+use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
 use sys::{Child, Signal, pty};
 
@@ -109,6 +109,7 @@ struct Attached {
 impl Attached {
     fn new(master: OwnedFd) -> Result<Self> {
         let failed = |e: Errno| Error::io("prepare the terminal")(e.into());
+        leave_line_ends(&master).map_err(failed)?;
         let flags = OFlag::from_bits_retain(fcntl(&master, FcntlArg::F_GETFL).map_err(failed)?);
         fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
         let attached = Self {
@@ -222,7 +223,15 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
-/// The caller's terminal in raw mode; as it was when this is dropped.
+/// Line ends of a container's terminal stay what the program wrote (as runc has it): whoever reads
+/// them from a pipe gets no carriage returns, and the caller's terminal makes its own.
+fn leave_line_ends(master: &OwnedFd) -> nix::Result<()> {
+    let mut settings = termios::tcgetattr(master)?;
+    settings.output_flags.remove(OutputFlags::ONLCR);
+    termios::tcsetattr(master, SetArg::TCSANOW, &settings)
+}
+
+/// The caller's terminal in raw mode but for its output; as it was when this is dropped.
 struct Raw {
     terminal: OwnedFd,
     before: Termios,
@@ -241,6 +250,7 @@ impl Raw {
         let terminal = nix::unistd::dup(stream)?;
         let mut raw = before.clone();
         termios::cfmakeraw(&mut raw);
+        raw.output_flags |= before.output_flags & OutputFlags::OPOST;
         termios::tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
         Ok(Some(Self { terminal, before }))
     }

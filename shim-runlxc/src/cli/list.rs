@@ -11,7 +11,7 @@ use bundle::Status;
 use serde::Serialize;
 use shim_core::rfc3339;
 
-use super::arguments::{Id, List, ListFormat};
+use super::arguments::{Id, List, ListFormat, ROOT};
 use crate::container::Container;
 use crate::id::ContainerId;
 use crate::{Error, Result};
@@ -88,7 +88,10 @@ pub(crate) fn list(root: &Path, list: &List) -> Result<ExitCode> {
 fn rows(root: &Path) -> Result<Vec<Row>> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        // The usual one is made by the first container.
+        Err(e) if e.kind() == ErrorKind::NotFound && root == Path::new(ROOT) => {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(Error::on("read", root)(e)),
     };
     let mut rows = Vec::new();

@@ -23,7 +23,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, FromArgMatches};
 use launch::plan::Toggle;
 use nix::unistd::{getegid, geteuid};
 use tracing::Level;
@@ -44,7 +45,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let parsed = command_line().try_get_matches_from(arguments);
+    let arguments = match parsed.and_then(|words| Arguments::from_arg_matches(&words)) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
             return fail(Target::Stderr, &usage(&error), ExitCode::FAILURE);
@@ -64,7 +66,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         };
     }
     let Some(command) = &arguments.command else {
-        let _closed = Arguments::command().print_help();
+        let _closed = command_line().print_help();
         return ExitCode::FAILURE;
     };
     let level = if arguments.debug {
@@ -88,6 +90,19 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// With help in the shape that runc's has, which scripts look at.
+fn command_line() -> clap::Command {
+    let help = |name: &str| {
+        format!("NAME:\n   {name} - {{about}}\n\nUSAGE:\n   {{usage}}\n\n{{all-args}}")
+    };
+    Arguments::command()
+        .help_template(help("runlxc"))
+        .mut_subcommands(|command| {
+            let template = help(&format!("runlxc {}", command.get_name()));
+            command.help_template(template)
+        })
+}
+
 /// What is wrong with the command line and what may have been meant, without the usage that follows.
 fn usage(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -95,7 +110,11 @@ fn usage(error: &clap::Error) -> String {
     let tip = rest.trim_start().strip_prefix("tip: ");
     let tip = tip.map(|tip| tip.split("\n\n").next().unwrap_or_default());
     let in_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let first = in_line(first.trim_start_matches("error: "));
+    let mut first = in_line(first.trim_start_matches("error: "));
+    if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) {
+        // runc's words.
+        first = format!("No help topic for '{name}': {first}");
+    }
     match tip {
         Some(tip) => format!("{first}; {}; see --help", in_line(tip)),
         None => format!("{first}; see --help"),

@@ -246,7 +246,7 @@ fn an_exec_goes_into_a_cgroup_below() {
             matches!(moved[..], [line] if line.contains(":pids:")),
             "{inside}"
         );
-        exec("nothing:below").fails_with("no such controller");
+        exec("nothing:below").fails_with("unknown controller nothing");
     }
     finish(place);
 }

@@ -1,6 +1,7 @@
 //! From create to delete, and what is seen on the way.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -190,6 +191,11 @@ fn list_features_spec_and_version_speak() {
     let options = features["mountOptions"].as_array().unwrap();
     assert!(options.contains(&json!("rro")) && options.contains(&json!("bind")));
     assert_eq!(features["linux"]["seccomp"]["enabled"], json!(true));
+    let help = place.run(&["state", "-h"]).ok();
+    assert!(help.starts_with("NAME:\n   runlxc state - "), "{help}");
+    place
+        .run(&["foo", "-h"])
+        .fails_with("No help topic for 'foo'");
     let version = place.run(&["--version"]).ok();
     let commit = format!("\ncommit: {}\n", commit());
     assert!(version.contains(&commit), "{commit} is not in {version}");
@@ -290,6 +296,29 @@ fn without_a_pid_namespace_what_init_leaves_is_killed() {
 }
 
 #[test]
+fn without_a_pid_namespace_what_init_left_can_be_killed() {
+    let mut place = Place::new("exec sleep 100");
+    place.config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "ipc"}]);
+    place.config["hostname"] = Value::Null;
+    place.create().ok();
+    place.on("start").ok();
+    let left = place.path("left");
+    let file = left.to_str().unwrap();
+    place
+        .run(&["exec", "-d", "--pid-file", file, &place.id, "sleep", "100"])
+        .ok();
+    let init = i32::try_from(place.state()["pid"].as_i64().unwrap()).unwrap();
+    sys::process::kill_number(sys::Pid::from_raw(init), sys::Signal::SIGKILL as i32).unwrap();
+    place.wait_stopped(init);
+    place.run(&["kill", &place.id, "KILL"]).ok();
+    let left = fs::read_to_string(left).unwrap();
+    place.wait_stopped(left.trim().parse().unwrap());
+    place.on("kill").fails_with("container not running");
+    place.on("delete").ok();
+    place.finish();
+}
+
+#[test]
 fn a_user_namespace_maps_its_root() {
     let mut place = Place::new("id -u; cat /proc/self/uid_map; echo x > /tmp/made");
     let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
@@ -307,6 +336,48 @@ fn a_user_namespace_maps_its_root() {
     );
     let made = std::os::unix::fs::MetadataExt::uid(&fs::metadata(tmp.join("made")).unwrap());
     assert_eq!(made, 100_000);
+    place.finish();
+}
+
+/// A folder with a file of owner 5, in one that is closed to all but root.
+fn closed_folder(place: &Place) -> PathBuf {
+    let folder = place.path("closed/open");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("file"), "text\n").unwrap();
+    std::os::unix::fs::chown(folder.join("file"), Some(5), Some(5)).unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(place.path("closed"), closed).unwrap();
+    folder
+}
+
+#[test]
+fn owners_of_mounts_are_mapped_with_a_user_namespace_and_without() {
+    let mut place =
+        Place::new("stat -c %u:%g /mapped/file; cat /plain/file; stat -c %u /implied/file");
+    let folder = closed_folder(&place);
+    let ids = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1000}]);
+    let bind = |to: &str, options: &[&str]| json!({"destination": to, "source": folder, "options": options});
+    let mut mapped = bind("/mapped", &["bind", "ro"]);
+    mapped["uidMappings"] = ids(200_000);
+    mapped["gidMappings"] = ids(200_000);
+    let mounts = place.config["mounts"].as_array_mut().unwrap();
+    mounts.extend([
+        mapped,
+        bind("/plain", &["bind"]),
+        bind("/implied", &["bind"]),
+    ]);
+    assert_eq!(place.run_program().ok(), "200005:200005\ntext\n5\n");
+
+    place.config["linux"]["uidMappings"] = ids(199_000);
+    place.config["linux"]["gidMappings"] = ids(199_000);
+    for (key, size) in [("uidMappings", 10_000), ("gidMappings", 10_000)] {
+        place.config["linux"][key][0]["size"] = json!(size);
+    }
+    let namespaces = place.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    let mounts = place.config["mounts"].as_array_mut().unwrap();
+    mounts.last_mut().unwrap()["options"] = json!(["bind", "idmap"]);
+    assert_eq!(place.run_program().ok(), "1005:1005\ntext\n5\n");
     place.finish();
 }
 

@@ -18,6 +18,25 @@ fn check(pid: &str) {
 }
 
 #[test]
+fn a_container_runs_on_all_cpus_whatever_its_caller_is_pinned_to() {
+    let place = Place::new("grep Cpus_allowed_list: /proc/self/status");
+    place.save();
+    let all = fs::read_to_string("/proc/self/status").unwrap();
+    let all = all
+        .lines()
+        .find(|line| line.starts_with("Cpus_allowed_list:"))
+        .unwrap();
+    let run = || {
+        sys::scheduling::set_cpu_affinity(0, &[0]).unwrap();
+        place.run(&["run", "-b", place.bundle_str(), &place.id])
+    };
+    // The affinity of a thread, which what it starts inherits.
+    let said = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+    assert_eq!(said.ok().trim_end(), all);
+    place.finish();
+}
+
+#[test]
 fn scheduling_reaches_init_and_execs() {
     let mut place = Place::new("exec sleep 100");
     place.config["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});

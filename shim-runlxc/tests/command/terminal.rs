@@ -46,6 +46,7 @@ fn an_exec_gets_one_too() {
     let said = place.run(&["exec", "-t", &place.id, "sh", "-c", "tty; exit 5"]);
     assert_eq!(said.code, 5, "{said:?}");
     assert!(said.out.contains("/dev/pts/"), "{said:?}");
+    assert!(!said.out.contains('\r'), "{said:?}");
     place.run(&["delete", "--force", &place.id]).ok();
     place.finish();
 }

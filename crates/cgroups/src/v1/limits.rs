@@ -13,7 +13,7 @@ pub(crate) fn apply(paths: &CgroupPaths, resources: &Resources) -> Result<()> {
     if !resources.unified.is_empty() {
         return Err(Error::Invalid {
             field: "linux.resources.unified",
-            why: "cannot use unified on cgroup v1".to_owned(),
+            why: "invalid configuration: cannot use unified on cgroup v1".to_owned(),
         });
     }
     let needed = |controller, asked| needed(paths, controller, asked);
