@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 
@@ -12,6 +12,13 @@ use crate::raw;
 /// Reading end and writing end of a new pipe, close-on-exec.
 pub fn pipe_cloexec() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Takes that number for a copy of `fd`, so that nothing else that is opened gets it; none when something has it already.
+pub fn take_number(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<Option<OwnedFd>> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(number))?;
+    let copy = raw::owned(copy.into())?;
+    Ok((copy.as_raw_fd() == number).then_some(copy))
 }
 
 /// A copy of `program` in memory that nobody can change any more, to be executed by
@@ -157,7 +164,7 @@ fn number(name: &[u8]) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::os::fd::{AsFd, AsRawFd, FromRawFd};
     use std::path::Path;
 
     use super::*;
@@ -172,6 +179,17 @@ mod tests {
 
     fn is_kept(fd: &OwnedFd) -> bool {
         fcntl(fd, FcntlArg::F_GETFD).unwrap() == 0
+    }
+
+    #[test]
+    fn a_number_is_taken_once() {
+        let (reader, _writer) = pipe_cloexec().unwrap();
+        let number = 700;
+        let taken = take_number(reader.as_fd(), number).unwrap().unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        assert!(take_number(reader.as_fd(), number).unwrap().is_none());
+        drop(taken);
+        assert!(take_number(reader.as_fd(), number).unwrap().is_some());
     }
 
     #[test]

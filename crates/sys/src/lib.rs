@@ -46,7 +46,7 @@ mod xattr;
 pub use access::may_execute;
 pub use child::{Child, ExitStatus, announce, reap, watch};
 pub use event_journal::{EventJournal, Owed};
-pub use fd::{memfd_sealed, pipe_cloexec};
+pub use fd::{memfd_sealed, pipe_cloexec, take_number};
 pub use fs_context::FsContext;
 pub use inherited::{close_inherited_from, take_inherited_fd};
 pub use kernel::Kernel;

@@ -109,18 +109,33 @@ fn check_first_work(host: &Host, metrics: &Path, layer: &str) -> Result<()> {
     second.unmount()
 }
 
-/// What was read before is read without the store and by another daemon, which starts at once.
-fn check_without_store(host: &mut Host, layer: &str) -> Result<()> {
-    host.stop_store()?;
-    host.snapshotter.kill9()?;
-    let begun = Instant::now();
-    host.snapshotter.start_again()?;
-    println!("start without a store: {:?}", begun.elapsed());
-    host.take_mounts_away()?;
+/// What was read before is read without the store and by another daemon, which starts at once. Who waited for the daemon before
+/// that waits for the store, and holds up nobody.
+fn check_without_store(host: &mut Host, truth: &Truth, metrics: &Path, layer: &str) -> Result<()> {
     let third = host.mount("third", layer)?;
-    first_work(&third)?;
-    third.unmount()?;
-    host.start_store()
+    let large = truth.largest("usr/lib/x86_64-linux-gnu")?;
+    let before = metric(metrics, "fault_waits_total")?;
+    host.stop_store()?;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| truth.check(third.point(), &large, 0, 64 << 20));
+        until(
+            "somebody waits for the store",
+            SOON,
+            Sources::none(),
+            || Ok((metric(metrics, "fault_waits_total")? > before).then_some(())),
+        )?;
+        host.snapshotter.kill9()?;
+        let begun = Instant::now();
+        host.snapshotter.start_again()?;
+        println!("start without a store: {:?}", begun.elapsed());
+        truth.check(third.point(), Path::new("usr/bin/dash"), 0, 1 << 20)?;
+        first_work(&third)?;
+        ensure!(!waiting.is_finished(), "it was read without the store");
+        ensure!(host.log()?.contains("who waited for the daemon before"));
+        host.start_store()?;
+        waiting.join().expect("it does not panic")
+    })?;
+    third.unmount()
 }
 
 /// What another back end has mounted is answered for by the one that is pinned later.
@@ -168,7 +183,7 @@ fn what_is_read_is_fetched_once_and_the_rest_by_and_by() {
     let mut host = Host::of(store, &only_read(&metrics)).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     check_first_work(&host, &metrics, &layer).unwrap();
-    check_without_store(&mut host, &layer).unwrap();
+    check_without_store(&mut host, &truth, &metrics, &layer).unwrap();
     check_other_back_end(&mut host, &truth, &layer).unwrap();
     check_completed(&mut host, &truth, &metrics, &layer).unwrap();
     truth.end().unwrap();

@@ -65,6 +65,13 @@ impl Truth {
         Ok(found)
     }
 
+    /// The largest of those.
+    pub(crate) fn largest(&self, below: &str) -> Result<PathBuf> {
+        let files = self.files(below)?.into_iter();
+        let length = |file: &PathBuf| self.path().join(file).metadata().map_or(0, |it| it.len());
+        files.max_by_key(length).context("there are some")
+    }
+
     /// Nothing of it is in use any more.
     pub(crate) fn end(&self) -> Result<()> {
         Ok(umount2(&self.path(), MntFlags::empty())?)

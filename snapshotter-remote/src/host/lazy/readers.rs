@@ -26,7 +26,7 @@ use super::{
     faults::Options,
     holder::Holder,
     requests::{Answer, Arrival, Outcome},
-    state::{Piece, Request, State},
+    state::{Piece, ReadBy, Request, State},
 };
 use crate::host::{
     blob::{Blob, Source},
@@ -83,10 +83,13 @@ impl Readers {
         let mut state = self.lock();
         for debt in debts {
             state.free.retain(|slot| *slot != debt.slot);
+            // Where another descriptor has it, requests.rs sees to it that nobody is answered too early.
+            let kept = sys::take_number(self.journal.as_fd(), debt.number);
             let request = Request {
                 number: debt.number,
                 slot: debt.slot,
-                event: None,
+                keeps_number: kept.ok().flatten(),
+                read_by: ReadBy::Killed,
                 since: Instant::now(),
                 bytes: debt.range.map_or(0, |(_, count)| count),
             };
@@ -96,14 +99,14 @@ impl Readers {
     }
 
     /// Finds out which of these blobs are watched, and by what they can be written. A read of a watched one is an event, with
-    /// a descriptor; it is told that it failed.
+    /// a descriptor, and is let go at once: nobody looks at what it reads.
     pub(super) fn knock(&self, blobs: &[Arc<Blob>]) {
         for blob in blobs {
             if blob.is_whole() {
                 self.completed(blob);
                 continue;
             }
-            // What it reads, or that it fails, does not matter.
+            // Zeros, or what is there.
             drop(blob.data().read_at(&mut [0], 0));
             if !blob.has_writer()
                 && let Err(error) = blob.write_by_own()
@@ -200,7 +203,8 @@ impl Readers {
         self.measured.fault();
         let id = FileId::of(&event.file).ok();
         let (outcome, pieces) = match self.learn_writer(state, &event, id) {
-            Knock::Own => (Outcome::Failed, Vec::new()),
+            // Not refused: its number may be that of a reader for whom the daemon before this was asked.
+            Knock::Own => (Outcome::Here, Vec::new()),
             Knock::None => state.needs_of(id, event.range),
         };
         if let (Some(id), [first, ..]) = (id, &pieces[..]) {
@@ -211,7 +215,8 @@ impl Readers {
             number: event.file.as_raw_fd(),
             slot: event.slot,
             bytes: event.range.map_or(0, |(_, count)| count),
-            event: Some(event.file),
+            keeps_number: Some(event.file.into()),
+            read_by: ReadBy::This,
             since: Instant::now(),
         };
         self.arrive(state, request, (outcome, pieces));
@@ -219,20 +224,20 @@ impl Readers {
 
     /// The first event of a blob that an earlier daemon watched brings what it can be written by.
     fn learn_writer(&self, state: &mut State, event: &PreAccess, id: Option<FileId>) -> Knock {
-        let Some((id, blob)) = id.and_then(|id| Some((id, Arc::clone(state.blobs.get(&id)?))))
-        else {
-            return Knock::None;
-        };
-        if blob.has_writer() {
-            return Knock::None;
+        if let Some(id) = id
+            && let Some(blob) = state.blobs.get(&id).cloned()
+            && !blob.has_writer()
+        {
+            if let Ok(writer) = event.file.try_clone() {
+                blob.write_by(writer);
+            }
+            if !state.watched.contains(&id) {
+                self.note_watched(state, id);
+            }
         }
-        if let Ok(writer) = event.file.try_clone() {
-            blob.write_by(writer);
-        }
-        if !state.watched.contains(&id) {
-            self.note_watched(state, id);
-        }
-        if event.pid.unsigned_abs() == std::process::id() {
+        let is_own = event.pid.unsigned_abs() == std::process::id();
+        // Another reader may have been quicker; this process reads of no blob but to learn that.
+        if is_own && !self.knows_watched.load(Ordering::SeqCst) {
             return Knock::Own;
         }
         Knock::None
@@ -274,7 +279,7 @@ impl Readers {
             match self.group.answer(answer.number, verdict) {
                 Ok(()) => {}
                 // A daemon that was killed had answered it already.
-                Err(error) if request.event.is_none() => {
+                Err(error) if request.read_by == ReadBy::Killed => {
                     tracing::debug!(%error, "who waited has been answered");
                 }
                 Err(error) => tracing::error!(%error, "a reader cannot be answered"),
@@ -287,6 +292,8 @@ impl Readers {
         for request in answer.requests {
             self.journal.clear(request.slot);
             state.free.push(request.slot);
+            // From now on another may have it.
+            drop(request.keeps_number);
         }
         self.changed.notify_all();
     }

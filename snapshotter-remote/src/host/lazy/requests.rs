@@ -8,6 +8,7 @@
 //!
 //! Answers go to numbers, and two requests may have the same one: one that a killed daemon had read, and one that this
 //! has. Nobody can tell then which of both an answer reaches, so both wait until both can be answered, and fail together.
+//! (The number of the former is kept from being given again, where nothing has it already; so this is rare.)
 
 use std::{collections::HashMap, hash::Hash};
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fs::File,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,12 +22,22 @@ pub(super) struct Request {
     pub(super) number: i32,
     /// Where it stands in the journal.
     pub(super) slot: usize,
-    /// Its number is taken as long as this is open; none when another process had read it.
-    pub(super) event: Option<File>,
+    /// As long as this is open, no other gets its number.
+    pub(super) keeps_number: Option<OwnedFd>,
+    /// Which process had read it.
+    pub(super) read_by: ReadBy,
     /// When it came.
     pub(super) since: Instant,
     /// How much is read.
     pub(super) bytes: u64,
+}
+
+/// A process that has read an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadBy {
+    This,
+    /// It may have answered, too.
+    Killed,
 }
 
 #[derive(Debug)]
