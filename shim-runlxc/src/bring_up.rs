@@ -33,7 +33,7 @@ use crate::lxcfs::View;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, inherited, out_of_memory, rich_hooks, stub, wait};
+use crate::{Error, Result, inherited, out_of_memory, priority, rich_hooks, stub, wait};
 
 /// One try to make a container, with the state directory made.
 pub(crate) struct Attempt<'a> {
@@ -90,6 +90,7 @@ impl Attempt<'_> {
         let coming_up = LockFolders::in_use();
         let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
         cgroup.apply(&self.plan.resources)?;
+        priority::apply(self.plan, &cgroup, journal);
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
 

@@ -40,6 +40,7 @@ mod inherited;
 mod kill;
 mod membership;
 pub mod out_of_memory;
+mod priority;
 mod progress;
 mod restore;
 mod rich_hooks;

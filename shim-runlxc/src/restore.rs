@@ -28,7 +28,7 @@ use crate::journal::{Journal, Phase};
 use crate::process::ProcessId;
 use crate::progress::{self, Progress};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, external, lxc_config, membership, mount_namespace};
+use crate::{Error, Result, external, lxc_config, membership, mount_namespace, priority};
 
 /// CRIU's log file, in the folder of work files or else of images.
 const LOG: &str = "restore.log";
@@ -120,6 +120,7 @@ impl Attempt<'_> {
         }
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
         cgroup.apply(&self.plan.resources)?;
+        priority::apply(&self.plan, &cgroup, journal);
         make_mount_points(&self.plan)?;
 
         let root = self.dir.path().join(ROOT);

@@ -87,6 +87,11 @@ impl Wanted {
             let why = "a virtual machine shows its own resources";
             return Err(Error::unsupported(what, why));
         }
+        if plan.priority.is_some() {
+            let what = format!("annotations.{}", bundle::priority::PRIORITY);
+            let why = "virtual machines have none yet";
+            return Err(Error::unsupported(what, why));
+        }
         if plan.init.pid_one != PidOne::Program {
             let why = "a virtual machine has no rich containers";
             return Err(Error::unsupported("a rich container", why));

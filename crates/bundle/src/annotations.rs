@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result, rich, view};
+use crate::{Error, Result, priority, rich, view};
 
 /// Keys below this prefix are ours; an unknown one is a mistake and is refused.
 pub const PREFIX: &str = "org.pouch.";
@@ -14,6 +14,7 @@ pub const KNOWN: &[&str] = &[
     rich::USER,
     rich::SERVICES,
     view::VIEW,
+    priority::PRIORITY,
     rich::hooks::PRESTART,
     rich::hooks::POSTSTOP,
     rich::hooks::TIMEOUT,

@@ -18,8 +18,8 @@ use crate::rich::hooks::Hooks;
 use crate::rich::{MODE, Rich};
 use crate::view::View;
 use crate::{
-    Error, Result, annotations, capabilities, device, filter, hook, mount, resources, scheduling,
-    sysctl,
+    Error, Result, annotations, capabilities, device, filter, hook, mount, priority, resources,
+    scheduling, sysctl,
 };
 
 /// sethostname(2), setdomainname(2).
@@ -75,6 +75,7 @@ impl Bundle {
             gid_maps: maps.gids,
             cgroups_path: self.cgroups_path(),
             resources,
+            priority: priority::of(&own_annotations)?,
             hooks_prestart: prestart(&hooks)?,
             hooks_create_runtime: hook::hooks("createRuntime", hooks.create_runtime())?,
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,

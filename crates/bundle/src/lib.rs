@@ -17,6 +17,7 @@ mod hook;
 mod image_init;
 mod mount;
 mod namespaces;
+pub mod priority;
 mod process;
 mod resources;
 pub mod rich;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cgroups::Priority;
 use launch::image_init::style::Style;
 use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,9 @@ pub struct Plan {
     pub cgroups_path: Option<String>,
     /// Limits of the container's cgroup, device rules included.
     pub resources: cgroups::Resources,
+    /// How much it matters beside others, in what `resources` do not say themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// Hooks run on the host before createRuntime ones (deprecated by the specification).
     pub hooks_prestart: Vec<Hook>,
     /// Hooks run on the host after the namespaces are made.

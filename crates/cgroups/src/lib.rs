@@ -15,6 +15,7 @@ pub mod stats;
 pub mod cgroup;
 mod kill;
 pub mod oom;
+pub mod priority;
 mod procs;
 mod remove;
 
@@ -33,5 +34,6 @@ pub use error::{Error, Result};
 pub use hierarchies::{Controller, Hierarchies, Kind, Layout};
 pub use oom::{OomNews, OomWatch};
 pub use paths::{CgroupDir, CgroupPaths};
+pub use priority::{Applied, Priority};
 pub use resources::Resources;
 pub use stats::Stats;
