@@ -1,6 +1,6 @@
 //! The text of a containerd configuration file for one instance. A pure function; it reads and writes nothing.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{ffi::OsString, fmt::Write as _, path::PathBuf};
 
 use crate::{
     images::Image,
@@ -27,6 +27,8 @@ pub struct Config {
     pub environment: Vec<(String, String)>,
     /// The network namespace it and its shims run in; none: this program's.
     pub network: Option<PathBuf>,
+    /// A program with its first arguments that becomes containerd, such as a kernel profile's; empty: none.
+    pub launcher: Vec<OsString>,
     /// Where our binaries lie; none: where this workspace was built.
     pub binaries: Option<PathBuf>,
     /// Whether its root is a tmpfs: for tests that make very many snapshots and pull no cable.
@@ -96,6 +98,7 @@ impl Config {
             imports: Vec::new(),
             environment: Vec::new(),
             network: None,
+            launcher: Vec::new(),
             binaries: None,
             is_in_memory: false,
         }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::{self, File},
     io::Write,
     os::unix::{fs::symlink, net::UnixStream},
@@ -63,6 +64,7 @@ pub struct Containerd {
     pub namespace: String,
     environment: Vec<(String, String)>,
     network: Option<PathBuf>,
+    launcher: Vec<OsString>,
     daemon: Daemon,
     ids: Mutex<BTreeSet<String>>,
     before: Census,
@@ -115,6 +117,7 @@ impl Containerd {
             namespace,
             environment: config.environment.clone(),
             network: config.network.clone(),
+            launcher: config.launcher.clone(),
             daemon: Daemon::default(),
             ids: Mutex::new(BTreeSet::new()),
             before: Census::default(),
@@ -168,12 +171,15 @@ impl Containerd {
     }
 
     fn launch(&self) -> Result<()> {
+        // Each becomes the next by exec, so the process id is containerd's own.
+        let mut words = self.launcher.clone();
+        words.push(self.installed.containerd.clone().into());
         let mut command = match &self.network {
-            // Becomes containerd by exec, so the process id is its own.
-            Some(network) => within(network, &self.installed.containerd),
-            None => command(&self.installed.containerd),
+            Some(network) => within(network, Path::new(&words[0])),
+            None => command(&words[0]),
         };
         command
+            .args(&words[1..])
             .arg("--config")
             .arg(self.config_file())
             .stdin(Stdio::null())
