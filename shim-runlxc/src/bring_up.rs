@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bundle::{NamespaceKind, Plan, TimeOffset, names};
 use cgroups::{Cgroup, CgroupPaths, Layout};
 use launch::control::ToStub;
-use launch::plan::PlannedMount;
+use launch::plan::{PlannedMount, Toggle};
 use mounts::Mount;
 use mounts::flags::SHARED;
 use sys::{Child, Signal};
@@ -26,11 +26,12 @@ use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT, LXC_LIMIT};
 use crate::create::{Parent, Stdio, with_hooks};
 use crate::delete;
 use crate::furnish::{self, Furnishing};
+use crate::joined::Joined;
 use crate::journal::{Journal, Phase};
 use crate::lxc::{self, LockFolders, Lxc, Mounts, Start};
 use crate::lxc_config::{self, Rendered};
 use crate::lxcfs::View;
-use crate::process::ProcessId;
+use crate::process::{ProcessId, children_of, parent_of};
 use crate::progress::Progress;
 use crate::state_dir::StateDir;
 use crate::{Error, Result, inherited, out_of_memory, priority, rich_hooks, stub, wait};
@@ -46,6 +47,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) view: Option<View>,
     pub(crate) dir: &'a StateDir,
+    /// Whether pid 1, which stays then, starts execs and tells its end.
+    pub(crate) agent: Toggle,
     /// No wait for LXC or for init goes beyond it.
     pub(crate) deadline: Option<Instant>,
 }
@@ -94,14 +97,14 @@ impl Attempt<'_> {
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
 
+        let init = ProcessId::of(pid.as_raw())?;
         if self.parent == Parent::Us {
             // Before its parent dies, so that no reaper takes it for a stray orphan.
-            *child = Some(Child::adopt(pid));
+            *child = Some(self.adopt(init, &channel)?);
         }
         monitor
             .kill(Signal::SIGKILL)
             .map_err(Error::io("kill lxc-start"))?;
-        let init = ProcessId::of(pid.as_raw())?;
         journal.init = Some(init);
         journal.write(self.dir)?;
         cgroup.attach_unified(init.as_pid())?;
@@ -137,6 +140,14 @@ impl Attempt<'_> {
             },
             terminal,
         ))
+    }
+
+    /// Whom to wait for: init, or what it tells where it does not become our child.
+    fn adopt(&self, init: ProcessId, channel: &Channel) -> Result<Joined> {
+        if self.agent == Toggle::On && sys::set_subreaper().is_err() {
+            return Ok(Joined::pid_one(init, channel.duplicate()?));
+        }
+        Ok(Joined::Ours(Child::adopt(init.as_pid())))
     }
 
     fn limit(&self, usual: Duration) -> Duration {
@@ -206,11 +217,12 @@ impl Attempt<'_> {
         } = tools;
         let config = self.dir.lxc_config();
         StateDir::write(&config, rendered.text.as_bytes())?;
-        let listener = self.listen()?;
+        let listener = self.listen(names::START_SOCKET)?;
         let control_fd = inherited::end(self.inherited_fds);
         let start_fd = control_fd + 1;
         let stub_fd = start_fd + 1;
-        let init = [
+        let agent_fd = stub_fd + 1;
+        let mut init = vec![
             match &stub {
                 stub::Program::Installed(path) => path.to_string_lossy().into_owned(),
                 stub::Program::Kept(_) => format!("/proc/self/fd/{stub_fd}"),
@@ -219,6 +231,9 @@ impl Attempt<'_> {
             control_fd.to_string(),
             start_fd.to_string(),
         ];
+        if self.agent == Toggle::On {
+            init.push(agent_fd.to_string());
+        }
         let log = self.dir.lxc_log();
         // lxc-start appends to it, and ends without a word where it cannot be made.
         StateDir::write(&log, b"")?;
@@ -238,6 +253,9 @@ impl Attempt<'_> {
         if let stub::Program::Kept(image) = &stub {
             spawn = spawn.fd(stub_fd, image.as_fd());
         }
+        if self.agent == Toggle::On {
+            spawn = spawn.fd(agent_fd, OwnedFd::from(self.listen(names::AGENT_SOCKET)?));
+        }
         inherited::pass_on(spawn, self.inherited_fds)?
             .fd(control_fd, control)
             .fd(start_fd, OwnedFd::from(listener))
@@ -245,12 +263,12 @@ impl Attempt<'_> {
             .map_err(Error::on("start", &lxc.program))
     }
 
-    /// The socket that `start` connects to. Bound by way of the directory's descriptor, because
-    /// the path of a socket has at most 107 bytes.
-    fn listen(&self) -> Result<UnixListener> {
+    /// A socket in the state directory. Bound by way of the directory's descriptor, because the path
+    /// of a socket has at most 107 bytes.
+    fn listen(&self, name: &str) -> Result<UnixListener> {
         let dir = File::open(self.dir.path()).map_err(Error::on("open", self.dir.path()))?;
-        let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), names::START_SOCKET);
-        UnixListener::bind(path).map_err(Error::on("bind", &self.dir.start_socket()))
+        let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+        UnixListener::bind(path).map_err(Error::on("bind", &self.dir.path().join(name)))
     }
 
     /// As `/proc/PID/timens_offsets` takes them; none without a new time namespace.
@@ -297,7 +315,7 @@ impl Attempt<'_> {
             Err(timeout) => Err(timeout),
         };
         match word {
-            Ok(Some(pid)) => Ok(pid),
+            Ok(Some(pid)) => init_of(monitor.pid(), pid),
             Ok(None) => Err(Error::Lxc {
                 said: said().unwrap_or_else(|| "it ended without a word".to_owned()),
             }),
@@ -336,6 +354,21 @@ impl Attempt<'_> {
         }
         let path = Path::new("/proc/self/ns/mnt");
         File::open(path).map(Some).map_err(Error::on("open", path))
+    }
+}
+
+/// The host pid of the stub, a child of lxc-start, which told `said` by its credentials: before Linux
+/// 2.6.36 that is its number inside, 1.
+fn init_of(monitor: sys::Pid, said: sys::Pid) -> Result<sys::Pid> {
+    if parent_of(said.as_raw())? == Some(monitor.as_raw()) {
+        return Ok(said);
+    }
+    match children_of(monitor.as_raw())?.as_slice() {
+        [only] => Ok(sys::Pid::from_raw(*only)),
+        several => Err(Error::Vanished {
+            what: "the container's init",
+            hint: format!(": lxc-start has {} children", several.len()),
+        }),
     }
 }
 

@@ -75,6 +75,15 @@ impl Channel {
         })
     }
 
+    /// Our end once more: for whoever goes on when this channel has said and heard all.
+    ///
+    /// # Errors
+    /// When there are no descriptors to give.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
+        let socket = self.socket.try_clone();
+        socket.map_err(Error::io("duplicate a descriptor"))
+    }
+
     /// From now on this is waited for, and at most so long, with however many messages.
     pub(crate) fn wait_for(&mut self, what: &'static str, limit: Duration) {
         self.waiting_for = Wait::new(what, limit);

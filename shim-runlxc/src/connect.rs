@@ -1,5 +1,6 @@
 //! Connections to unix sockets, within a limit: a listener that accepts nobody must not hold us.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -34,6 +35,17 @@ pub(crate) fn within(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
         Err(Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// As [`within`], to the socket of that name in a directory: by way of the directory's descriptor,
+/// because the path of a socket has at most 107 bytes.
+///
+/// # Errors
+/// As [`within`], or that the directory cannot be opened.
+pub(crate) fn below(directory: &Path, name: &str, limit: Duration) -> io::Result<OwnedFd> {
+    let directory = File::open(directory)?;
+    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+    within(Path::new(&path), limit)
 }
 
 #[cfg(test)]

@@ -7,16 +7,16 @@ use std::time::Duration;
 use bundle::{Bundle, Plan, PlanContext, Status};
 use cgroups::CgroupPaths;
 use launch::hooks::{self, Stage};
-use launch::plan::{Hook, RootEntry, Toggle};
-use sys::Child;
+use launch::plan::{Hook, PidOne, RootEntry, Toggle};
 
 use crate::bring_up::Attempt;
 use crate::container::Container;
 use crate::host::{Host, cgroup_view};
 use crate::id::ContainerId;
+use crate::joined::Joined;
 use crate::lxcfs::{self, Lxcfs};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, image, progress, stub};
+use crate::{Error, Result, agent, image, progress, stub};
 
 /// A container to make.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub parent: Parent,
     /// Where a container gets the view of its limits from, if it asks for one.
     pub lxcfs: Lxcfs,
+    /// Whether it may run without what the kernel lacks of no_new_privs and filters.
+    pub hardening_optional: Toggle,
 }
 
 /// Standard input, output and error.
@@ -67,7 +69,7 @@ pub struct Created {
     /// The container.
     pub container: Container,
     /// Init, when its parent is us.
-    pub init: Option<Child>,
+    pub init: Option<Joined>,
     /// The master of its terminal, when one was asked for.
     pub terminal: Option<OwnedFd>,
 }
@@ -78,7 +80,10 @@ pub struct Created {
 /// [`Error::Exists`], [`Error::Bundle`], [`Error::Inside`] and others; nothing is left then.
 pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     let paths = cgroup_paths(host, request.bundle, request.id)?;
+    let mut facts = host.facts;
+    facts.hardening_optional = request.hardening_optional;
     let mut plan = request.bundle.plan(&PlanContext {
+        host: facts,
         preserve_fds: request.inherited_fds,
         new_keyring: request.new_keyring,
         root_entry: request.root_entry,
@@ -96,8 +101,10 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     check_terminal(request.stdio, &plan)?;
     check_rootfs(Path::new(&plan.init.root.path))?;
 
+    let agent = stay_if_needed(&mut plan.init.pid_one, request.parent);
     let dir = StateDir::create(request.root, request.id)?;
     let attempt = Attempt {
+        agent,
         stdio: request.stdio,
         inherited_fds: request.inherited_fds,
         parent: request.parent,
@@ -110,6 +117,22 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         attempt.bring_up(paths, progress)
     })
     .map_err(stub::explain)
+}
+
+/// Where this kernel needs it, has pid 1 stay beside a program that would have taken its place. On when
+/// pid 1 is to do what the kernel cannot; an image's own init cannot do it.
+fn stay_if_needed(pid_one: &mut PidOne, parent: Parent) -> Toggle {
+    let needed = agent::is_needed(parent);
+    if needed == Toggle::On && *pid_one == PidOne::Program {
+        *pid_one = PidOne::Stub {
+            rewrites: Vec::new(),
+            services: None,
+        };
+    }
+    match pid_one {
+        PidOne::Stub { .. } => needed,
+        PidOne::Program | PidOne::Systemd(_) | PidOne::SbinInit(_) => Toggle::Off,
+    }
 }
 
 /// Where the container's cgroups are to be.

@@ -11,12 +11,13 @@ use sys::{Child, Place, Signal, Spawn};
 use crate::channel::Channel;
 use crate::container::{Container, EXEC_LIMIT};
 use crate::create::Stdio;
+use crate::joined::Joined;
 use crate::process::ProcessId;
 use crate::stub::Image;
-use crate::{Error, Result, inherited, out_of_memory, stub};
+use crate::{Error, Result, agent, inherited, out_of_memory, stub};
 
 /// Whom we wait for.
-const JOINING: &str = "the process that joins the container";
+pub(crate) const JOINING: &str = "the process that joins the container";
 
 /// A process to run.
 #[derive(Debug)]
@@ -43,11 +44,11 @@ pub enum Paused {
 /// A process that stands in the container and waits for the word.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The process: our child.
-    pub child: Child,
+    /// The process.
+    pub child: Joined,
     /// The master of its terminal, when one was asked for.
     pub terminal: Option<OwnedFd>,
-    channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 impl Container {
@@ -75,7 +76,12 @@ impl Container {
         }
         let init = self.init()?;
         let kills = self.cgroup.oom_kills();
-        self.join(request, init)
+        let joined = if sys::process::has_setns() {
+            self.join(request, init)
+        } else {
+            agent::join(self, request, init)
+        };
+        joined
             .map_err(|error| out_of_memory::explain_exec(&self.cgroup, kills, error))
             .map_err(stub::explain)
     }
@@ -92,21 +98,12 @@ impl Container {
         // The stub has opened the namespaces by now. Was the number in their paths init's until
         // then? If not, the process ends here, before it ran anything.
         init.signal(0)?;
-        let Some(mut ready) = channel.receive()? else {
-            return Err(vanished(""));
-        };
-        if ready.message != FromStub::Ready {
-            return Err(vanished(": it did not get ready"));
-        }
-        let terminal = ready.fds.pop();
-        if terminal.is_none() && matches!(request.stdio, Stdio::Terminal) {
-            return Err(vanished(": it sent no terminal"));
-        }
+        let terminal = await_ready(&channel, request.stdio)?;
         // It has forked the process into the container and ends by itself.
         stub.wait_timeout(channel.left())
             .map_err(Error::io("wait for the joining stub"))?;
         Ok(Prepared {
-            child,
+            child: Joined::Ours(child),
             terminal,
             channel,
         })
@@ -171,7 +168,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`Error::Inside`] with the reason why the program does not run; the process is gone.
-    pub fn start(self) -> Result<(Child, Option<OwnedFd>)> {
+    pub fn start(self) -> Result<(Joined, Option<OwnedFd>)> {
         self.channel.send(&ToStub::Start)?;
         match self.channel.receive()? {
             None => Ok((self.child, self.terminal)),
@@ -180,7 +177,24 @@ impl Prepared {
     }
 }
 
-fn vanished(hint: &str) -> Error {
+/// Waits until the process has all but its program; gives the master of its terminal.
+///
+/// # Errors
+/// Why it has not, as it tells; [`Error::Vanished`].
+pub(crate) fn await_ready(channel: &Channel, stdio: Stdio<'_>) -> Result<Option<OwnedFd>> {
+    let Some(mut ready) = channel.receive()? else {
+        return Err(vanished(""));
+    };
+    if ready.message != FromStub::Ready {
+        return Err(vanished(": it did not get ready"));
+    }
+    match (stdio, ready.fds.pop()) {
+        (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
+        (_, terminal) => Ok(terminal),
+    }
+}
+
+pub(crate) fn vanished(hint: &str) -> Error {
     Error::Vanished {
         what: JOINING,
         hint: hint.to_owned(),

@@ -20,6 +20,9 @@ const OCI_VERSION_MIN: &str = "1.0.0";
 /// has to be no.
 const ID_MAPPED_MOUNTS: bool = false;
 
+/// How further processes come into a container: by setns(2), or started by its pid 1.
+const EXEC: &str = "org.pouch.exec";
+
 /// How long CRIU may take to say whether it works: callers ask for features while they start.
 const CRIU_LIMIT: Duration = Duration::from_secs(5);
 
@@ -66,6 +69,7 @@ pub fn document(host: &Host) -> Value {
         },
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": checkpoint(&Criu::find_within(CRIU_LIMIT)),
+            EXEC: if sys::process::has_setns() { "setns" } else { "agent" },
         },
         "potentiallyUnsafeConfigAnnotations": [bundle::annotations::PREFIX, CONFIG_ANNOTATION],
     })

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::read;
-use sys::{Child, ExitStatus};
+use sys::ExitStatus;
 
+use crate::joined::Joined;
 use crate::wait::{self, Came};
 use crate::{Error, Result};
 
@@ -46,7 +47,7 @@ pub(crate) struct Said {
 /// When the kernel refuses to wait or to read.
 pub(crate) fn follow(
     pipe: &OwnedFd,
-    mut child: Option<&mut Child>,
+    mut child: Option<&mut Joined>,
     limit: Duration,
 ) -> Result<(End, Said)> {
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
@@ -164,7 +165,7 @@ mod tests {
             .stdout(theirs.as_fd())
             .stderr(theirs.as_fd())
             .new_session();
-        let mut child = spawn.spawn().unwrap();
+        let mut child = Joined::Ours(spawn.spawn().unwrap());
         drop(theirs);
         let followed = follow(&ours, Some(&mut child), limit).unwrap();
         let group = nix::sys::signal::killpg(child.pid(), sys::Signal::SIGKILL);

@@ -46,6 +46,9 @@ pub fn facts() -> Result<HostFacts> {
 /// call with a filter, and a filter that it does not take is refused by name when it is loaded.
 fn facts_with(kernel: Kernel) -> HostFacts {
     let mut facts = HostFacts::read(Path::new("/"));
+    if !sys::process::has_no_new_privs() {
+        facts.no_new_privs = Toggle::Off;
+    }
     if kernel.at_least(3, 5) {
         facts.seccomp_filter = Toggle::On;
     }
@@ -55,6 +58,32 @@ fn facts_with(kernel: Kernel) -> HostFacts {
         }
     }
     facts
+}
+
+/// Environment variable by which containers may run without what the kernel lacks: for callers that
+/// can set neither options nor flags.
+pub const HARDENING_OPTIONAL: &str = "RUNLXC_HARDENING_OPTIONAL";
+
+/// Whether a container may run without what this kernel lacks of no_new_privs and filters: said by the
+/// caller, or by [`HARDENING_OPTIONAL`].
+///
+/// # Errors
+/// [`Error::Usage`] for a value of the variable that is none.
+pub fn hardening_optional(said: bool) -> Result<Toggle> {
+    let value = std::env::var_os(HARDENING_OPTIONAL).unwrap_or_default();
+    let by_environment = match value.to_str() {
+        Some("true" | "1") => true,
+        Some("" | "false" | "0") => false,
+        _ => {
+            let why = format!("{HARDENING_OPTIONAL}={value:?} is neither true nor false");
+            return Err(Error::Usage(why));
+        }
+    };
+    Ok(if said || by_environment {
+        Toggle::On
+    } else {
+        Toggle::Off
+    })
 }
 
 /// What a mount of type `cgroup` shows of these cgroups.

@@ -8,11 +8,12 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bundle::annotations::LEFT_OUT;
 use bundle::capabilities::NONE as NO_CAPABILITIES;
 use bundle::rich::hooks::Hooks;
 use bundle::{Namespace, NamespaceKind, Plan};
 use cgroups::{CgroupDir, CgroupPaths};
-use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling};
+use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling, Toggle};
 use serde::{Deserialize, Serialize};
 
 use crate::container::START_LIMIT;
@@ -172,6 +173,16 @@ impl Journal {
             Err(e) => return Err(Error::on("read", &path)(e)),
         };
         Self::parse(&text).map_err(|why| Error::Journal { path, why })
+    }
+
+    /// Whether it runs without something that the kernel lacks: its execs may, too.
+    #[must_use]
+    pub fn hardening_optional(&self) -> Toggle {
+        if self.annotations.contains_key(LEFT_OUT) {
+            Toggle::On
+        } else {
+            Toggle::Off
+        }
     }
 
     /// The directories of LXC's cgroups.

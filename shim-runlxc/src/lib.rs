@@ -24,6 +24,7 @@ pub mod journal;
 mod locks;
 pub mod state_dir;
 
+mod agent;
 mod bring_up;
 mod channel;
 mod checkpoint;
@@ -37,6 +38,7 @@ mod external;
 mod hook_output;
 mod image;
 mod inherited;
+mod joined;
 mod kill;
 mod membership;
 pub mod out_of_memory;
@@ -55,6 +57,7 @@ mod status;
 pub use container::Container;
 pub use error::{Error, Result};
 pub use id::ContainerId;
+pub use joined::Joined;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

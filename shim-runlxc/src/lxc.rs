@@ -14,7 +14,7 @@ use sys::{CloneFlags, Kernel, Signal, Spawn};
 
 use crate::container::KILL_LIMIT;
 use crate::lxc_config::Version;
-use crate::process::ProcessId;
+use crate::process::{self, ProcessId};
 use crate::{Error, Result, answer, mount_namespace, on_path, wait};
 
 /// What AppArmor calls a process without a profile.
@@ -84,10 +84,13 @@ pub enum Mounts {
 }
 
 impl Mounts {
-    /// Hides cgroups if the kernel can (3.8: `/proc/PID/ns/mnt`) and nobody told LXC to insist on
-    /// some.
+    /// Hides cgroups if the kernel can (setns(2) and, from 3.8, `/proc/PID/ns/mnt`) and nobody told
+    /// LXC to insist on some.
     #[must_use]
     pub fn without_cgroups() -> Self {
+        if !sys::process::has_setns() {
+            return Self::Copy;
+        }
         let global = std::fs::read_to_string(GLOBAL_CONFIG).unwrap_or_default();
         if global.contains("lxc.cgroup.use") {
             return Self::Copy;
@@ -200,12 +203,8 @@ impl Lxc {
 
 /// lxc-start refuses an LXCPATH that is not there, and on a host where LXC never ran it is not.
 fn make_lxc_path() -> Result<()> {
-    match std::fs::create_dir(LXC_PATH) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            Err(Error::on("create", Path::new(LXC_PATH))(e))
-        }
-        _made_or_there => Ok(()),
-    }
+    // Hosts of the time of Linux 2.6.32 have no /run either.
+    std::fs::create_dir_all(LXC_PATH).map_err(Error::on("create", Path::new(LXC_PATH)))
 }
 
 /// Whether AppArmor is there and leaves this process alone; a runtime that is confined itself, in
@@ -293,21 +292,12 @@ fn reason_in(log: &str) -> Option<String> {
 /// # Errors
 /// When one cannot be killed.
 pub fn kill_strays(name: &str) -> Result<()> {
-    let proc = Path::new("/proc");
-    for entry in std::fs::read_dir(proc).map_err(Error::on("read", proc))? {
-        let entry = entry.map_err(Error::on("read", proc))?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for pid in process::all()? {
         let Ok(process) = ProcessId::of(pid) else {
             continue;
         };
         // Gone meanwhile, or it is a kernel thread.
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
             continue;
         };
         if names(&line, name) {

@@ -2,14 +2,12 @@
 //! when its configuration says so, and then neither limits nor `kill --all` reach them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use cgroups::{Cgroup, CgroupPaths};
 use sys::Pid;
 
-use crate::process::parent_of;
-use crate::{Error, Result};
+use crate::Result;
+use crate::process::{self, parent_of};
 
 /// Moves `init` and all that descend from it into the container's cgroups where they are not;
 /// gives whom it moved. They are stopped: none is born meanwhile.
@@ -38,14 +36,8 @@ pub(crate) fn bring_in(cgroup: &Cgroup, init: Pid) -> Result<Vec<Pid>> {
 
 /// A process and all that descend from it.
 fn tree(root: Pid) -> Result<Vec<Pid>> {
-    let proc = Path::new("/proc");
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for entry in fs::read_dir(proc).map_err(Error::on("read", proc))? {
-        let entry = entry.map_err(Error::on("read", proc))?;
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
+    for pid in process::all()? {
         if let Some(parent) = parent_of(pid)? {
             children.entry(parent).or_default().push(pid);
         }

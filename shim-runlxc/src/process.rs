@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -147,6 +148,34 @@ impl Held {
 pub(crate) fn parent_of(pid: i32) -> Result<Option<i32>> {
     let stat = read_stat(pid)?.filter(|stat| !ENDED.contains(&stat.state));
     Ok(stat.map(|stat| stat.parent))
+}
+
+/// Every process of our pid namespace at this moment.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn all() -> Result<Vec<i32>> {
+    let proc = Path::new("/proc");
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir(proc).map_err(Error::on("read", proc))? {
+        let name = entry.map_err(Error::on("read", proc))?.file_name();
+        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
+}
+
+/// The processes whose parent that one is.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn children_of(parent: i32) -> Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for pid in all()? {
+        if parent_of(pid)? == Some(parent) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
 }
 
 /// States of a process that has ended (proc(5)).

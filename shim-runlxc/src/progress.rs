@@ -9,6 +9,7 @@ use crate::container::Container;
 use crate::create::Created;
 use crate::delete;
 use crate::id::ContainerId;
+use crate::joined::Joined;
 use crate::journal::Journal;
 use crate::state_dir::StateDir;
 
@@ -19,7 +20,7 @@ pub(crate) struct Progress {
     /// lxc-start.
     pub(crate) monitor: Option<Child>,
     /// Init, when its parent is us.
-    pub(crate) init: Option<Child>,
+    pub(crate) init: Option<Joined>,
 }
 
 /// Makes the container `id` in the directory that was made for it, and locks that meanwhile; gives

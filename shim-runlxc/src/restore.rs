@@ -24,6 +24,7 @@ use crate::criu::wire::{CgroupRoot, InheritFd, Kind, Options, Pair};
 use crate::criu::{Criu, Note, Task};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::joined::Joined;
 use crate::journal::{Journal, Phase};
 use crate::process::ProcessId;
 use crate::progress::{self, Progress};
@@ -174,9 +175,9 @@ impl Attempt<'_> {
     }
 
     /// From here on `delete` finds init.
-    fn note_init(&self, journal: &mut Journal, init: &mut Option<Child>, pid: i32) -> Result<()> {
+    fn note_init(&self, journal: &mut Journal, init: &mut Option<Joined>, pid: i32) -> Result<()> {
         if self.request.parent == Parent::Us {
-            *init = Some(Child::adopt(sys::Pid::from_raw(pid)));
+            *init = Some(Joined::Ours(Child::adopt(sys::Pid::from_raw(pid))));
         }
         journal.init = Some(ProcessId::of(pid)?);
         journal.write(&self.dir)

@@ -20,7 +20,7 @@ use bundle::{Namespace, NamespaceKind, Plan, names};
 use cgroups::{Cgroup, Resources};
 use launch::plan::{PidOne, PlannedMount};
 use nix::fcntl::Flock;
-use sys::{Child, ExitStatus, Pid, Signal};
+use sys::{ExitStatus, Pid, Signal};
 
 use crate::bring_up::Attempt;
 use crate::container::{CREATE_LIMIT, Container, KILL_LIMIT};
@@ -28,10 +28,11 @@ use crate::create::{Created, Parent, Stdio};
 use crate::exec::{self, Paused};
 use crate::hook_output::{self, End};
 use crate::id::ContainerId;
+use crate::joined::Joined;
 use crate::journal::Journal;
 use crate::process::{Liveness, ProcessId};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, delete, progress, stub, wait};
+use crate::{Error, Result, agent, delete, progress, stub, wait};
 
 /// How long another start or end of the same container may take beside the time of its hook.
 const OTHER_END_MAX: Duration = CREATE_LIMIT;
@@ -67,7 +68,7 @@ impl Streams {
     }
 
     /// Reads what the hook says until it ends; then no process of ours holds its end any more.
-    fn follow(self, child: Option<&mut Child>, limit: Duration) -> Result<Ended> {
+    fn follow(self, child: Option<&mut Joined>, limit: Duration) -> Result<Ended> {
         let Self { output, theirs, .. } = self;
         drop(theirs);
         let (end, said) = hook_output::follow(&output, child, limit)?;
@@ -236,7 +237,7 @@ impl Container {
 }
 
 /// Ends a hook with all that is still in its session's first process group.
-fn end_group(child: &mut Child) -> Result<()> {
+fn end_group(child: &mut Joined) -> Result<()> {
     kill_group(child.pid());
     let wait = child.wait_timeout(KILL_LIMIT);
     wait.map(drop).map_err(Error::io("wait for a killed hook"))
@@ -318,21 +319,19 @@ fn run_poststop(
     }
     leave_view(&mut plan, journal);
     reshape(&mut plan, command);
-    // Before Linux 3.4 its status is nobody's to know.
-    let parent = match sys::set_subreaper() {
-        Ok(()) => Parent::Us,
-        Err(_) => Parent::Above,
-    };
+    // Before Linux 3.4 its pid 1 tells its status.
+    let agent = agent::is_needed(Parent::Us);
     let id = ContainerId::parse(names::POSTSTOP)?;
     let below = StateDir::create(dir.path(), &id)?;
     let streams = Streams::new()?;
     let attempt = Attempt {
         stdio: streams.lend(),
         inherited_fds: 0,
-        parent,
+        parent: Parent::Us,
         plan: &plan,
         view: None,
         dir: &below,
+        agent,
         deadline,
     };
     let made = progress::make_or_undo(&below, &id, |progress| attempt.bring_up(paths, progress));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bundle::{Bundle, ProcessContext};
+use bundle::{Bundle, HostFacts, ProcessContext};
 use cgroups::{OomNews, OomWatch, Stats};
 use clap::ValueEnum as _;
 use launch::plan::{RootEntry, SeccompFilter, Toggle};
@@ -21,7 +21,7 @@ use crate::create::{self, Parent, Stdio};
 use crate::criu::wire::{CgroupsMode, Options as CriuOptions};
 use crate::delete::{self, Running};
 use crate::exec::{self, Paused};
-use crate::host::Host;
+use crate::host::{Host, hardening_optional};
 use crate::id::ContainerId;
 use crate::journal::PidNamespace;
 use crate::lxcfs::{Lxcfs, Watch};
@@ -155,11 +155,12 @@ impl Runtime for RunLxc {
                 },
                 parent: Parent::Us,
                 lxcfs: lxcfs(options),
+                hardening_optional: hardening_optional(options.hardening_optional)?,
             },
         )?;
         let pid = made.container.pid();
         if let Some(init) = made.init {
-            sys::watch(init);
+            init.watch()?;
         }
         let shimmed = Shimmed::new(made.container, host, &self.views);
         shimmed.watch_view();
@@ -194,7 +195,7 @@ impl Runtime for RunLxc {
 #[derive(Debug)]
 pub struct Shimmed {
     container: Container,
-    facts: bundle::HostFacts,
+    facts: HostFacts,
     /// The container's filter, from the first exec on.
     seccomp: OnceLock<Option<SeccompFilter>>,
     oom: Mutex<Option<OomWatch>>,
@@ -206,12 +207,15 @@ pub struct Shimmed {
 impl Shimmed {
     fn new(container: Container, host: &Host, views: &Watch) -> Self {
         Self {
-            container,
-            facts: host.facts,
+            facts: HostFacts {
+                hardening_optional: container.journal().hardening_optional(),
+                ..host.facts
+            },
             seccomp: OnceLock::new(),
             oom: Mutex::new(None),
             views: views.clone(),
             ending: Mutex::new(()),
+            container,
         }
     }
 
@@ -281,7 +285,7 @@ impl shim_core::Container for Shimmed {
         })?;
         let (child, terminal) = prepared.start()?;
         Ok(Started {
-            pid: sys::watch(child).as_raw(),
+            pid: child.watch()?.as_raw(),
             terminal,
         })
     }

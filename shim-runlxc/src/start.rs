@@ -1,9 +1,7 @@
 //! From a waiting init to a running program.
 
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bundle::{Status, names};
@@ -85,12 +83,9 @@ impl Container {
         wait::until_ended(init, KILL_LIMIT)
     }
 
-    /// By way of the directory's descriptor: the path of a socket has at most 107 bytes.
     fn connect(&self) -> Result<OwnedFd> {
         let socket = self.dir.start_socket();
-        let dir = File::open(self.dir.path()).map_err(Error::on("open", self.dir.path()))?;
-        let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), names::START_SOCKET);
-        match connect::within(Path::new(&path), START_LIMIT) {
+        match connect::below(self.dir.path(), names::START_SOCKET, START_LIMIT) {
             Ok(socket) => Ok(socket),
             Err(e) if e.kind() == ErrorKind::TimedOut => Err(Error::Timeout {
                 what: "the connection to the container's init",

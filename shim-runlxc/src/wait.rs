@@ -1,12 +1,13 @@
 //! Waiting for a process that need not be our child, with a limit.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use sys::{Child, ExitStatus};
+use sys::{Child, ExitStatus, Pid};
 
 use crate::process::{Liveness, ProcessId};
 use crate::{Error, Result};
@@ -46,6 +47,25 @@ pub(crate) fn within(deadline: Option<Instant>, limit: Duration) -> Duration {
     left.map_or(limit, |left| left.min(limit))
 }
 
+/// Whoever can be asked whether it has ended.
+pub(crate) trait Mortal {
+    /// Its number in our pid namespace.
+    fn pid(&self) -> Pid;
+
+    /// Takes its status if it has ended.
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>>;
+}
+
+impl Mortal for Child {
+    fn pid(&self) -> Pid {
+        Self::pid(self)
+    }
+
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        Self::try_wait(self)
+    }
+}
+
 /// What came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Came {
@@ -64,7 +84,7 @@ pub(crate) enum Came {
 /// When poll(2) or waitpid(2) fails.
 pub(crate) fn word_or_end(
     socket: BorrowedFd<'_>,
-    child: &mut Child,
+    child: &mut impl Mortal,
     limit: Duration,
 ) -> Result<Came> {
     let deadline = Instant::now() + limit;

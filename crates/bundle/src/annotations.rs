@@ -7,6 +7,10 @@ use crate::{Error, Result, priority, rich, view};
 /// Keys below this prefix are ours; an unknown one is a mistake and is refused.
 pub const PREFIX: &str = "org.pouch.";
 
+/// Set by us, never by config.json: what of no_new_privs and system call filters a container runs
+/// without because its kernel lacks it, as the operator allowed.
+pub const LEFT_OUT: &str = "org.pouch.left-out";
+
 /// The keys of ours that mean something.
 pub const KNOWN: &[&str] = &[
     rich::MODE,

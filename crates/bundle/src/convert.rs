@@ -13,7 +13,7 @@ use crate::load::Bundle;
 use crate::mount::Surroundings;
 use crate::namespaces::{IdMaps, Namespaces, time_offsets};
 use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
-use crate::process::{ProcessContext, label, process_plan, toggle};
+use crate::process::{NO_NEW_PRIVS, ProcessContext, label, process_plan, toggle};
 use crate::rich::hooks::Hooks;
 use crate::rich::{MODE, Rich};
 use crate::view::View;
@@ -66,6 +66,10 @@ impl Bundle {
                 .map(|field| format!("{field} is ignored")),
         );
         let hooks = self.hooks();
+        let view = View::of(&own_annotations)?;
+        if let Some(left_out) = self.left_out(&init.process) {
+            own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
+        }
         Ok(Plan {
             id: context.id.clone(),
             bundle: self.dir.clone(),
@@ -82,7 +86,7 @@ impl Bundle {
             hooks_poststop: hook::hooks("poststop", hooks.poststop())?,
             rich_hooks,
             init,
-            view: View::of(&own_annotations)?,
+            view,
             annotations: own_annotations,
             warnings,
             notes,
@@ -93,16 +97,39 @@ impl Bundle {
     ///
     /// # Errors
     /// As [`Bundle::plan`], for `linux.seccomp`.
-    pub fn seccomp_filter(&self, host: &HostFacts) -> Result<Option<Planned<SeccompFilter>>> {
+    pub fn seccomp_filter(&self, host: &HostFacts) -> Result<Planned<Option<SeccompFilter>>> {
         match self
             .spec
             .linux()
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref())
         {
-            Some(spec) => filter::filter(spec, host).map(Some),
-            None => Ok(None),
+            Some(spec) => filter::filter(spec, host),
+            None => Ok(Planned {
+                value: None,
+                warnings: Vec::new(),
+                notes: Vec::new(),
+            }),
         }
+    }
+
+    /// What config.json asks for that a program runs without, by the fields' names.
+    fn left_out(&self, program: &launch::plan::Process) -> Option<String> {
+        let process = self.spec.process().as_ref();
+        let asks_nnp = process.is_some_and(|spec| spec.no_new_privileges() == Some(true));
+        let linux = self.spec.linux().as_ref();
+        let asks_filter = linux.is_some_and(|linux| linux.seccomp().is_some());
+        let left_out: Vec<_> = [
+            (
+                asks_nnp && program.no_new_privs == Toggle::Off,
+                NO_NEW_PRIVS,
+            ),
+            (asks_filter && program.seccomp.is_none(), filter::SECCOMP),
+        ]
+        .into_iter()
+        .filter_map(|(is_left_out, field)| is_left_out.then_some(field))
+        .collect();
+        (!left_out.is_empty()).then(|| left_out.join(","))
     }
 
     fn linux(&self) -> Result<&Linux> {
@@ -134,7 +161,9 @@ impl Bundle {
         let hooks = self.hooks();
         let sysctl: BTreeMap<_, _> = linux.sysctl().iter().flatten().collect();
         let scheduling = scheduling::of_container(linux, warnings)?;
-        let process = self.process(context, take(seccomp, notes), scheduling)?;
+        warnings.extend(seccomp.warnings);
+        notes.extend(seccomp.notes);
+        let process = self.process(context, seccomp.value, scheduling)?;
         warnings.extend(process.warnings);
         notes.extend(process.notes);
         let root = self.root(linux, context.root_entry)?;
@@ -236,12 +265,6 @@ impl Bundle {
 
 fn prestart(hooks: &OciHooks) -> Result<Vec<launch::plan::Hook>> {
     hook::hooks("prestart", hooks.prestart())
-}
-
-fn take<T>(planned: Option<Planned<T>>, notes: &mut Vec<String>) -> Option<T> {
-    let planned = planned?;
-    notes.extend(planned.notes);
-    Some(planned.value)
 }
 
 /// Any version 1: minor versions only add (config.md, Specification version).

@@ -8,23 +8,33 @@ use oci_spec::runtime::{
 use seccomp::{Action, Arch, Arg, Flag, Operator, Profile, Rule};
 
 use crate::plan::{HostFacts, Planned};
+use crate::process::lack;
 use crate::{Error, Result};
+
+/// The field's name.
+pub(crate) const SECCOMP: &str = "linux.seccomp";
 
 /// Compiles the profile for the machine this runs on.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for what the host or this runtime lacks, [`Error::Seccomp`] for a
 /// profile that contradicts itself.
-pub(crate) fn filter(spec: &LinuxSeccomp, host: &HostFacts) -> Result<Planned<SeccompFilter>> {
+pub(crate) fn filter(
+    spec: &LinuxSeccomp,
+    host: &HostFacts,
+) -> Result<Planned<Option<SeccompFilter>>> {
+    let mut warnings = Vec::new();
     if host.seccomp_filter == Toggle::Off {
-        return Err(Error::unsupported(
-            "linux.seccomp",
-            "this kernel has no system call filters",
-        ));
+        lack(SECCOMP, "system call filters", host, &mut warnings)?;
+        return Ok(Planned {
+            value: None,
+            warnings,
+            notes: Vec::new(),
+        });
     }
     let Some(native) = Arch::native() else {
         let why = "no table of system calls for this architecture";
-        return Err(Error::unsupported("linux.seccomp", why));
+        return Err(Error::unsupported(SECCOMP, why));
     };
     let profile = profile(spec, host)?;
     let program = seccomp::compile(&profile, native).map_err(Error::Seccomp)?;
@@ -45,8 +55,8 @@ pub(crate) fn filter(spec: &LinuxSeccomp, host: &HostFacts) -> Result<Planned<Se
         flags: program.flags,
     };
     Ok(Planned {
-        value: filter,
-        warnings: Vec::new(),
+        value: Some(filter),
+        warnings,
         notes,
     })
 }

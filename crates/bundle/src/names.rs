@@ -23,6 +23,9 @@ pub const EXIT: &str = "exit.json";
 pub const JOURNAL: &str = "state.json";
 /// The listening unix socket that `start` connects to, in the state directory.
 pub const START_SOCKET: &str = "start.sock";
+/// The listening unix socket at which pid 1 starts execs where the kernel has no setns(2), in the state
+/// directory.
+pub const AGENT_SOCKET: &str = "agent.sock";
 /// The container's system-call filter, for execs, in the state directory.
 pub const FILTER: &str = "seccomp.json";
 /// The plan of a container with hooks of its own, for them, in the state directory.

@@ -41,6 +41,11 @@ pub struct HostFacts {
     pub selinux: Toggle,
     /// Highest capability the kernel knows.
     pub last_cap: u8,
+    /// The kernel has no_new_privs (3.5, or a back-port).
+    pub no_new_privs: Toggle,
+    /// What the kernel lacks of no_new_privs and system call filters is left out, with a warning and
+    /// the annotation [`crate::annotations::LEFT_OUT`]; else who asks for it is refused.
+    pub hardening_optional: Toggle,
     /// The kernel has system call filters (3.5, or a back-port).
     pub seccomp_filter: Toggle,
     /// SECCOMP_FILTER_FLAG_* that seccomp(2) takes; 0 where there is only prctl(2).
@@ -52,7 +57,8 @@ const LAST_CAP_WITHOUT_FILE: u8 = 33;
 
 impl HostFacts {
     /// Reads what files tell below `root` (`/` but in tests). Which filters the kernel takes only a
-    /// system call tells: the caller fills it in, until then there are none.
+    /// system call tells: the caller fills it in, until then there are none. Nor do files tell of
+    /// no_new_privs: until the caller does, every kernel has it.
     #[must_use]
     pub fn read(root: &Path) -> Self {
         let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
@@ -64,6 +70,8 @@ impl HostFacts {
             apparmor: if apparmor { Toggle::On } else { Toggle::Off },
             selinux: if selinux { Toggle::On } else { Toggle::Off },
             last_cap: last_cap.unwrap_or(LAST_CAP_WITHOUT_FILE),
+            no_new_privs: Toggle::On,
+            hardening_optional: Toggle::Off,
             seccomp_filter: Toggle::Off,
             seccomp_flags: 0,
         }

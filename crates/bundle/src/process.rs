@@ -30,6 +30,9 @@ pub struct ProcessContext {
     pub scheduling: Scheduling,
 }
 
+/// The field's name.
+pub(crate) const NO_NEW_PRIVS: &str = "process.noNewPrivileges";
+
 /// `(uid_t) -1`, chown(2).
 const ID_OF_NOBODY: u32 = u32::MAX;
 
@@ -53,6 +56,7 @@ pub fn process_plan(spec: &Spec, context: &ProcessContext) -> Result<Planned<Pro
         },
     };
     let user = user(spec)?;
+    let mut warnings = capabilities.warnings;
     let value = Process {
         args: args(spec)?,
         env: env(spec)?,
@@ -62,7 +66,7 @@ pub fn process_plan(spec: &Spec, context: &ProcessContext) -> Result<Planned<Pro
         additional_gids: user.additional_gids().clone().unwrap_or_default(),
         umask: umask(user.umask())?,
         capabilities: Some(capabilities.value),
-        no_new_privs: toggle(spec.no_new_privileges()),
+        no_new_privs: no_new_privs(spec, &context.host, &mut warnings)?,
         rlimits: rlimits(spec.rlimits().as_deref().unwrap_or_default())?,
         oom_score_adj: oom_score_adj(spec.oom_score_adj())?,
         seccomp: context.seccomp.clone(),
@@ -77,7 +81,7 @@ pub fn process_plan(spec: &Spec, context: &ProcessContext) -> Result<Planned<Pro
     };
     Ok(Planned {
         value,
-        warnings: capabilities.warnings,
+        warnings,
         notes: capabilities.notes,
     })
 }
@@ -102,6 +106,36 @@ fn user(spec: &Spec) -> Result<&User> {
         return Err(Error::invalid("process.user.additionalGids", why));
     }
     Ok(user)
+}
+
+fn no_new_privs(spec: &Spec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Toggle> {
+    let asked = toggle(spec.no_new_privileges());
+    if asked == Toggle::On && host.no_new_privs == Toggle::Off {
+        lack(NO_NEW_PRIVS, "no_new_privs", host, warnings)?;
+        return Ok(Toggle::Off);
+    }
+    Ok(asked)
+}
+
+/// What becomes of a field that the kernel cannot honour.
+///
+/// # Errors
+/// [`Error::Unsupported`] unless the operator lets it be left out.
+pub(crate) fn lack(
+    field: &str,
+    what: &str,
+    host: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    if host.hardening_optional == Toggle::On {
+        warnings.push(format!("{field} is left out: this kernel has no {what}"));
+        return Ok(());
+    }
+    let why = format!(
+        "this kernel has no {what}, which Linux has from 3.5; HardeningOptional (see docs/runlxc.md) \
+         leaves it out"
+    );
+    Err(Error::unsupported(field, why))
 }
 
 /// On only for `true`.

@@ -29,7 +29,7 @@
 //!     |------------------------------------------->|
 //! ```
 //! An exec is the same without the start socket: Enter, Entered, Exec(plan), Hello, Ready, Start on
-//! one socket.
+//! one socket. Where pid 1 starts it (`agent.rs`), Join goes before that, and Ended comes after it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sys::Credentials;
+use sys::{Credentials, ExitStatus};
 
 use crate::error::{Error, Result, errno_words};
 use crate::plan::{ExecPlan, InitPlan, Toggle};
@@ -73,6 +73,9 @@ pub enum ToStub {
     GoOn,
     /// The answer to [`FromStub::Tree`], with its descriptor.
     Tree,
+    /// To a child of a pid 1 that stays: join. The socket for all further messages comes along as a
+    /// descriptor, and after it the three standard streams unless there is to be a terminal.
+    Join,
 }
 
 /// From the stub to the host side.
@@ -93,6 +96,36 @@ pub enum FromStub {
     /// namespace now": one that shows owners mapped, or whose source is closed to the container's
     /// user namespace.
     Tree(u32),
+    /// From pid 1: how a child of its own has ended.
+    Ended(Ended),
+}
+
+/// How a process has ended, to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// By exit(3) with this code, 0 to 255.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        match status {
+            ExitStatus::Exited(code) => Self::Exited(code),
+            ExitStatus::Signaled(signal) => Self::Signaled(signal),
+        }
+    }
+}
+
+impl From<Ended> for ExitStatus {
+    /// Whatever the sender says, the code is one that a process can have.
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Exited(code) => Self::Exited(code & 0xff),
+            Ended::Signaled(signal) => Self::Signaled(signal & 0x7f),
+        }
+    }
 }
 
 /// Why a step failed.

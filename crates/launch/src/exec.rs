@@ -5,8 +5,8 @@
 //!   second one, inside: Hello, terminal, labels, user's rights, program found, Ready
 //!                       Start: limits, filter, execve
 //! ```
-//! The second is a child of whoever started the first, so its status goes there. Must not touch the
-//! container's files but for its terminal.
+//! The second is a child of whoever started the first, so its status goes there. Where pid 1 forks
+//! the second (`agent.rs`), there is no first. Must not touch the container's files but for its terminal.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use sys::process::Fork;
 
+use crate::agent::Newcomer;
 use crate::cgroups;
 use crate::control::{self, FromStub, ToStub};
 use crate::error::{Error, Result, host};
@@ -50,25 +51,49 @@ pub fn run(control_fd: RawFd) -> Result<End> {
         Ok((Fork::Child, proc)) => proc,
         Err(error) => return tell(&control, &error),
     };
-    control::send(&control, &FromStub::Hello, &[])?;
-    let (prepared, master) = match set_up(&plan, proc) {
-        Ok(ready) => ready,
-        Err(error) => return tell(&control, &error),
-    };
-    let masters: Vec<_> = master.iter().map(AsFd::as_fd).collect();
-    control::send(&control, &FromStub::Ready, &masters)?;
-    drop(master);
+    become_program(&control, &plan, proc)
+}
+
+/// Runs a joining process that pid 1 has forked, so that it stands in the namespaces already; does
+/// not return in the process that becomes the program.
+pub(crate) fn run_inside(newcomer: Newcomer) -> Result<End> {
+    let (control, proc) = newcomer.equip()?;
     let Some(received) = control::recv::<ToStub>(&control)? else {
         return Ok(End::Abandoned);
     };
+    let ToStub::Exec(plan) = received.message else {
+        return tell(
+            &control,
+            &Error::Unexpected("instead of a plan for a joining process"),
+        );
+    };
+    match shield(&proc, &plan.process) {
+        Ok(()) => become_program(&control, &plan, proc),
+        Err(error) => tell(&control, &error),
+    }
+}
+
+/// From the first word in the container to execve.
+fn become_program(control: &OwnedFd, plan: &ExecPlan, proc: Proc) -> Result<End> {
+    control::send(control, &FromStub::Hello, &[])?;
+    let (prepared, master) = match set_up(plan, proc) {
+        Ok(ready) => ready,
+        Err(error) => return tell(control, &error),
+    };
+    let masters: Vec<_> = master.iter().map(AsFd::as_fd).collect();
+    control::send(control, &FromStub::Ready, &masters)?;
+    drop(master);
+    let Some(received) = control::recv::<ToStub>(control)? else {
+        return Ok(End::Abandoned);
+    };
     if received.message != ToStub::Start {
-        return tell(&control, &Error::Unexpected("instead of a start"));
+        return tell(control, &Error::Unexpected("instead of a start"));
     }
     let error = prepared
         .commit()
         .err()
         .unwrap_or_else(|| prepared.execute());
-    tell(&control, &error)
+    tell(control, &error)
 }
 
 /// Enters all namespaces and forks into the last of them, that of pids; gives the procfs of the

@@ -23,10 +23,12 @@ use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
 use sys::process::{self as rights, Dumpable};
 use sys::{ExitStatus, Pid};
 
+use crate::agent::Agent;
 use crate::cgroups;
-use crate::control::{self, FromStub, ToStub};
+use crate::control::{self, Ended, FromStub, ToStub};
 use crate::devices::Devices;
 use crate::error::{Error, Result, host};
+use crate::exec;
 use crate::filesystems::Filesystems;
 use crate::hooks::{self, Stage};
 use crate::host_side::HostSide;
@@ -36,7 +38,7 @@ use crate::masks;
 use crate::plan::{Hook, InitPlan, PidOne, Process, Rewrite, Toggle};
 use crate::process::{self, Prepared};
 use crate::procfs::Proc;
-use crate::reaper::{self, Passage, Reaper, Side};
+use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Settled, Side};
 use crate::rootfs::{self, NewRoot};
 use crate::services::{self, Starter, Supervisor};
 use crate::start::{self, Word};
@@ -63,13 +65,17 @@ pub enum End {
 /// mount namespace anew from that one, as shared propagation to the host needs, since the
 /// namespace that LXC made has nothing but slaves.
 ///
+/// With the socket of an agent, a pid 1 that stays starts processes for whoever connects to it, and
+/// tells the end of its program on the control socket.
+///
 /// # Errors
 /// What could not be told to the host side.
-pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
+pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Result<End> {
     let take = |number| {
         sys::take_inherited_fd(number).map_err(host(|| format!("take over descriptor {number}")))
     };
     let (control, start) = (take(control_fd)?, take(start_fd)?);
+    let agent = agent_fd.map(take).transpose()?;
     // LXC asks for a signal at the death of its monitor, which the host side ends on purpose.
     rights::clear_pdeathsig().map_err(host(|| "clear the parent death signal".to_owned()))?;
     control::send(&control, &FromStub::Hello, &[])?;
@@ -99,15 +105,17 @@ pub fn run(control_fd: RawFd, start_fd: RawFd) -> Result<End> {
         Ok(Forked::Program(starter)) => starter,
         Ok(Forked::PidOne(pid_one)) => {
             drop((start, furnished.terminal));
-            return pid_one.stay(&plan.process, (furnished.proc, control));
+            let sockets = Sockets { control, agent };
+            return pid_one.stay(&plan.process, (furnished.proc, sockets));
         }
         Ok(Forked::Supervisor(supervisor)) => {
-            drop((control, start, furnished));
+            drop((control, start, agent, furnished));
             return supervisor.run();
         }
         Ok(Forked::Ended(end)) => return Ok(end),
         Err(error) => return tell(&control, &error),
     };
+    drop(agent);
     let (prepared, master) = match furnished.prepare(&plan.process) {
         Ok(ready) => ready,
         Err(error) => return tell(&control, &error),
@@ -201,16 +209,51 @@ impl Furnished {
     }
 }
 
+/// What pid 1 that stays has of the host.
+struct Sockets {
+    control: OwnedFd,
+    agent: Option<OwnedFd>,
+}
+
 impl PidOneBeside {
     /// Pid 1 beside its program, from the fork to its end.
-    fn stay(self, plan: &Process, (proc, control): (Proc, OwnedFd)) -> Result<End> {
-        let settled = match self.reaper.settle(plan, &proc, self.supervisor) {
+    fn stay(self, plan: &Process, (proc, sockets): (Proc, Sockets)) -> Result<End> {
+        let Sockets { control, agent } = sockets;
+        let has_agent = agent.is_some();
+        let settled = match settle(self.reaper, plan, &proc, (self.supervisor, agent)) {
             Ok(settled) => settled,
             Err(error) => return tell(&control, &error),
         };
-        drop((proc, control));
-        Ok(End::Program(settled.run(&self.rewrites)?))
+        drop(proc);
+        let report = has_agent.then_some(control);
+        match settled.run(&self.rewrites)? {
+            Outcome::Joins(newcomer) => {
+                drop(report);
+                exec::run_inside(newcomer)
+            }
+            Outcome::Ended(status) => {
+                if let Some(report) = report {
+                    let ended = FromStub::Ended(Ended::from(status));
+                    // Whoever made the container may be gone, and not be waiting for it.
+                    let _nobody = control::send(&report, &ended, &[]);
+                }
+                Ok(End::Program(status))
+            }
+        }
     }
+}
+
+fn settle(
+    reaper: Reaper,
+    plan: &Process,
+    proc: &Proc,
+    (supervisor, agent): (Option<Pid>, Option<OwnedFd>),
+) -> Result<Settled> {
+    let agent = match agent {
+        Some(listener) => Some(Agent::new(listener, proc.duplicate()?)?),
+        None => None,
+    };
+    reaper.settle(plan, proc, Beside { supervisor, agent })
 }
 
 /// Everything that is done once for all processes of the container.

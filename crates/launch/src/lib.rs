@@ -4,6 +4,7 @@
 //! and sends it over a socket ([`control`]); a process that already stands in the container's
 //! namespaces applies it. Nothing here reads config.json, and nothing here starts threads.
 
+mod agent;
 mod cgroups;
 pub mod control;
 mod devices;

@@ -48,6 +48,10 @@ const RLIMITS: [&str; 16] = [
 /// Right to signal processes of other users (linux/capability.h).
 const CAP_KILL: u64 = 1 << 5;
 
+/// What it takes to make a process another user's with fewer rights and other limits: CAP_CHOWN,
+/// CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_RESOURCE (linux/capability.h).
+const RIGHTS_TO_START: u64 = 1 | CAP_KILL | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 24;
+
 /// Right to load a filter without no_new_privs (linux/capability.h).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -198,6 +202,22 @@ pub(crate) fn keep_right_to_signal(plan: &Process) -> Result<()> {
     process::no_new_privs().map_err(host(|| "set no_new_privs".to_owned()))?;
     process::load_seccomp(program, *flags)
         .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))
+}
+
+/// As [`keep_right_to_signal`], for a pid 1 whose children become further programs of the container:
+/// it keeps what the container may have, and what it takes to become another user.
+pub(crate) fn keep_rights_of_container(plan: &Process) -> Result<()> {
+    let Some(sets) = &plan.capabilities else {
+        return Ok(());
+    };
+    let keep = sets.bounding | RIGHTS_TO_START;
+    drop_bounding(keep)?;
+    let now = process::capget().map_err(host(|| "read capabilities".to_owned()))?;
+    set_capabilities(Capabilities {
+        effective: keep & now.permitted,
+        permitted: keep & now.permitted,
+        inheritable: 0,
+    })
 }
 
 /// The first descriptor that the program does not get.

@@ -32,6 +32,13 @@ impl Proc {
         Ok(Self { root })
     }
 
+    /// A second handle of it.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        let root = self.root.try_clone();
+        root.map(|root| Self { root })
+            .map_err(host(|| "duplicate a descriptor".to_owned()))
+    }
+
     /// Makes this procfs the working directory, so that [`fd_path`] can be resolved.
     pub(crate) fn make_working_directory(&self) -> Result<()> {
         fchdir(&self.root).map_err(host(|| "change directory to the procfs".to_owned()))

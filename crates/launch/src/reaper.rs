@@ -9,23 +9,24 @@
 //!     |
 //!     |<- any other signal: for the child's process group, or that in the terminal's foreground
 //! ```
-//! It keeps nothing of the host, and of all rights that to signal any process of its namespace. It
-//! must not execute anything.
+//! It keeps nothing of the host, and of all rights that to signal any process of its namespace, unless
+//! it has to start further processes for want of setns(2) (`agent.rs`). It must not execute anything.
 
-use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::setsid;
 use sys::process::{Fork, kill_number};
 use sys::{Child, ExitStatus, Pid};
 
+use crate::agent::{self, Agent, Newcomer};
 use crate::devices;
 use crate::error::{Result, host};
 use crate::labels;
@@ -47,6 +48,15 @@ pub(crate) enum Side {
     Parent(Reaper),
     /// The process that is to become the program.
     Child(Gate),
+}
+
+/// What pid 1 has beside the program.
+#[derive(Default)]
+pub(crate) struct Beside {
+    /// The process that services have for a parent.
+    pub(crate) supervisor: Option<Pid>,
+    /// What starts further processes.
+    pub(crate) agent: Option<Agent>,
 }
 
 /// Holds the child until pid 1 is ready for it.
@@ -100,13 +110,10 @@ impl Reaper {
     ///
     /// The filter is the program's: it is what the container is allowed, and a root in there who
     /// may trace pid 1 would else have a way around it.
-    pub(crate) fn settle(
-        self,
-        plan: &Process,
-        proc: &Proc,
-        supervisor: Option<Pid>,
-    ) -> Result<Settled> {
+    /// With an agent it keeps what the processes that the agent starts may be given.
+    pub(crate) fn settle(self, plan: &Process, proc: &Proc, beside: Beside) -> Result<Settled> {
         let step = || "wait for signals".to_owned();
+        let Beside { supervisor, agent } = beside;
         for number in 3..process::first_unwanted_fd(plan) {
             // EBADF: nothing was passed under that number.
             drop(sys::take_inherited_fd(number));
@@ -119,15 +126,19 @@ impl Reaper {
             sys::watch(Child::adopt(supervisor));
         }
         labels::change_now(proc, &plan.labels)?;
-        process::keep_right_to_signal(plan)?;
+        match agent {
+            Some(_) => process::keep_rights_of_container(plan)?,
+            None => process::keep_right_to_signal(plan)?,
+        }
         std::fs::File::from(self.gate)
             .write_all(&[0])
             .map_err(host(step))?;
         Ok(Settled {
             child: self.child,
-            supervisor: Cell::new(supervisor),
+            supervisor,
             signals,
             has_terminal: plan.terminal.is_some(),
+            agent,
         })
     }
 }
@@ -136,16 +147,34 @@ impl Reaper {
 pub(crate) struct Settled {
     child: Pid,
     /// Of services; none: there are none, or it has ended.
-    supervisor: Cell<Option<Pid>>,
+    supervisor: Option<Pid>,
     signals: SignalFd,
     has_terminal: bool,
+    agent: Option<Agent>,
+}
+
+/// What pid 1's work ended with.
+pub(crate) enum Outcome {
+    /// The end of the program.
+    Ended(ExitStatus),
+    /// In a process that is not pid 1: it is to become another program.
+    Joins(Newcomer),
 }
 
 impl Settled {
-    /// Reaps and passes signals on until the child has ended, then has services stopped; gives how the
-    /// child ended.
-    pub(crate) fn run(&self, rewrites: &[Rewrite]) -> Result<ExitStatus> {
+    /// Reaps, passes signals on and starts processes until the child has ended, then has services
+    /// stopped.
+    pub(crate) fn run(mut self, rewrites: &[Rewrite]) -> Result<Outcome> {
         let status = loop {
+            if self.wait()? == Came::Connection
+                && let Some(agent) = self.agent.take()
+            {
+                match agent.accept()? {
+                    agent::Side::Parent(agent) => self.agent = Some(agent),
+                    agent::Side::Child(newcomer) => return Ok(Outcome::Joins(newcomer)),
+                }
+                continue;
+            }
             match self.next_signal()? {
                 Some(signal) => {
                     if let Some(signal) = rewritten(rewrites, signal) {
@@ -159,16 +188,16 @@ impl Settled {
                 }
             }
         };
-        if let Some(supervisor) = self.supervisor.get() {
+        if let Some(supervisor) = self.supervisor {
             // It lives, or is about to be reaped.
             let _ended = kill_number(supervisor, Signal::SIGTERM as i32);
         }
-        while self.supervisor.get().is_some() {
+        while self.supervisor.is_some() {
             if self.next_signal()?.is_none() {
                 self.reap();
             }
         }
-        Ok(status)
+        Ok(Outcome::Ended(status))
     }
 
     /// The next signal that is not about children; none: some child has ended.
@@ -183,17 +212,36 @@ impl Settled {
         }
     }
 
-    /// Reaps all that have ended; gives how the child did, if it has.
-    fn reap(&self) -> Option<ExitStatus> {
-        let mut status = None;
-        for (pid, ended) in sys::reap() {
-            if pid == self.child {
-                status = Some(ended);
-            } else if Some(pid) == self.supervisor.get() {
-                self.supervisor.set(None);
+    /// Waits for a signal, or for somebody who connects when none is there.
+    fn wait(&self) -> Result<Came> {
+        let Some(agent) = &self.agent else {
+            return Ok(Came::Signal); // Reading it waits.
+        };
+        let mut fds = [self.signals.as_fd(), agent.listener().as_fd()]
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) if fds[0].any().unwrap_or_default() => return Ok(Came::Signal),
+                Ok(_) => return Ok(Came::Connection),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(host(|| "wait for signals".to_owned())(errno)),
             }
         }
-        status
+    }
+
+    /// Reaps all that have ended; gives how the program has, if it has.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        let mut of_program = None;
+        for (pid, status) in sys::reap() {
+            if pid == self.child {
+                of_program = Some(status);
+            } else if Some(pid) == self.supervisor {
+                self.supervisor = None;
+            } else if let Some(agent) = &mut self.agent {
+                agent.ended(pid, status);
+            }
+        }
+        of_program
     }
 
     /// To a whole group, as dumb-init does: a shell that is the program does not pass it on.
@@ -213,6 +261,13 @@ impl Settled {
             let _ended = kill_number(self.child, signal);
         }
     }
+}
+
+/// What a wait ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Signal,
+    Connection,
 }
 
 /// What becomes of a signal; none: nothing. The first that fits counts.

@@ -61,6 +61,8 @@ pub struct Options {
     /// A container that asks for lxcfs runs without it where there is none.
     #[serde(default)]
     pub lxcfs_optional: bool,
+    /// Whether a container runs without what its kernel lacks of no_new_privs and filters.
+    pub hardening_optional: bool,
 }
 
 /// A process's three descriptors, or the wish for a terminal.

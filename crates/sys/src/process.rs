@@ -122,6 +122,20 @@ pub fn keep_capabilities() -> io::Result<()> {
     Ok(prctl::set_keepcaps(true)?)
 }
 
+/// Whether this kernel has no_new_privs (3.5; RHEL 6 brought it back).
+#[must_use]
+pub fn has_no_new_privs() -> bool {
+    prctl_value(libc::PR_GET_NO_NEW_PRIVS, [0; 4]).is_ok()
+}
+
+/// Whether this kernel has setns(2) (3.0; RHEL 6 brought it back).
+#[must_use]
+pub fn has_setns() -> bool {
+    // SAFETY: setns(2) takes two numbers and touches no memory; no descriptor has the number -1.
+    let asked = raw::unit(unsafe { libc::syscall(libc::SYS_setns, -1, 0) });
+    asked.is_err_and(|error| error.raw_os_error() != Some(libc::ENOSYS))
+}
+
 /// PR_SET_NO_NEW_PRIVS (kernel 3.5, EINVAL before).
 pub fn no_new_privs() -> io::Result<()> {
     Ok(prctl::set_no_new_privs()?)

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use launch::image_init;
 use launch::init::End;
 
-const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | --version; \
+const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | exec CONTROL_FD | --version; \
                      in a container: application | halt | job | listening | power-off | stop | end";
 
 /// As runc's init: no program of the container ends with it by chance.
@@ -28,10 +28,13 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
     let end = match words.get(1..).unwrap_or_default() {
         [Some("--version")] => return say_version(),
-        [Some("init"), Some(control), Some(start)] => match (control.parse(), start.parse()) {
-            (Ok(control), Ok(start)) => launch::init::run(control, start),
-            _ => return refuse(),
-        },
+        [Some("init"), Some(control), Some(start), agent @ ..] if agent.len() < 2 => {
+            let agent = agent.first().map(|word| word.unwrap_or_default().parse());
+            match (control.parse(), start.parse(), agent.transpose()) {
+                (Ok(control), Ok(start), Ok(agent)) => launch::init::run(control, start, agent),
+                _ => return refuse(),
+            }
+        }
         [Some("exec"), Some(control)] => match control.parse() {
             Ok(control) => launch::exec::run(control),
             Err(_) => return refuse(),

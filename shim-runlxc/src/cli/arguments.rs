@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     pub(crate) rootless: Option<String>,
     #[command(flatten)]
     pub(crate) lxcfs: Lxcfs,
+    /// Run containers without what this kernel lacks of no_new_privs and seccomp
+    #[arg(long)]
+    pub(crate) hardening_optional: bool,
     /// Print versions
     #[arg(short = 'v', long)]
     pub(crate) version: bool,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bundle::{Bundle, Planned, ProcessContext};
+use bundle::{Bundle, HostFacts, Planned, ProcessContext};
 use cgroups::{Cgroup, CgroupDir, CgroupPaths};
 use launch::plan::{Process, Toggle};
 use serde_json::{Value, json};
@@ -121,7 +121,10 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
         None => bundle::parse_process(from_options(container, arguments)?.to_string().as_bytes())?,
     };
     let context = ProcessContext {
-        host: host::facts()?,
+        host: HostFacts {
+            hardening_optional: container.journal().hardening_optional(),
+            ..host::facts()?
+        },
         preserve_fds: arguments.preserve_fds,
         new_keyring: Toggle::Off,
         seccomp: container.dir.read_filter()?,

@@ -11,8 +11,10 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
-use sys::{Child, Signal, pty};
+use sys::{Signal, pty};
 
+use crate::joined::Joined;
+use crate::wait::Mortal;
 use crate::{Error, Result};
 
 /// Bytes on their way in one direction.
@@ -40,7 +42,7 @@ pub(crate) fn attach(terminal: Option<OwnedFd>) -> Result<Foreground> {
 impl Foreground {
     /// Passes signals, input and output on until `child` has ended; gives its code, or 128 and the
     /// number of the signal that killed it.
-    pub(crate) fn wait(mut self, mut child: Child) -> Result<ExitCode> {
+    pub(crate) fn wait(mut self, mut child: Joined) -> Result<ExitCode> {
         loop {
             if let Some(status) = child
                 .try_wait()
@@ -53,7 +55,7 @@ impl Foreground {
                     u8::try_from(status.code()).unwrap_or(u8::MAX),
                 ));
             }
-            self.wait_for_something()?;
+            self.wait_for_something(&child)?;
             // Orphans of a container in our pid namespace: nobody else waits for them.
             sys::reap();
             self.pass_signals(&child)?;
@@ -63,8 +65,10 @@ impl Foreground {
         }
     }
 
-    fn wait_for_something(&self) -> Result<()> {
+    fn wait_for_something(&self, child: &Joined) -> Result<()> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let news = child.news();
+        fds.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
         if let Some(terminal) = &self.terminal {
             fds.extend(terminal.polled());
         }
@@ -74,7 +78,7 @@ impl Foreground {
         }
     }
 
-    fn pass_signals(&self, child: &Child) -> Result<()> {
+    fn pass_signals(&self, child: &Joined) -> Result<()> {
         loop {
             let signal = match self.signals.read_signal() {
                 Ok(Some(info)) => i32::try_from(info.ssi_signo).unwrap_or_default(),

@@ -32,6 +32,15 @@ impl OwnStreams {
     }
 }
 
+/// What the operator lets containers have, or do without.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where the view of their limits comes from.
+    pub(crate) lxcfs: Lxcfs,
+    /// Whether they may run without what the kernel lacks of no_new_privs and filters.
+    pub(crate) hardening_optional: Toggle,
+}
+
 /// Whether we stay with the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stay {
@@ -55,8 +64,8 @@ pub(crate) fn check_terminal(terminal: Toggle, stay: Stay, socket: Option<&Path>
 }
 
 /// `runlxc create ID`
-pub(crate) fn create(root: &Path, arguments: &Create, lxcfs: Lxcfs) -> Result<ExitCode> {
-    let made = make((root, lxcfs), arguments, Stay::Detach, Parent::Above)?;
+pub(crate) fn create(root: &Path, arguments: &Create, settings: Settings) -> Result<ExitCode> {
+    let made = make((root, settings), arguments, Stay::Detach, Parent::Above)?;
     tell(arguments.listeners(), made)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +92,7 @@ impl Create {
 }
 
 fn make(
-    (root, lxcfs): (&Path, Lxcfs),
+    (root, settings): (&Path, Settings),
     arguments: &Create,
     stay: Stay,
     parent: Parent,
@@ -124,7 +133,8 @@ fn make(
                 RootEntry::Pivot
             },
             parent,
-            lxcfs,
+            lxcfs: settings.lxcfs,
+            hardening_optional: settings.hardening_optional,
         },
     )
 }
@@ -172,10 +182,10 @@ pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
 }
 
 /// `runlxc run ID`
-pub(crate) fn run(root: &Path, arguments: &Run, lxcfs: Lxcfs) -> Result<ExitCode> {
+pub(crate) fn run(root: &Path, arguments: &Run, settings: Settings) -> Result<ExitCode> {
     if arguments.detach {
         let made = make(
-            (root, lxcfs),
+            (root, settings),
             &arguments.create,
             Stay::Detach,
             Parent::Above,
@@ -189,9 +199,12 @@ pub(crate) fn run(root: &Path, arguments: &Run, lxcfs: Lxcfs) -> Result<ExitCode
             }
         };
     }
-    sys::set_subreaper().map_err(Error::io("become a subreaper"))?;
+    if let Err(error) = sys::set_subreaper() {
+        // Before Linux 3.4: pid 1 of the container tells its end instead.
+        tracing::debug!(%error, "orphans of the container will not be reaped here");
+    }
     let mut made = make(
-        (root, lxcfs),
+        (root, settings),
         &arguments.create,
         Stay::Foreground,
         Parent::Us,

@@ -30,8 +30,9 @@ use nix::unistd::{getegid, geteuid};
 use tracing::Level;
 
 use self::arguments::{Arguments, Command, Spec};
+use self::lifecycle::Settings;
 use self::log::Target;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::lxcfs::Lxcfs;
 use crate::{Error, Result, features};
 
@@ -149,9 +150,9 @@ fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
     }
     let root = absolute_root(&arguments.root)?;
     match command {
-        Command::Create(create) => lifecycle::create(&root, create, lxcfs(arguments)?),
+        Command::Create(create) => lifecycle::create(&root, create, settings(arguments)?),
         Command::Start(id) => lifecycle::start(&root, id),
-        Command::Run(run) => lifecycle::run(&root, run, lxcfs(arguments)?),
+        Command::Run(run) => lifecycle::run(&root, run, settings(arguments)?),
         Command::State(id) => list::state(&root, id),
         Command::Kill(kill) => lifecycle::kill(&root, kill),
         Command::Delete(delete) => lifecycle::delete(&root, delete),
@@ -180,11 +181,14 @@ fn absolute_root(root: &Path) -> Result<PathBuf> {
     Ok(absolute)
 }
 
-fn lxcfs(arguments: &Arguments) -> Result<Lxcfs> {
+fn settings(arguments: &Arguments) -> Result<Settings> {
     let root = &arguments.lxcfs.lxcfs_root;
-    Ok(Lxcfs {
-        root: std::path::absolute(root).map_err(Error::on("resolve --lxcfs-root", root))?,
-        is_optional: arguments.lxcfs.lxcfs_optional,
+    Ok(Settings {
+        lxcfs: Lxcfs {
+            root: std::path::absolute(root).map_err(Error::on("resolve --lxcfs-root", root))?,
+            is_optional: arguments.lxcfs.lxcfs_optional,
+        },
+        hardening_optional: host::hardening_optional(arguments.hardening_optional)?,
     })
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn become_init(control: &str, start: &str) -> ExitCode {
     // Into the pid namespace that was made for it.
     match sys::process::clone_parent() {
         Ok(Fork::Parent(_)) => ExitCode::SUCCESS,
-        Ok(Fork::Child) => exit_code(&launch::init::run(control, start)),
+        Ok(Fork::Child) => exit_code(&launch::init::run(control, start, None)),
         Err(_no_hello) => ExitCode::from(crate::EXIT_FAILED),
     }
 }

@@ -1,5 +1,7 @@
 //! Rules of `linux`, but for paths.
 
+use bundle::annotations::LEFT_OUT;
+
 use super::*;
 
 #[test]
@@ -305,7 +307,8 @@ fn a_filter_that_cannot_be_is_refused() {
     old(
         &|host| host.seccomp_filter = Toggle::Off,
         json!({"defaultAction": "SCMP_ACT_ALLOW"}),
-        "linux.seccomp is not supported: this kernel has no system call filters",
+        "linux.seccomp is not supported: this kernel has no system call filters, which Linux has from \
+         3.5; HardeningOptional (see docs/runlxc.md) leaves it out",
     );
     old(
         &|host| host.seccomp_flags = 0,
@@ -317,6 +320,54 @@ fn a_filter_that_cannot_be_is_refused() {
         json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}),
         "linux.seccomp.flags is not supported: SECCOMP_FILTER_FLAG_SPEC_ALLOW: this kernel has no \
          such flag",
+    );
+}
+
+#[test]
+fn what_an_old_kernel_lacks_is_refused_unless_the_operator_lets_it_be_left_out() {
+    let changes = [
+        ("/process/noNewPrivileges", json!(true)),
+        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
+    ];
+    let mut context = context();
+    context.host.no_new_privs = Toggle::Off;
+    let error = plan_of(&changes, &context).expect_err("no_new_privs");
+    assert_eq!(
+        message(&error),
+        "process.noNewPrivileges is not supported: this kernel has no no_new_privs, which Linux has \
+         from 3.5; HardeningOptional (see docs/runlxc.md) leaves it out"
+    );
+    context.host.hardening_optional = Toggle::On;
+    let plan = plan_of(&changes, &context).expect("filters it has");
+    assert_eq!(plan.init.process.no_new_privs, Toggle::Off);
+    assert!(plan.init.process.seccomp.is_some());
+    let left_out = |plan: &Plan| plan.annotations.get(LEFT_OUT).cloned();
+    assert_eq!(left_out(&plan).as_deref(), Some("process.noNewPrivileges"));
+
+    context.host.seccomp_filter = Toggle::Off;
+    let plan = plan_of(&changes, &context).expect("all is left out");
+    assert_eq!(plan.init.process.seccomp, None);
+    assert_eq!(
+        left_out(&plan).as_deref(),
+        Some("process.noNewPrivileges,linux.seccomp")
+    );
+    for warning in [
+        "process.noNewPrivileges is left out: this kernel has no no_new_privs",
+        "linux.seccomp is left out: this kernel has no system call filters",
+    ] {
+        assert!(
+            plan.warnings.iter().any(|said| said == warning),
+            "{warning}"
+        );
+    }
+
+    let plain = plan_of(&[("/process/noNewPrivileges", json!(false))], &context);
+    assert_eq!(left_out(&plain.expect("nothing is asked for")), None);
+    let error = plan_of(&[("/annotations", json!({LEFT_OUT: "x"}))], &context);
+    let said = message(&error.expect_err("a key of ours alone"));
+    assert!(
+        said.starts_with("annotations.org.pouch.left-out: unknown"),
+        "{said}"
     );
 }
 

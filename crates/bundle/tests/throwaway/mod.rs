@@ -9,6 +9,8 @@ pub(crate) const HOST: HostFacts = HostFacts {
     apparmor: Toggle::Off,
     selinux: Toggle::Off,
     last_cap: 40,
+    no_new_privs: Toggle::On,
+    hardening_optional: Toggle::Off,
     seccomp_filter: Toggle::On,
     seccomp_flags: 0b110,
 };

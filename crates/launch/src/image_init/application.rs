@@ -16,7 +16,7 @@ use crate::init::End;
 use crate::plan::Process;
 use crate::process;
 use crate::procfs::Proc;
-use crate::reaper::{self, Passage, Reaper, Side};
+use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Side};
 
 use super::{OWN, keeper, refusal};
 
@@ -81,7 +81,14 @@ fn start() -> Result<Started> {
 }
 
 fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
-    reaper.settle(plan, &Proc::open()?, None)?.run(&[])
+    match reaper
+        .settle(plan, &Proc::open()?, Beside::default())?
+        .run(&[])?
+    {
+        Outcome::Ended(status) => Ok(status),
+        // Only an agent has processes join, and there is none.
+        Outcome::Joins(_) => Err(Error::Unexpected("in a job of the image's init")),
+    }
 }
 
 /// What the keeper gave.

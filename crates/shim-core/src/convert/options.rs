@@ -160,6 +160,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
             "root" => parsed.options.root = path(&key, &word(&key, &value)?)?,
             "lxcfsroot" => parsed.options.lxcfs_root = path(&key, &word(&key, &value)?)?,
             "lxcfsoptional" => parsed.options.lxcfs_optional = truth(&key, &value)?,
+            "hardeningoptional" => parsed.options.hardening_optional = truth(&key, &value)?,
             "systemdcgroup" => refuse(&key, truth(&key, &value)?)?,
             "binaryname" | "criupath" | "criuimagepath" | "criuworkpath" => {
                 refuse(&key, !word(&key, &value)?.is_empty())?;
@@ -170,7 +171,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
     Ok(parsed)
 }
 
-const KNOWN_KEYS: [&str; 8] = [
+const KNOWN_KEYS: [&str; 9] = [
     "NoPivotRoot",
     "NoNewKeyring",
     "ShimCgroup",
@@ -179,6 +180,7 @@ const KNOWN_KEYS: [&str; 8] = [
     "Root",
     "LxcfsRoot",
     "LxcfsOptional",
+    "HardeningOptional",
 ];
 
 fn unknown_key(key: &str) -> ShimError {
@@ -359,10 +361,13 @@ mod tests {
 
     #[test]
     fn where_lxcfs_is_and_whether_it_must_be_there_is_the_operators_to_say() {
-        let parsed = generic(&[(26, "LxcfsRoot = \"/srv/lxcfs\"\nlxcfs_optional = true")]);
+        let parsed = generic(&[(
+            26,
+            "LxcfsRoot = \"/srv/lxcfs\"\nlxcfs_optional = true\nHardeningOptional = true",
+        )]);
         let options = parsed.unwrap().options;
         assert_eq!(options.lxcfs_root, Some("/srv/lxcfs".into()));
-        assert!(options.lxcfs_optional);
+        assert!(options.lxcfs_optional && options.hardening_optional);
         let refused = generic(&[(26, "LxcfsRoot = \"lxcfs\"")]).unwrap_err();
         assert_eq!(
             refused,
@@ -437,7 +442,8 @@ mod tests {
         check(
             generic(&[(26, "IoUiid = 1")]),
             "unknown runtime option IoUiid; known are NoPivotRoot, NoNewKeyring, ShimCgroup, \
-             IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional",
+             IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional, \
+             HardeningOptional",
         );
         check(
             generic(&[(26, "IoUid = \"a\"")]),

@@ -32,9 +32,9 @@ fn the_version_is_told_and_anything_unknown_refused() {
         Some(revision) => format!("{version} ({revision})\n"),
         None => format!("{version}\n"),
     };
-    let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD | exec CONTROL_FD | \
-                 --version; in a container: application | halt | job | listening | power-off | \
-                 stop | end\n";
+    let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | \
+                 exec CONTROL_FD | --version; in a container: application | halt | job | \
+                 listening | power-off | stop | end\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.
     let elsewhere = "runlxc-init: only a job of a container's init runs this\n";
@@ -54,6 +54,8 @@ fn the_version_is_told_and_anything_unknown_refused() {
         &["init"],
         &["init", "3"],
         &["init", "3", "x"],
+        &["init", "3", "4", "x"],
+        &["init", "3", "4", "5", "6"],
         &["exec"],
         &["run"],
     ] {

@@ -54,6 +54,8 @@ pub(crate) struct Extras<'a> {
     pub(crate) host: Option<OwnedFd>,
     /// Standard input.
     pub(crate) stdin: Option<OwnedFd>,
+    /// Whether it has the socket of an agent.
+    pub(crate) agent: bool,
 }
 
 impl Container {
@@ -76,10 +78,15 @@ impl Container {
             .args(NAMESPACES)
             .args(extras.more)
             .args([STUB, "init", "20", "21"])
+            .args(extras.agent.then_some("22"))
             .fd(20, control_theirs.as_fd())
             .fd(21, listener.as_fd())
             .stdout(output_theirs.as_fd())
             .stderr(output_theirs.as_fd());
+        if extras.agent {
+            let listener = UnixListener::bind(start.path().join("agent")).unwrap();
+            spawn = spawn.fd(22, OwnedFd::from(listener));
+        }
         if let Some(host) = extras.host {
             spawn = spawn.join_namespaces(vec![(host, CloneFlags::CLONE_NEWNS)]);
         }
@@ -152,6 +159,18 @@ impl Container {
         UnixStream::connect(self.start.path().join("sock")).unwrap()
     }
 
+    /// A connection to the agent.
+    pub(crate) fn connect_to_agent(&self) -> UnixStream {
+        let connection = UnixStream::connect(self.start.path().join("agent")).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection
+    }
+
+    /// The next word on the control socket.
+    pub(crate) fn word(&self) -> Option<FromStub> {
+        Some(control::recv(&self.control).unwrap()?.message)
+    }
+
     /// Asks for the start; returns when the program runs or with why it does not.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         let connection = self.connect();
@@ -201,6 +220,38 @@ pub(crate) fn refusal_of(plan: InitPlan) -> (String, FailureKind) {
     let failed = Container::create(plan).map(|_| ()).unwrap_err();
     assert_eq!(failed.end, (String::new(), ExitStatus::Exited(255)));
     (failed.failure.to_string(), failed.failure.kind)
+}
+
+/// A process that the agent starts, up to its program: its output and who tells its end.
+pub(crate) fn exec_by_agent(
+    container: &Container,
+    plan: ExecPlan,
+) -> Result<(OwnedFd, UnixStream), Failure> {
+    let connection = container.connect_to_agent();
+    let (control, theirs) = UnixStream::pair().unwrap();
+    sys::enable_passcred(&control).unwrap();
+    control.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (output, output_theirs) = sys::pipe_cloexec().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let out = output_theirs.as_fd();
+    let fds = [theirs.as_fd(), null.as_fd(), out, out];
+    control::send(&connection, &ToStub::Join, &fds).unwrap();
+    drop((theirs, output_theirs));
+    control::send(&control, &ToStub::Exec(Box::new(plan)), &[]).unwrap();
+    let hello: Received<FromStub> = control::recv(&control).unwrap().unwrap();
+    assert_eq!(hello.message, FromStub::Hello);
+    assert_ne!(Pid::from_raw(hello.credentials.unwrap().pid), container.pid);
+    match control::recv::<FromStub>(&control)
+        .unwrap()
+        .unwrap()
+        .message
+    {
+        FromStub::Ready => {}
+        FromStub::Failed(failure) => return Err(failure),
+        other => panic!("{other:?}"),
+    }
+    control::send(&control, &ToStub::Start, &[]).unwrap();
+    failure_or_end(&control).map_or(Ok((output, connection)), Err)
 }
 
 /// A process that joins, after its Ready.
@@ -285,7 +336,7 @@ fn failure_or_end(connection: &UnixStream) -> Option<Failure> {
     }
 }
 
-fn read_all(output: &OwnedFd) -> String {
+pub(crate) fn read_all(output: &OwnedFd) -> String {
     let mut text = Vec::new();
     std::fs::File::from(output.try_clone().unwrap())
         .read_to_end(&mut text)

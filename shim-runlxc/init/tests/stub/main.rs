@@ -5,6 +5,7 @@
 mod host;
 mod image;
 
+mod agent;
 mod capabilities;
 mod command_line;
 mod devices;
