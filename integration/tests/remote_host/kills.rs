@@ -1,5 +1,5 @@
 //! The daemon is killed again and again while files are read: nobody reads a wrong byte or is told of an error, and nobody waits
-//! long. `POUCH_KILLS` says how often.
+//! long. `POUCH_KILLS` says how often, `POUCH_SEED` repeats what is read.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use super::{host::Host, truth::Truth};
 /// Environment variable: how often it is killed.
 const KILLS: &str = "POUCH_KILLS";
 
-const KILLS_DEFAULT: usize = 5;
+const KILLS_DEFAULT: u64 = 5;
 
 /// A new host, with nothing in its cache, after so many: most of what is read then is there.
 const KILLS_OF_A_HOST: usize = 25;
@@ -121,10 +121,15 @@ fn round(
     })
 }
 
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 fn kills(times: usize) -> Result<()> {
     let mut store = Store::with_images(&[Image::Debian])?;
     let truth = Truth::of(&store)?;
-    let seed = Random::fresh_seed()?;
+    let seed = number_from("POUCH_SEED").map_or_else(Random::fresh_seed, Ok)?;
+    println!("repeated by POUCH_SEED={seed}");
     let mut pauses_ms = Vec::new();
     let mut debts = 0;
     while pauses_ms.len() < times {
@@ -135,7 +140,6 @@ fn kills(times: usize) -> Result<()> {
         let left = (times - pauses_ms.len()).min(KILLS_OF_A_HOST);
         let seed = seed + pauses_ms.len() as u64;
         let pauses = round(&host, &truth, &mounted, left, seed)
-            .with_context(|| format!("seed {seed}"))
             .with_context(|| host.snapshotter.log_tail())?;
         let log = host.log()?;
         debts += log.matches("who waited for the daemon before").count();
@@ -153,6 +157,6 @@ fn kills(times: usize) -> Result<()> {
 
 #[test]
 fn the_daemon_is_killed_while_files_are_read_and_nobody_notices() {
-    let times = std::env::var(KILLS).map_or(Ok(KILLS_DEFAULT), |times| times.parse());
-    kills(times.unwrap()).unwrap();
+    let times = number_from(KILLS).unwrap_or(KILLS_DEFAULT);
+    kills(usize::try_from(times).unwrap()).unwrap();
 }
