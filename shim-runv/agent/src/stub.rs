@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use launch::control::{self, FromStub, Received, ToStub};
 use launch::init::End;
-use launch::plan::{ExecPlan, InitPlan};
+use launch::plan::{ExecPlan, InitPlan, Toggle};
 use sys::process::Fork;
 use sys::{Child, CloneFlags, Pid, Spawn};
 
@@ -166,7 +166,12 @@ fn receive(control: &OwnedFd, who: &'static str) -> Result<Received<FromStub>> {
 impl Standing {
     /// Has init carry out its plan; gives the master of its terminal, if it made one.
     pub(crate) fn set_up(&self, plan: InitPlan) -> Result<Option<OwnedFd>> {
-        control::send(&self.control, &ToStub::Init(Box::new(plan)), &[])?;
+        // Hooks of the host are run by the shim, outside of the machine.
+        let message = ToStub::Init {
+            plan: Box::new(plan),
+            host_hooks: Toggle::Off,
+        };
+        control::send(&self.control, &message, &[])?;
         self.ready("init, while it was set up,")
     }
 
