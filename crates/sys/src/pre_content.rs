@@ -203,7 +203,11 @@ mod tests {
         reader: thread::JoinHandle<io::Result<[u8; 8]>>,
     }
 
-    fn scene() -> Scene {
+    /// None before Linux 6.14.
+    fn scene() -> Option<Scene> {
+        if !crate::Kernel::running().unwrap().at_least(6, 14) {
+            return None;
+        }
         // /tmp may be in memory, where nothing can be watched.
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = directory.path().join("file");
@@ -220,13 +224,13 @@ mod tests {
             file.read_exact_at(&mut bytes, 8192)?;
             Ok(bytes)
         });
-        Scene {
+        Some(Scene {
             _directory: directory,
             group,
             journal: EventJournal::new(4).unwrap(),
             before,
             reader,
-        }
+        })
     }
 
     fn next(group: &PreContent, journal: &EventJournal, slot: usize) -> PreAccess {
@@ -237,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_read_waits_until_its_bytes_are_there() {
-        let scene = scene();
+        let Some(scene) = scene() else { return };
         let event = next(&scene.group, &scene.journal, 2);
         assert_eq!(event.range, Some((8192, 4096)));
         assert_eq!(
@@ -261,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_read_that_is_refused_is_an_input_output_error() {
-        let scene = scene();
+        let Some(scene) = scene() else { return };
         let event = next(&scene.group, &scene.journal, 0);
         let number = event.file.as_raw_fd();
         scene.group.answer(number, Verdict::Fail).unwrap();
@@ -271,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_was_read_and_not_answered_is_answered_by_who_has_group_and_journal() {
-        let scene = scene();
+        let Some(scene) = scene() else { return };
         let event = next(&scene.group, &scene.journal, 3);
         let number = event.file.as_raw_fd();
         let id = FileId::of(&event.file).unwrap();

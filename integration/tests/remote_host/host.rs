@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use integration::{
     conformance::{Labels, Mounted, Snapshots, mount_all},
     images::Image,
+    skip::skip,
     snapshotter::{Setup, Snapshotter},
     store::{Served, Store},
 };
@@ -13,6 +14,7 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, umount2},
 };
+use sys::Kernel;
 use tonic::Code;
 
 /// What containerd says of the layer that it is about to unpack.
@@ -127,6 +129,16 @@ impl Host {
         self.served.map_or(Ok(()), Served::stop)?;
         Ok(self.store)
     }
+}
+
+/// Whether the kernel tells of reads, so that they can be answered one by one.
+pub(crate) fn has_pre_content() -> bool {
+    let has = Kernel::running().is_ok_and(|kernel| kernel.at_least(6, 14));
+    if !has {
+        let what = "remote_host: disks that are fetched while they are read";
+        skip(what, "the kernel is older than 6.14");
+    }
+    has
 }
 
 /// Busybox itself, as it was put into the image.
