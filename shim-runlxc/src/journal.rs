@@ -129,7 +129,8 @@ impl Journal {
             } else {
                 PidNamespace::Shared
             },
-            start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs(),
+            start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs()
+                + services_limit_s(&plan.init.pid_one),
             capabilities: plan.init.process.capabilities.unwrap_or(NO_CAPABILITIES),
             labels: plan.init.process.labels.clone(),
             pid_one: without_services(&plan.init.pid_one),
@@ -212,6 +213,17 @@ impl Journal {
             ));
         }
         serde_json::from_slice(text).map_err(|e| e.to_string())
+    }
+}
+
+/// By how much services lengthen the start.
+fn services_limit_s(pid_one: &PidOne) -> u64 {
+    match pid_one {
+        PidOne::Stub {
+            services: Some(services),
+            ..
+        } => services.limit_s(),
+        _ => 0,
     }
 }
 

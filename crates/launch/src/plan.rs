@@ -85,6 +85,18 @@ pub struct Services {
     pub process: Process,
 }
 
+impl Services {
+    /// Seconds that each may take until it is ready, and a script to stop its service: systemd's own
+    /// limit for a unit.
+    pub const LIMIT_S: u8 = 90;
+
+    /// Seconds that all of them may take until they are ready, one after the other.
+    #[must_use]
+    pub fn limit_s(&self) -> u64 {
+        self.list.iter().map(|_| u64::from(Self::LIMIT_S)).sum()
+    }
+}
+
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {

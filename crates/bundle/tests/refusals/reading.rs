@@ -75,6 +75,24 @@ fn annotations_of_ours_that_nobody_defined_are_refused() {
 }
 
 #[test]
+fn services_are_roots_and_each_lengthens_the_start() {
+    let annotations = json!({
+        "org.pouch.rich.mode": "dumb-init",
+        "org.pouch.rich.services": "a,b",
+    });
+    let plan = accepted(&[("/annotations", annotations)]);
+    let services = match plan.init.pid_one {
+        PidOne::Stub { services, .. } => services,
+        _ => None,
+    };
+    let services = services.expect("there are two");
+    assert_eq!((services.list.len(), services.limit_s()), (2, 180));
+    let process = &services.process;
+    assert_eq!((process.uid, process.cwd.as_str()), (0, "/"));
+    assert_eq!(process.capabilities, plan.init.process.capabilities);
+}
+
+#[test]
 fn a_rich_container_has_pid_1_beside_its_program_in_a_new_pid_namespace() {
     let mode = ("/annotations", json!({"org.pouch.rich.mode": "dumb-init"}));
     assert_eq!(accepted(&[]).init.pid_one, PidOne::Program);

@@ -10,13 +10,10 @@ use sys::{ExitStatus, Pid, Spawn};
 
 use crate::error::{Error, Result};
 use crate::hooks::{self, Stage};
-use crate::plan::{Hook, Service, ServiceKind};
+use crate::plan::{Hook, Service, ServiceKind, Services};
 
 /// Where scripts lie (LSB 3.1, System Initialization).
 const SCRIPTS: &str = "/etc/init.d";
-
-/// What a script may take to start or stop its service: systemd's own limit.
-const SCRIPT_LIMIT_S: u32 = 90;
 
 /// The first wait before a service is started again; each one after it is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -108,7 +105,7 @@ pub(super) fn script(service: &Service, action: &str, environment: &[String]) ->
         args: vec![path.clone(), action.to_owned()],
         path,
         env: environment.to_vec(),
-        timeout_s: Some(SCRIPT_LIMIT_S),
+        timeout_s: Some(Services::LIMIT_S.into()),
     };
     // Its stage is not told: what is said of it is made of its parts.
     hooks::run(&hook, "", Stage::StartContainer).map_err(|error| match error {

@@ -21,9 +21,6 @@ use crate::process;
 use super::process::{Life, after_end, ended_early, failed, script, start};
 use super::readiness::Watch;
 
-/// How long a service may take until it is ready.
-const READY_LIMIT: Duration = Duration::from_secs(90);
-
 /// How long one may take to end before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -107,13 +104,13 @@ impl Running<'_> {
         };
         let life = start(service, &self.environment, ready.environment(), None)?;
         self.lives[index] = life;
-        let deadline = Instant::now() + READY_LIMIT;
+        let limit = Duration::from_secs(Services::LIMIT_S.into());
+        let deadline = Instant::now() + limit;
         while !ready.is_ready() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                let limit = READY_LIMIT.as_secs();
                 return Err(failed(
                     service,
-                    format_args!("is not ready after {limit} s"),
+                    format_args!("is not ready after {limit:?}"),
                 ));
             };
             for (pid, status) in self.wait(&ready, Some(left))? {

@@ -106,6 +106,8 @@ pub fn job() -> Result<End> {
     let is_stopping = is_there(&stopping());
     if !is_stopping && !is_there(&status_path()) {
         let path = parent_socket();
+        // Of a parent that was killed before it had the program.
+        let _none = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(host(|| format!("bind {path}")))?;
         let end = application::run();
         drop(listener);
