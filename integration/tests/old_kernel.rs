@@ -1,4 +1,5 @@
-//! runlxc on stock containerd 1.6 as on Linux 2.6.32: no setns, no subreapers, no no_new_privs, no filters.
+//! runlxc on stock containerd 1.6 as on Linux 2.6.32: no setns, no subreapers, no no_new_privs, no filters;
+//! and the command on every kernel profile.
 //!
 //! containerd and all it starts run below a filter that answers as that kernel's table of system calls
 //! does. What the filter cannot show is left to unit tests and to a real kernel.
@@ -14,6 +15,7 @@ use integration::{
     ctr::{Container, Ctr},
     images::Image,
     process::{Finished, Running, command},
+    profile::PROFILES,
     runtime::{Runtime, built},
     terminal::Size,
     versions::{Availability, Version},
@@ -42,7 +44,7 @@ fn on_old_kernel(environment: &[(&str, &str)], life: impl Fn(Ctr<'_>, &Container
             anyhow::bail!("containerd 1.6 is not to be had");
         };
         let mut config = Config::with_images(&[Image::Busybox]);
-        config.launcher = launcher();
+        config.launcher = launcher(KERNEL);
         let environment = environment.iter();
         config.environment = environment
             .map(|&(name, value)| (name.to_owned(), value.to_owned()))
@@ -54,8 +56,8 @@ fn on_old_kernel(environment: &[(&str, &str)], life: impl Fn(Ctr<'_>, &Container
     run().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-fn launcher() -> Vec<OsString> {
-    vec![env!("CARGO_BIN_EXE_kernel-profile").into(), KERNEL.into()]
+fn launcher(kernel: &str) -> Vec<OsString> {
+    vec![env!("CARGO_BIN_EXE_kernel-profile").into(), kernel.into()]
 }
 
 fn container<'a>(ctr: Ctr<'a>, id: &str) -> Container<'a> {
@@ -247,67 +249,116 @@ fn what_the_kernel_lacks_is_refused_by_name_unless_the_operator_allows_it() {
     });
 }
 
-/// The command on that kernel, in a bundle of its own.
-fn runlxc(bundle: &std::path::Path, words: &[&str]) -> Result<Finished> {
-    let mut words_before = launcher().into_iter();
-    let program = words_before.next().context("a launcher")?;
-    let mut runlxc = command(program);
-    runlxc
-        .args(words_before)
-        .arg(built("runlxc")?)
-        .arg("--root")
-        .arg(bundle.join("state"))
-        .args(words)
-        .current_dir(bundle);
-    Running::start(&mut runlxc)?.finish(SOON)
+/// The command in a bundle of its own.
+struct Bundle {
+    directory: tempfile::TempDir,
+    config: serde_json::Value,
 }
 
-#[test]
-fn the_command_runs_execs_and_tells_what_was_left_out() -> Result<()> {
-    let bundle = tempfile::tempdir()?;
-    let bin = bundle.path().join("rootfs/bin");
-    fs::create_dir_all(&bin)?;
-    fs::copy("/bin/busybox", bin.join("sh"))?;
-    fs::copy("/bin/busybox", bin.join("sleep"))?;
-    let runlxc = |words: &[&str]| runlxc(bundle.path(), words);
-    runlxc(&["spec"])?.success()?;
-    let path = bundle.path().join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
-    config["process"]["terminal"] = false.into();
-    config["process"]["args"] = serde_json::json!(["sh", "-c", "exit 8"]);
-    fs::write(&path, config.to_string())?;
-    let id = format!("old-kernel-{}", std::process::id());
+impl Bundle {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let bin = directory.path().join("rootfs/bin");
+        fs::create_dir_all(&bin)?;
+        for name in ["sh", "sleep"] {
+            fs::copy("/bin/busybox", bin.join(name))?;
+        }
+        let mut this = Self {
+            directory,
+            config: serde_json::Value::Null,
+        };
+        this.runlxc(KERNEL, &["spec"])?.success()?;
+        let text = fs::read(this.directory.path().join("config.json"))?;
+        this.config = serde_json::from_slice(&text)?;
+        this.config["process"]["terminal"] = false.into();
+        Ok(this)
+    }
 
-    let refused = runlxc(&["run", &id])?.with_code(1)?;
+    /// What its containers run from now on.
+    fn program(&mut self, script: &str) -> Result<()> {
+        self.config["process"]["args"] = serde_json::json!(["sh", "-c", script]);
+        let path = self.directory.path().join("config.json");
+        Ok(fs::write(path, self.config.to_string())?)
+    }
+
+    fn runlxc(&self, kernel: &str, words: &[&str]) -> Result<Finished> {
+        let mut before = launcher(kernel).into_iter();
+        let mut runlxc = command(before.next().context("a launcher")?);
+        runlxc
+            .args(before)
+            .arg(built("runlxc")?)
+            .arg("--root")
+            .arg(self.directory.path().join("state"))
+            .args(words)
+            .current_dir(self.directory.path());
+        Running::start(&mut runlxc)?.finish(SOON)
+    }
+}
+
+/// Sleeps, and does not keep the pipes of whoever waits for the command.
+const SLEEP: &str = "exec sleep 600 >&- 2>&-";
+
+#[test]
+fn the_command_tells_what_was_left_out() -> Result<()> {
+    let mut bundle = Bundle::new()?;
+    let id = format!("old-kernel-{}", std::process::id());
+    bundle.program("exit 8")?;
+    let refused = bundle.runlxc(KERNEL, &["run", &id])?.with_code(1)?;
     ensure!(
         refused.stderr().contains("process.noNewPrivileges"),
         "{refused}"
     );
-    runlxc(&["--hardening-optional", "run", &id])?.with_code(8)?;
-
-    config["process"]["args"] = serde_json::json!(["sh", "-c", "exec sleep 600 >&- 2>&-"]);
-    fs::write(&path, config.to_string())?;
-    let created = runlxc(&["--hardening-optional", "run", "--detach", &id])?.success()?;
+    bundle.program(SLEEP)?;
+    let words = ["--hardening-optional", "run", "--detach", &id];
+    let created = bundle.runlxc(KERNEL, &words)?.success()?;
     ensure!(
         created
             .stderr()
             .contains("process.noNewPrivileges is left out"),
         "{created}"
     );
-    let state = runlxc(&["state", &id])?.success()?.stdout();
+    let state = bundle.runlxc(KERNEL, &["state", &id])?.success()?.stdout();
     ensure!(
         state.contains("\"org.pouch.left-out\": \"process.noNewPrivileges\""),
         "{state}"
     );
-    let said = runlxc(&["exec", &id, "sh", "-c", "echo in; exit 6"])?.with_code(6)?;
-    ensure!(said.stdout() == "in\n", "{said}");
-    let asked = runlxc(&["exec", "--preserve-fds", "1", &id, "sh"])?;
-    ensure!(asked.code() == 255, "{asked}");
-    let features = runlxc(&["features"])?.success()?.stdout();
-    ensure!(
-        features.contains("\"org.pouch.exec\": \"agent\""),
-        "{features}"
-    );
-    runlxc(&["delete", "--force", &id])?.success()?;
+    bundle
+        .runlxc(KERNEL, &["exec", "--preserve-fds", "1", &id, "sh"])?
+        .with_code(255)?;
+    bundle
+        .runlxc(KERNEL, &["delete", "--force", &id])?
+        .success()
+        .map(drop)
+}
+
+#[test]
+fn the_command_runs_and_execs_on_every_kernel() -> Result<()> {
+    let mut bundle = Bundle::new()?;
+    for profile in PROFILES {
+        let kernel = profile.name;
+        let lives = |bundle: &mut Bundle| -> Result<()> {
+            let id = format!("kernel-{}-{}", kernel.replace('.', "-"), std::process::id());
+            bundle.program("exit 8")?;
+            let words = ["--hardening-optional", "run", &id];
+            bundle.runlxc(kernel, &words)?.with_code(8)?;
+            bundle.program(SLEEP)?;
+            let words = ["--hardening-optional", "run", "--detach", &id];
+            bundle.runlxc(kernel, &words)?.success()?;
+            let words = ["exec", &id, "sh", "-c", "echo in; exit 6"];
+            let said = bundle.runlxc(kernel, &words)?.with_code(6)?;
+            ensure!(said.stdout() == "in\n", "{said}");
+            let features = bundle.runlxc(kernel, &["features"])?.success()?.stdout();
+            let way = if kernel == KERNEL { "agent" } else { "setns" };
+            ensure!(
+                features.contains(&format!("\"org.pouch.exec\": \"{way}\"")),
+                "{features}"
+            );
+            bundle
+                .runlxc(kernel, &["delete", "--force", &id])?
+                .success()
+                .map(drop)
+        };
+        lives(&mut bundle).with_context(|| format!("kernel {kernel}"))?;
+    }
     Ok(())
 }
