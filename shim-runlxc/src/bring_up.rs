@@ -385,3 +385,32 @@ fn await_end(monitor: &mut Child, limit: Duration) -> Result<()> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sys::{Pid, Spawn};
+
+    use super::*;
+
+    #[test]
+    fn init_is_the_child_of_lxc_start_whatever_number_it_tells() {
+        let (read, write) = sys::pipe_cloexec().unwrap();
+        let script = "sleep 1000 & echo $!; wait";
+        let monitor = Spawn::new("/bin/sh".as_ref())
+            .args(["-c", script])
+            .stdout(write)
+            .spawn()
+            .unwrap();
+        let mut line = [0; 16];
+        let count = nix::unistd::read(&read, &mut line).unwrap();
+        let line = std::str::from_utf8(&line[..count]).unwrap();
+        let init = Pid::from_raw(line.trim().parse().unwrap());
+        for said in [init, Pid::from_raw(1), Pid::this()] {
+            assert_eq!(init_of(monitor.pid(), said).unwrap(), init);
+        }
+        // A process without children has no init, whatever is said.
+        let error = init_of(init, Pid::from_raw(1)).unwrap_err().to_string();
+        assert!(error.contains("lxc-start has 0 children"), "{error}");
+        sys::process::kill_number(init, Signal::SIGKILL as i32).unwrap();
+    }
+}
