@@ -180,6 +180,10 @@ impl Standing {
         let mut word = receive(&self.control, who)?;
         match word.message {
             FromStub::Ready => Ok(word.fds.pop()),
+            FromStub::Tree(_) => {
+                let why = "mounts: owners of a bind are not mapped in a guest";
+                Err(Error::Invalid(why.to_owned()))
+            }
             _ => Err(Error::Vanished(who)),
         }
     }
