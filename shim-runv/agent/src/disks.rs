@@ -1,15 +1,17 @@
 //! Which block device a disk of the machine is; one that was just plugged in is waited for.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use guest::call::Disk;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 
 use crate::error::{Error, Result};
 
@@ -21,6 +23,9 @@ const UNITS: &str = "/sys/class/scsi_device";
 
 /// Where it makes their nodes (devtmpfs).
 const NODES: &str = "/dev";
+
+/// The group of events that come from the kernel itself.
+const KERNEL_GROUP: u32 = 1;
 
 /// From a disk's plugging in to its node.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -42,34 +47,62 @@ pub(crate) fn device(disk: &Disk) -> Result<PathBuf> {
 }
 
 fn awaited(unit: u16) -> Result<PathBuf> {
-    let failed = || Error::io(format!("watch {NODES}"));
-    let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-    let watch = Inotify::init(flags).map_err(failed())?;
     // Before it is looked for, so that it cannot come in between.
-    watch
-        .add_watch(NODES, AddWatchFlags::IN_CREATE)
-        .map_err(failed())?;
+    let events = events()?;
     let until = Instant::now() + LIMIT;
     loop {
         if let Some(name) = by_unit(Path::new(UNITS), unit)? {
             let node = Path::new(NODES).join(name);
-            if node.exists() {
-                return Ok(node);
+            // The node is there before the disk can be opened; the event comes after that.
+            match File::open(&node) {
+                Ok(_) => return Ok(node),
+                Err(error) if is_early(&error) => {}
+                Err(error) => return Err(Error::on("open", &node)(error)),
             }
         }
         let left = until.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, left) {
             Ok(0) => {
                 let what = format!("disk of logical unit {unit}, within {LIMIT:?},");
                 return Err(Error::NotFound(what));
             }
-            Ok(_) => drop(watch.read_events().map_err(failed())?),
+            Ok(_) => drain(&events)?,
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(failed()(errno)),
+            Err(errno) => return Err(Error::io("wait for a disk")(errno)),
         }
     }
+}
+
+/// The kernel's words about devices that come and go (netlink(7), NETLINK_KOBJECT_UEVENT).
+fn events() -> Result<OwnedFd> {
+    let failed = || Error::io("listen to the kernel's events");
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let protocol = SockProtocol::NetlinkKObjectUEvent;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map_err(failed())?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP)).map_err(failed())?;
+    Ok(socket)
+}
+
+/// Takes what was said; what it was is looked for in other places.
+fn drain(events: &OwnedFd) -> Result<()> {
+    loop {
+        match recv(events.as_raw_fd(), &mut [0; 64], MsgFlags::empty()) {
+            // Some were lost: then there was one.
+            Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(errno) => return Err(Error::io("hear the kernel's events")(errno)),
+        }
+    }
+}
+
+/// Whether a disk that is on its way says this.
+fn is_early(error: &io::Error) -> bool {
+    let early = [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV];
+    early
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 fn by_serial(blocks: &Path, serial: &str) -> Result<Option<PathBuf>> {
