@@ -15,7 +15,7 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStats, ContainerStatsRequest,
     ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption,
     PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, PullImageRequest,
     RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
     StatusRequest, StopContainerRequest, StopPodSandboxRequest,
@@ -83,6 +83,17 @@ pub struct Container {
     pub tty: bool,
     /// User id to run as.
     pub user: Option<i64>,
+    /// Volumes: a path of the host, one in the container, and who may write.
+    pub volumes: Vec<(PathBuf, String, Access)>,
+}
+
+/// What a container may do to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it too.
+    Write,
 }
 
 /// What a program run in a container left.
@@ -161,6 +172,16 @@ impl Container {
                 .map(|(key, value)| k8s_cri::v1::KeyValue {
                     key: key.clone(),
                     value: value.clone(),
+                })
+                .collect(),
+            mounts: self
+                .volumes
+                .iter()
+                .map(|(host, container, access)| Mount {
+                    host_path: host.display().to_string(),
+                    container_path: container.clone(),
+                    readonly: *access == Access::Read,
+                    ..Mount::default()
                 })
                 .collect(),
             log_path: self.log_path(),

@@ -172,10 +172,17 @@ fn refusals(containerd: &Containerd, home: &str) -> Result<()> {
         anyhow::Ok(())
     };
     let directory = format!(
-        "type=bind,src={},dst=/data,options=rbind:ro",
+        "type=bind,src={},dst=/data,options=rbind:",
         containerd.work().display()
     );
-    refused("directory", &["--mount", &directory], "is no regular file")?;
+    let flags = |access: &str| ["--mount".to_owned(), format!("{directory}{access}")];
+    let [mount, written] = flags("rw");
+    refused("written", &[&mount, &written], "can be written")?;
+    fs::write(containerd.work().join("file"), "copied\n")?;
+    let [mount, read] = flags("ro");
+    let copied = ctr.container("copied", Image::Busybox, RUNTIME);
+    let copied = copied.flags(&[&mount, &read]).output("cat /data/file")?;
+    ensure!(copied == "copied\n", "{copied:?}");
     let view = ["--annotation", "org.pouch.view=lxcfs"];
     refused("view", &view, "org.pouch.view")?;
     let initramfs = format!("{home}/guest/initramfs");

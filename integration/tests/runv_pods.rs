@@ -1,12 +1,12 @@
 //! Pods in virtual machines through CRI, on every containerd: one machine for a pod, whose containers share
 //! what a pod shares, come and go, and end with it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     census::processes,
-    cri::PodNetwork,
+    cri::{Access, Container, PodNetwork},
     node::{Node, check, shell},
     runtime::Runtime,
     versions::Version,
@@ -40,13 +40,32 @@ fn a_pod_is_a_machine_whose_containers_come_and_go() {
     });
 }
 
+/// A directory that nobody writes, as of a token or a configuration, and an emptyDir as the kubelet has it.
+fn volumes(node: &Node<'_>) -> Result<Vec<(PathBuf, String, Access)>> {
+    let work = node.containerd.work();
+    let [token, cache] = ["token", "volumes/kubernetes.io~empty-dir/cache"].map(|it| work.join(it));
+    for path in [&token, &cache] {
+        fs::create_dir_all(path)?;
+    }
+    fs::write(token.join("ca"), "secret\n")?;
+    Ok(vec![
+        (token, "/token".to_owned(), Access::Read),
+        (cache, "/cache".to_owned(), Access::Write),
+    ])
+}
+
 fn shares(node: &Node<'_>) -> Result<()> {
     let cri = &node.cri;
     let pod = node.pod("shop", PodNetwork::Own)?;
     let pod_id = cri.run_pod(&pod)?;
     let address = cri.pod_address(&pod_id)?;
+    let volumes = volumes(node)?;
     let start = |name: &str, script: &str| {
-        let id = cri.create(&pod, &pod_id, &shell(name, script))?;
+        let container = Container {
+            volumes: volumes.clone(),
+            ..shell(name, script)
+        };
+        let id = cri.create(&pod, &pod_id, &container)?;
         cri.start(&id).map(|()| id)
     };
     let server = start("server", SERVER)?;
@@ -91,7 +110,7 @@ fn shares(node: &Node<'_>) -> Result<()> {
         .exec(&client, &["sh", "-c", "ls -d /sys/block/sd* | wc -l"])?
         .stdout;
     ensure!(
-        disks == "2\n",
+        disks == "4\n",
         "disks of containers that are gone stay: {disks}"
     );
     cri.remove_pod(&pod_id)?;
@@ -111,6 +130,13 @@ fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Re
     )?;
     ensure!(own.contains("-cloud-amd64\nshop\n"), "{own}");
     ensure!(own.contains(address) && own.ends_with("mine\n"), "{own}");
+    let volumes = seen(
+        server,
+        "cat /token/ca; echo new > /cache/file; touch /token/x || echo kept",
+    )?;
+    ensure!(volumes == "secret\nkept\n", "{volumes}");
+    let volumes = seen(client, "cat /token/ca /cache/file")?;
+    ensure!(volumes == "secret\nnew\n", "{volumes}");
     let resolver = seen(client, "cat /etc/resolv.conf /etc/hosts")?;
     ensure!(resolver.contains("localhost"), "{resolver}");
     for (kind, is_shared) in [

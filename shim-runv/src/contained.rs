@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cgroups::{Cgroup, Stats};
-use guest::call::{Answer, Call, Create, Disk, Exec, Process, Size, Target};
+use guest::call::{Answer, Call, Create, Directory, Disk, Exec, File, Process, Size, Target};
 use launch::hooks::{self, Stage};
 use launch::plan::Hook;
 use shim_core::runtime::Result;
@@ -14,7 +14,7 @@ use shim_core::{Code, ExecRequest, ProcessIo, ShimError, SignalTarget, Started, 
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
 use crate::pod::{Plugged, Sandbox};
-use crate::{Error, specification, streams};
+use crate::{Error, streams};
 
 /// What a guest may take for setting a container up, and for a process that joins.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -37,14 +37,16 @@ pub(crate) fn poststop(hooks: &[Hook], state: &str) {
 pub(crate) enum Part {
     /// The machine ends with it; QEMU is in that cgroup.
     Owner(Arc<Sandbox>, Cgroup),
-    /// It comes and goes, and its disk with it.
-    Member(Arc<Sandbox>, Mutex<Option<Plugged>>),
+    /// It comes and goes.
+    Member(Arc<Sandbox>),
 }
 
 impl Part {
-    /// Of a container in that machine, with its root on that disk.
-    pub(crate) fn member(sandbox: Arc<Sandbox>, disk: Plugged) -> Self {
-        Self::Member(sandbox, Mutex::new(Some(disk)))
+    /// The machine and whose that is.
+    pub(crate) fn sandbox(&self) -> &Arc<Sandbox> {
+        match self {
+            Self::Owner(sandbox, _) | Self::Member(sandbox) => sandbox,
+        }
     }
 }
 
@@ -59,14 +61,27 @@ pub struct Contained {
     /// By which the host knows its init.
     pub(crate) pid: i32,
     pub(crate) part: Part,
+    /// Disks that came and go with it.
+    pub(crate) disks: Mutex<Vec<Plugged>>,
+}
+
+/// What a container is made of in the guest.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Its config.json.
+    pub(crate) config: Vec<u8>,
+    /// Its root.
+    pub(crate) root: Disk,
+    /// Files that it mounts.
+    pub(crate) files: Vec<File>,
+    /// Directories that it mounts.
+    pub(crate) directories: Vec<Directory>,
 }
 
 impl Contained {
     /// Its machine and whose that is.
     pub(crate) fn sandbox(&self) -> &Arc<Sandbox> {
-        match &self.part {
-            Part::Owner(sandbox, _) | Part::Member(sandbox, _) => sandbox,
-        }
+        self.part.sandbox()
     }
 
     fn machine(&self) -> &Machine {
@@ -83,8 +98,7 @@ impl Contained {
     /// Makes it in its machine; gives the master of its terminal.
     pub(crate) fn create(
         &self,
-        guest: specification::Guest,
-        disk: Disk,
+        parts: Parts,
         io: ProcessIo,
     ) -> std::result::Result<Option<OwnedFd>, Error> {
         let (streams, terminal) = streams::open(io, &self.machine().agent)?;
@@ -94,9 +108,10 @@ impl Contained {
             .add(self.init(), self.pid, Arc::new(streams));
         let call = Call::Create(Box::new(Create {
             id: self.id.clone(),
-            config: guest.config,
-            disk,
-            files: guest.files,
+            config: parts.config,
+            disk: parts.root,
+            files: parts.files,
+            directories: parts.directories,
             io,
         }));
         let what = "the making of the container";
@@ -127,13 +142,12 @@ impl Contained {
             Ok(()) | Err(Error::NotRunning) => {}
             Err(error) => tracing::warn!(error = error.chain(), "the guest is ended as it is"),
         }
-        match &self.part {
-            Part::Owner(sandbox, _) => sandbox.machine.end(),
-            Part::Member(_, disk) => {
-                // No code panics while it holds the lock.
-                drop(disk.lock().unwrap_or_else(PoisonError::into_inner).take());
-            }
+        if let Part::Owner(sandbox, _) = &self.part {
+            sandbox.machine.end();
         }
+        // No code panics while it holds the lock.
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *disks));
     }
 
     fn tell(&self, what: &'static str, call: Call) -> Result<()> {

@@ -4,6 +4,7 @@
 //! ```text
 //!   runtime ──> specification  what of config.json is for the host, what for the guest
 //!      │    ──> rootfs         the container's root as an EROFS disk, made once for each image
+//!      │    ──> volumes        what of the host goes along
 //!      │    ──> links          those of its network namespace, tied to the machine
 //!      │    ──> machine        QEMU in the container's cgroup, journalled before it starts
 //!      │    ──> agent          calls to the guest over the mux
@@ -26,6 +27,7 @@ mod rootfs;
 mod size;
 mod specification;
 mod streams;
+mod volumes;
 
 pub mod cli;
 pub mod runtime;

@@ -14,13 +14,14 @@ use shim_core::runtime::Result;
 use shim_core::{CreateRequest, Created, DeleteRequest, Features, Identity, Options, Runtime};
 use sys::TimeStampCounter;
 
-use crate::contained::{Contained, Part, QUICK_LIMIT, poststop};
+use crate::contained::{Contained, Part, Parts, QUICK_LIMIT, poststop};
 use crate::home::Home;
 use crate::image::Image;
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, Wires, next_pid};
-use crate::pod::{Kind, Place, Sandbox};
+use crate::pod::{Kind, Place, Plugged, Sandbox};
 use crate::qemu::{Arguments, Facts, Slots};
+use crate::volumes::Directory;
 use crate::{Error, links, rootfs, size, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
@@ -123,17 +124,21 @@ impl Runtime for RunV {
         let wanted = Wanted::load(&request.bundle, &request.id)?;
         let kind = Kind::of(&wanted.config)?;
         let network = links::Wanted::of(&wanted.plan)?;
-        let room = match &kind {
-            Kind::Alone => Room::New(network, Slots::None),
-            Kind::Sandbox => Room::New(network, Slots::Disks),
-            Kind::Member(sandbox) => Room::Of(self.sandbox(sandbox, &network)?),
+        let joined = match &kind {
+            Kind::Member(sandbox) => Some(self.sandbox(sandbox, &network)?),
+            Kind::Alone | Kind::Sandbox => None,
         };
-        let place = match (&room, &kind) {
-            (Room::Of(sandbox), _) => sandbox.member(),
-            (Room::New(..), Kind::Sandbox) => Place::Sandbox,
-            (Room::New(..), _) => Place::Alone,
+        let place = match (&joined, &kind) {
+            (Some(sandbox), _) => sandbox.member(),
+            (None, Kind::Sandbox) => Place::Sandbox,
+            (None, _) => Place::Alone,
         };
         let guest = specification::for_guest(&request.id, &wanted.config, place)?;
+        let slots = match kind == Kind::Sandbox || !guest.volumes.directories.is_empty() {
+            true => Slots::Disks,
+            false => Slots::None,
+        };
+        let room = joined.map_or(Room::New(network, slots), Room::Of);
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
         let id = request.id.clone();
         let made = self.make(request, (wanted, room), guest, &dir);
@@ -195,6 +200,26 @@ fn undo(dir: &StateDir) {
     }
 }
 
+/// Brings directories of the host into a machine, on disks of their own.
+fn plug(
+    directories: Vec<Directory>,
+    sandbox: &Arc<Sandbox>,
+    dir: &StateDir,
+    disks: &mut Vec<Plugged>,
+) -> std::result::Result<Vec<guest::call::Directory>, Error> {
+    let plug = |(number, directory): (usize, Directory)| match directory {
+        Directory::Memory(memory) => Ok(memory),
+        Directory::Copy(path) => {
+            let disk = rootfs::copy(&path, dir.path(), &format!("directory{number}"))?;
+            let plugged = sandbox.plug(&disk)?;
+            let disk = Disk::Unit(plugged.unit);
+            disks.push(plugged);
+            Ok(guest::call::Directory::Disk(disk))
+        }
+    };
+    directories.into_iter().enumerate().map(plug).collect()
+}
+
 impl RunV {
     fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Sandbox>>> {
         // No code panics while it holds the lock.
@@ -239,7 +264,8 @@ impl RunV {
         let state_stopped = plan.state(Status::Stopped, 0);
         let mut journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
         dir.write(&journal)?;
-        let (part, pid, disk) = match room {
+        let mut disks = Vec::new();
+        let (part, pid, root) = match room {
             Room::New(network, slots) => {
                 let (machine, cgroup, network) =
                     self.machine(&wanted, (network, slots), disk, (&mut journal, dir))?;
@@ -257,8 +283,15 @@ impl RunV {
                 hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
                 let plugged = sandbox.plug(&disk)?;
                 let disk = Disk::Unit(plugged.unit);
-                (Part::member(sandbox, plugged), next_pid(), disk)
+                disks.push(plugged);
+                (Part::Member(sandbox), next_pid(), disk)
             }
+        };
+        let parts = Parts {
+            config: guest.config,
+            root,
+            files: guest.volumes.files,
+            directories: plug(guest.volumes.directories, part.sandbox(), dir, &mut disks)?,
         };
         let contained = Contained {
             state_running: plan.state(Status::Running, pid),
@@ -267,9 +300,10 @@ impl RunV {
             dir: dir.clone(),
             pid,
             part,
+            disks: Mutex::new(disks),
             journal,
         };
-        let terminal = contained.create(guest, disk, request.io)?;
+        let terminal = contained.create(parts, request.io)?;
         Ok((contained, Created { pid, terminal }))
     }
 

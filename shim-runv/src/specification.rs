@@ -1,33 +1,19 @@
-//! What of config.json is for the guest: a pure function from one JSON to another, and the files of the
-//! host that go with it. What a guest cannot have is refused by its name.
+//! What of config.json is for the guest: a pure function from one JSON to another, and what of the
+//! host goes with it. What a guest cannot have is refused by its name.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use guest::call::{File, SHARED_MEMORY, file_path};
 use serde_json::{Map, Value, json};
 
 use crate::pod::Place;
+use crate::volumes::{self, Volumes};
 use crate::{Error, Result};
-
-/// Largest file that is copied into a guest, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// Files that are copied into one guest.
-const FILES_MAX: usize = 64;
-
-/// Types of mounts that a guest makes itself.
-const GUEST_MOUNTS: [&str; 7] = [
-    "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
-];
 
 /// What the guest is told of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Guest {
     /// Its config.json.
     pub(crate) config: Vec<u8>,
-    /// Files that it mounts.
-    pub(crate) files: Vec<File>,
+    /// What of the host it mounts.
+    pub(crate) volumes: Volumes,
 }
 
 /// Makes the guest's of the host's config.json.
@@ -53,12 +39,12 @@ pub(crate) fn for_guest(id: &str, config: &Value, place: Place<'_>) -> Result<Gu
     if let Some(hooks) = root.get_mut("hooks") {
         of_hooks(object(hooks, "hooks")?)?;
     }
-    let files = match root.get_mut("mounts") {
-        Some(Value::Array(mounts)) => files_of(id, mounts, place)?,
-        _ => Vec::new(),
+    let volumes = match root.get_mut("mounts") {
+        Some(Value::Array(mounts)) => volumes::of(id, mounts, place)?,
+        _ => Volumes::default(),
     };
     let config = serde_json::to_vec(&config).map_err(|error| Error::Usage(error.to_string()))?;
-    Ok(Guest { config, files })
+    Ok(Guest { config, volumes })
 }
 
 fn object<'a>(value: &'a mut Value, field: &str) -> Result<&'a mut Map<String, Value>> {
@@ -135,61 +121,10 @@ fn of_hooks(hooks: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-fn files_of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vec<File>> {
-    let mut files = Vec::new();
-    for mount in mounts {
-        let text = |field: &str| mount[field].as_str().unwrap_or_default().to_owned();
-        let (kind, source, target) = (text("type"), text("source"), text("destination"));
-        let options = mount["options"].as_array().into_iter().flatten();
-        let is_bind = kind == "bind"
-            || options
-                .filter_map(Value::as_str)
-                .any(|option| matches!(option, "bind" | "rbind"));
-        if !is_bind {
-            if GUEST_MOUNTS.contains(&kind.as_str()) {
-                continue;
-            }
-            let why = format!("a guest does not mount {kind:?}");
-            return Err(Error::unsupported(format!("mount at {target}"), why));
-        }
-        if place != Place::Alone && target == SHARED_MEMORY && Path::new(&source).is_dir() {
-            // What a pod's containers share is theirs alone, so it can be in their machine.
-            mount["source"] = Value::String(SHARED_MEMORY.to_owned());
-            continue;
-        }
-        if files.len() == FILES_MAX {
-            let why = format!("at most {FILES_MAX} files of the host are copied into a guest");
-            return Err(Error::unsupported(format!("mount at {target}"), why));
-        }
-        let file = read(Path::new(&source), &target)?;
-        mount["source"] = Value::String(file_path(id, files.len()));
-        files.push(file);
-    }
-    Ok(files)
-}
-
-fn read(path: &Path, target: &str) -> Result<File> {
-    let metadata = std::fs::metadata(path).map_err(Error::on("stat", path))?;
-    let refuse = |why: &str| {
-        let why = format!("{} {why}", path.display());
-        Err(Error::unsupported(format!("mount at {target}"), why))
-    };
-    if !metadata.is_file() {
-        return refuse("is no regular file, and only those are brought into a guest, as copies");
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return refuse("is larger than 1 MiB, the most that is copied into a guest");
-    }
-    Ok(File {
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        contents: std::fs::read(path).map_err(Error::on("read", path))?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use guest::call::SHARED_MEMORY;
+
     use super::*;
 
     fn guest(config: &Value) -> Value {
@@ -235,8 +170,8 @@ mod tests {
             {"destination": "/etc/hosts", "type": "bind", "source": path, "options": ["rbind", "ro"]}
         ]});
         let made = for_guest("c", &config, Place::Alone).unwrap();
-        assert_eq!(made.files.len(), 1);
-        assert_eq!(made.files[0].contents, b"127.0.0.1 localhost\n");
+        assert_eq!(made.volumes.files.len(), 1);
+        assert_eq!(made.volumes.files[0].contents, b"127.0.0.1 localhost\n");
         let source = guest(&config)["mounts"][0]["source"].clone();
         assert_eq!(source, "/run/containers/c/files/0");
     }
@@ -289,7 +224,7 @@ mod tests {
         let mount = |kind: &str, source: &str| json!({"mounts": [{"destination": "/data", "type": kind, "source": source}]});
         check(
             mount("bind", "/proc"),
-            "mount at /data is not supported: /proc is no regular file",
+            "mount at /data is not supported: /proc can be written",
         );
         check(
             mount("nfs", "host:/x"),

@@ -103,8 +103,29 @@ pub struct Create {
     pub disk: Disk,
     /// Files that config.json mounts; the N-th has the path [`file_path`] says.
     pub files: Vec<File>,
+    /// Directories that config.json binds; the N-th has the path [`directory_path`] says.
+    pub directories: Vec<Directory>,
     /// Where its program reads and writes.
     pub io: Io,
+}
+
+/// A directory that a container binds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Directory {
+    /// A copy of the host's, read-only.
+    Disk(Disk),
+    /// An empty one in the guest's memory, that all containers of a pod find under that name; the first
+    /// one makes it.
+    Memory {
+        /// One part of a path.
+        name: String,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
 }
 
 /// A disk of the machine.
@@ -229,6 +250,15 @@ pub enum RefusalKind {
 #[must_use]
 pub fn file_path(container: &str, number: usize) -> String {
     format!("{}/files/{number}", container_path(container))
+}
+
+/// The name of the folder in a container's where those directories are.
+pub const DIRECTORIES: &str = "directories";
+
+/// Where the N-th directory of a container lies in the guest.
+#[must_use]
+pub fn directory_path(container: &str, number: usize) -> String {
+    format!("{}/{DIRECTORIES}/{number}", container_path(container))
 }
 
 /// The folder of a container in the guest: its bundle there.

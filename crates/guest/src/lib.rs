@@ -14,7 +14,7 @@ pub mod call;
 pub mod wire;
 
 /// Version of these messages; the agent says its own in the answer to [`call::Call::Prepare`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Name of the virtio-serial port.
 pub const PORT: &str = "pouch.runv.agent";

@@ -71,7 +71,8 @@ impl Container {
     /// Its init is to be watched once the container is known.
     pub(crate) fn create(request: &Create, mux: Mux) -> Result<(Self, Child)> {
         let path = PathBuf::from(container_path(&request.id));
-        let rootfs = Rootfs::mount(&path, &request.disk)?;
+        let mut rootfs = Rootfs::mount(&path, &request.disk)?;
+        rootfs.add_directories(&request.directories)?;
         write_files(&path, &request.id, &request.files)?;
         let bundle = Bundle::parse(path.clone(), &request.config)?;
         let hierarchies = Hierarchies::at_host()?;

@@ -1,13 +1,18 @@
 //! A container's root file system: the host's disk, read-only, below a layer in the guest's memory.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use guest::call::Disk;
+use guest::call::{DIRECTORIES, Directory, Disk};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::disks::device;
 use crate::error::{Error, Result};
+
+/// Where directories are that containers share.
+const SHARED: &str = "/run/shared";
 
 /// A container's folder and the mounts in it, in the order in which they were made. Dropped, all is
 /// gone.
@@ -45,6 +50,33 @@ impl Rootfs {
         Ok(this)
     }
 
+    /// Mounts directories that config.json binds.
+    pub(crate) fn add_directories(&mut self, directories: &[Directory]) -> Result<()> {
+        let folder = self.folder.join(DIRECTORIES);
+        fs::create_dir(&folder).map_err(Error::on("create", &folder))?;
+        for (number, directory) in directories.iter().enumerate() {
+            let at = folder.join(number.to_string());
+            match directory {
+                Directory::Disk(disk) => {
+                    let device = device(disk)?;
+                    let from = device.to_string_lossy();
+                    self.add(&at, (&from, "erofs"), MsFlags::MS_RDONLY, "")?;
+                }
+                Directory::Memory {
+                    name,
+                    mode,
+                    uid,
+                    gid,
+                } => {
+                    let shared = shared(name, *mode, (*uid, *gid))?;
+                    let from = shared.to_string_lossy();
+                    self.add(&at, (&from, "none"), MsFlags::MS_BIND, "")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         at: &Path,
@@ -62,18 +94,43 @@ impl Rootfs {
 
 impl Drop for Rootfs {
     fn drop(&mut self) {
+        let mut is_free = true;
         for path in self.mounted.drain(..).rev() {
             // What still uses it keeps it until its end; the name is free.
-            let _gone = umount2(&path, MntFlags::MNT_DETACH);
+            is_free &= umount2(&path, MntFlags::MNT_DETACH).is_ok();
         }
-        // It is in memory, and nobody looks for it any more.
-        let _left = fs::remove_dir_all(&self.folder);
+        // Else what is below may be others' as well.
+        if is_free {
+            // It is in memory, and nobody looks for it any more.
+            let _left = fs::remove_dir_all(&self.folder);
+        }
     }
+}
+
+/// The directory of that name that containers share, made if it is not there.
+fn shared(name: &str, mode: u32, owner: (u32, u32)) -> Result<PathBuf> {
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(Error::Invalid(format!(
+            "{name:?} is no name of a directory"
+        )));
+    }
+    let path = Path::new(SHARED).join(name);
+    fs::create_dir_all(SHARED).map_err(Error::on("create", Path::new(SHARED)))?;
+    match fs::create_dir(&path) {
+        Ok(()) => {
+            let (uid, gid) = owner;
+            chown(&path, Some(uid), Some(gid)).map_err(Error::on("chown", &path))?;
+            let mode = fs::Permissions::from_mode(mode & 0o7777);
+            fs::set_permissions(&path, mode).map_err(Error::on("chmod", &path))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::on("create", &path)(error)),
+    }
+    Ok(path)
 }
 
 /// The root directory of an overlay is its upper one: owner and mode are the image's.
 fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown};
     let metadata = fs::metadata(from).map_err(Error::on("stat", from))?;
     chown(to, Some(metadata.uid()), Some(metadata.gid())).map_err(Error::on("chown", to))?;
     fs::set_permissions(to, metadata.permissions()).map_err(Error::on("chmod", to))

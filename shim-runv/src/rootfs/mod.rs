@@ -24,13 +24,19 @@ pub(crate) fn disk(root: &Path, home: &Home, own: &Path) -> Result<PathBuf> {
             let key: [u8; 32] = Sha256::digest(identity.as_bytes()).into();
             cache::get(&home.layers(), key, |file| write(root, key, file))
         }
-        None => {
-            let path = own.join("root.erofs");
-            let file = File::create_new(&path).map_err(Error::on("create", &path))?;
-            write(root, [0; 32], file)?;
-            Ok(path)
-        }
+        None => copy(root, own, "root"),
     }
+}
+
+/// A disk of any directory, made in `own` under that name.
+///
+/// # Errors
+/// As [`disk`].
+pub(crate) fn copy(directory: &Path, own: &Path, name: &str) -> Result<PathBuf> {
+    let path = own.join(format!("{name}.erofs"));
+    let file = File::create_new(&path).map_err(Error::on("create", &path))?;
+    write(directory, [0; 32], file)?;
+    Ok(path)
 }
 
 fn write(root: &Path, key: [u8; 32], out: File) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -120,7 +120,9 @@ impl<W: Write> Teller<W> {
         } else if kind.is_file() {
             header.set_size(metadata.len());
             let file = File::open(path).map_err(Error::on("open", path))?;
-            self.tar.append_data(&mut header, named, file)
+            // As long as it was said to be, whatever becomes of it meanwhile.
+            let whole = file.chain(io::repeat(0)).take(metadata.len());
+            self.tar.append_data(&mut header, named, whole)
         } else if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(path).map_err(Error::on("read link", path))?;
@@ -186,7 +188,7 @@ mod tests {
         pack(root, Digest([7; 32]), out.try_clone().unwrap()).unwrap();
         out.seek(SeekFrom::Start(0)).unwrap();
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut out, &mut bytes).unwrap();
+        Read::read_to_end(&mut out, &mut bytes).unwrap();
         bytes
     }
 

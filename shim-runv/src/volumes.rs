@@ -1,0 +1,229 @@
+//! What of the host a container mounts: files and read-only directories as copies, made when the container
+//! is, and emptyDirs as memory of the guest. Everything else is refused by name.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use guest::call::{File, SHARED_MEMORY, directory_path, file_path};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::pod::Place;
+use crate::{Error, Result};
+
+/// Largest file that is copied into a guest, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Files that are copied into one guest.
+const FILES_MAX: usize = 64;
+
+/// Largest directory that is copied into a guest, in bytes: the copy is in the host's memory.
+const DIRECTORY_BYTES_MAX: u64 = 64 << 20;
+
+/// Directories that a container gets.
+const DIRECTORIES_MAX: usize = 32;
+
+/// Types of mounts that a guest makes itself.
+const GUEST_MOUNTS: [&str; 7] = [
+    "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
+];
+
+/// Part of the path of every emptyDir, which is its pod's alone (the kubelet's volume plug-in of that name).
+const EMPTY_DIR: &str = "/volumes/kubernetes.io~empty-dir/";
+
+/// What a container mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Volumes {
+    /// Copies of files.
+    pub(crate) files: Vec<File>,
+    /// Directories.
+    pub(crate) directories: Vec<Directory>,
+}
+
+/// A directory that a container mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Directory {
+    /// The host's, to be copied.
+    Copy(PathBuf),
+    /// Memory of the guest.
+    Memory(guest::call::Directory),
+}
+
+/// Takes the host's out of a list of mounts, which names places in the guest then.
+///
+/// # Errors
+/// [`Error::Unsupported`] with the mount, or what a file says.
+pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Volumes> {
+    let mut volumes = Volumes::default();
+    for mount in mounts {
+        let text = |field: &str| mount[field].as_str().unwrap_or_default().to_owned();
+        let (kind, source, target) = (text("type"), text("source"), text("destination"));
+        let options = mount["options"].as_array().into_iter().flatten();
+        let options: Vec<_> = options.filter_map(Value::as_str).collect();
+        let is_bind = kind == "bind" || options.iter().any(|it| matches!(*it, "bind" | "rbind"));
+        if !is_bind {
+            if GUEST_MOUNTS.contains(&kind.as_str()) {
+                continue;
+            }
+            return Err(refused(&target, format!("a guest does not mount {kind:?}")));
+        }
+        let path = Path::new(&source);
+        let metadata = fs::metadata(path).map_err(Error::on("stat", path))?;
+        let there = if !metadata.is_dir() {
+            volumes.add_file(id, (path, &metadata), &target)?
+        } else if place != Place::Alone && target == SHARED_MEMORY {
+            // What a pod's containers share is theirs alone, so it can be in their machine.
+            SHARED_MEMORY.to_owned()
+        } else {
+            let is_empty_dir = place != Place::Alone && source.contains(EMPTY_DIR);
+            let directory = if is_empty_dir {
+                Directory::Memory(memory(&source, &metadata))
+            } else {
+                copy(path, &options, &target)?
+            };
+            volumes.add_directory(id, directory, &target)?
+        };
+        mount["source"] = Value::String(there);
+    }
+    Ok(volumes)
+}
+
+fn refused(target: &str, why: impl AsRef<str>) -> Error {
+    Error::unsupported(format!("mount at {target}"), why.as_ref())
+}
+
+impl Volumes {
+    fn add_file(
+        &mut self,
+        id: &str,
+        (path, metadata): (&Path, &Metadata),
+        target: &str,
+    ) -> Result<String> {
+        let refuse = |why: &str| Err(refused(target, format!("{} {why}", path.display())));
+        if self.files.len() == FILES_MAX {
+            let why = format!("at most {FILES_MAX} files of the host are copied into a guest");
+            return Err(refused(target, why));
+        }
+        if !metadata.is_file() {
+            return refuse("is neither a regular file nor a directory");
+        }
+        if metadata.len() > FILE_BYTES_MAX {
+            return refuse("is larger than 1 MiB, the most that is copied into a guest");
+        }
+        self.files.push(File {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            contents: fs::read(path).map_err(Error::on("read", path))?,
+        });
+        Ok(file_path(id, self.files.len() - 1))
+    }
+
+    fn add_directory(&mut self, id: &str, directory: Directory, target: &str) -> Result<String> {
+        if self.directories.len() == DIRECTORIES_MAX {
+            let why = format!("a guest has at most {DIRECTORIES_MAX} directories for a container");
+            return Err(refused(target, why));
+        }
+        self.directories.push(directory);
+        Ok(directory_path(id, self.directories.len() - 1))
+    }
+}
+
+/// A directory whose copy will do, since nobody in the guest can tell.
+fn copy(path: &Path, options: &[&str], target: &str) -> Result<Directory> {
+    let mut last = options.iter().rev();
+    let last = last.find(|it| matches!(**it, "ro" | "rro" | "rw"));
+    if !matches!(last, Some(&("ro" | "rro"))) {
+        let why =
+            "can be written, and only read-only directories are brought into a guest, as copies";
+        return Err(refused(target, format!("{} {why}", path.display())));
+    }
+    let mut left = DIRECTORY_BYTES_MAX;
+    if !fits(path, &mut left)? {
+        let why = "is larger than 64 MiB, the most that is copied into a guest";
+        return Err(refused(target, format!("{} {why}", path.display())));
+    }
+    Ok(Directory::Copy(path.to_owned()))
+}
+
+/// Whether what is in a directory takes no more than `left`.
+fn fits(directory: &Path, left: &mut u64) -> Result<bool> {
+    let failed = || Error::on("list", directory);
+    for entry in fs::read_dir(directory).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let metadata = entry.metadata().map_err(failed())?;
+        let Some(less) = left.checked_sub(metadata.len()) else {
+            return Ok(false);
+        };
+        *left = less;
+        if metadata.is_dir() && !fits(&entry.path(), left)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// An emptyDir: its path is the same for all containers of its pod.
+fn memory(source: &str, metadata: &Metadata) -> guest::call::Directory {
+    let digest = Sha256::digest(source.as_bytes());
+    guest::call::Directory::Memory {
+        name: digest[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn bind(source: &Path, options: &[&str]) -> Value {
+        json!({"destination": "/data", "type": "bind", "source": source, "options": options})
+    }
+
+    #[test]
+    fn directories_are_copies_or_memory_or_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let plain = temporary.path().join("plain");
+        let empty = temporary
+            .path()
+            .join("volumes/kubernetes.io~empty-dir/cache");
+        for path in [&plain, &empty] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(plain.join("small"), "x").unwrap();
+        let check = |mount: Value, place| {
+            let mut mounts = [mount];
+            let volumes = of("c", &mut mounts, place).map_err(|error| error.to_string())?;
+            Ok::<_, String>((volumes.directories, mounts[0]["source"].clone()))
+        };
+        let there = json!("/run/containers/c/directories/0");
+        let copied = check(bind(&plain, &["rbind", "ro"]), Place::Alone).unwrap();
+        assert_eq!(
+            copied,
+            (vec![Directory::Copy(plain.clone())], there.clone())
+        );
+        let (shared, source) = check(bind(&empty, &["rbind", "rw"]), Place::Sandbox).unwrap();
+        assert!(matches!(&shared[..], [Directory::Memory(_)]), "{shared:?}");
+        assert_eq!(source, there);
+        for (mount, place) in [
+            (bind(&plain, &["rbind"]), Place::Sandbox),
+            (bind(&plain, &["ro", "rw"]), Place::Alone),
+            (bind(&empty, &["rw"]), Place::Alone),
+        ] {
+            let error = check(mount, place).unwrap_err();
+            assert!(error.contains("can be written"), "{error}");
+        }
+        let large = fs::File::create(plain.join("large")).unwrap();
+        large.set_len(DIRECTORY_BYTES_MAX).unwrap();
+        let error = check(bind(&plain, &["ro"]), Place::Alone).unwrap_err();
+        assert!(error.contains("larger than 64 MiB"), "{error}");
+    }
+}
