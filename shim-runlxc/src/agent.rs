@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use bundle::names;
+use bundle::{Status, names};
 use launch::control::{self, Limit, ToStub};
 use launch::plan::{ExecPlan, Toggle};
 use nix::sys::stat::fstat;
@@ -21,6 +21,7 @@ use crate::container::{Container, EXEC_LIMIT};
 use crate::create::{Parent, Stdio};
 use crate::exec::{JOINING, Prepared, Request, await_ready, vanished};
 use crate::joined::Joined;
+use crate::listener::Starting;
 use crate::process::{ProcessId, children_of, parent_of};
 use crate::{Error, Result, connect};
 
@@ -73,6 +74,7 @@ pub(crate) fn join(
     init.signal(0)?;
     let terminal = await_ready(&channel, request.stdio)?;
     Ok(Prepared {
+        starting: Starting::of(container, Status::Running, child.pid().as_raw()),
         child,
         terminal,
         channel,

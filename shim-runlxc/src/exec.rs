@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::container::{Container, EXEC_LIMIT};
 use crate::create::Stdio;
 use crate::joined::Joined;
+use crate::listener::Starting;
 use crate::process::ProcessId;
 use crate::stub::Image;
 use crate::{Error, Result, agent, inherited, out_of_memory, stub};
@@ -48,6 +49,7 @@ pub struct Prepared {
     pub child: Joined,
     /// The master of its terminal, when one was asked for.
     pub terminal: Option<OwnedFd>,
+    pub(crate) starting: Starting,
     pub(crate) channel: Channel,
 }
 
@@ -103,6 +105,7 @@ impl Container {
         stub.wait_timeout(channel.left())
             .map_err(Error::io("wait for the joining stub"))?;
         Ok(Prepared {
+            starting: Starting::of(self, Status::Running, child.pid().as_raw()),
             child: Joined::Ours(child),
             terminal,
             channel,
@@ -170,9 +173,9 @@ impl Prepared {
     /// [`Error::Inside`] with the reason why the program does not run; the process is gone.
     pub fn start(self) -> Result<(Joined, Option<OwnedFd>)> {
         self.channel.send(&ToStub::Start)?;
-        match self.channel.receive()? {
-            None => Ok((self.child, self.terminal)),
-            Some(_) => Err(vanished(": it did not start")),
+        match self.starting.await_program(&self.channel)? {
+            true => Ok((self.child, self.terminal)),
+            false => Err(vanished(": it did not start")),
         }
     }
 }

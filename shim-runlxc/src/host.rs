@@ -7,7 +7,7 @@ use bundle::HostFacts;
 use cgroups::hierarchies::Kind;
 use cgroups::{CgroupPaths, Hierarchies};
 use launch::plan::{CgroupView, LegacyHierarchy, Toggle};
-use seccomp::Flag;
+use seccomp::{Flag, NEW_LISTENER};
 use sys::Kernel;
 
 use crate::{Error, Result};
@@ -52,9 +52,14 @@ fn facts_with(kernel: Kernel) -> HostFacts {
     if kernel.at_least(3, 5) {
         facts.seccomp_filter = Toggle::On;
     }
-    for (flag, (major, minor)) in [(Flag::Log, (4, 14)), (Flag::SpecAllow, (4, 17))] {
+    for (bit, (major, minor)) in [
+        (Flag::Log.bit(), (4, 14)),
+        (Flag::SpecAllow.bit(), (4, 17)),
+        (NEW_LISTENER, (5, 0)),
+        (Flag::WaitKillableRecv.bit(), (5, 19)),
+    ] {
         if kernel.at_least(major, minor) {
-            facts.seccomp_flags |= flag.bit();
+            facts.seccomp_flags |= bit;
         }
     }
     facts
@@ -183,7 +188,7 @@ mod tests {
         let flags = |release| facts_with(Kernel::parse(release).unwrap()).seccomp_flags;
         assert_eq!(
             (flags("3.10.0"), flags("4.14.1"), flags("6.1.0")),
-            (0, 2, 6)
+            (0, 2, 0x2e)
         );
         assert_eq!(
             facts_with(Kernel::parse("2.6.32").unwrap()).seccomp_filter,

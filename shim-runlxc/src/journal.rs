@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bundle::annotations::LEFT_OUT;
 use bundle::capabilities::NONE as NO_CAPABILITIES;
 use bundle::rich::hooks::Hooks;
-use bundle::{Namespace, NamespaceKind, Plan};
+use bundle::{Namespace, NamespaceKind, Plan, SeccompListener};
 use cgroups::{CgroupDir, CgroupPaths};
 use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling, Toggle};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,9 @@ pub struct Journal {
     /// What it sees by lxcfs; none: the host's.
     #[serde(default)]
     pub view: Option<View>,
+    /// Who is asked about system calls of its programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_listener: Option<SeccompListener>,
     /// Hooks for after the start.
     pub hooks_poststart: Vec<Hook>,
     /// Hooks for after the end.
@@ -136,6 +139,7 @@ impl Journal {
             pid_one: without_services(&plan.init.pid_one),
             scheduling: plan.init.process.scheduling.clone(),
             view: None,
+            seccomp_listener: plan.seccomp_listener.clone(),
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),
             rich_hooks: plan.rich_hooks.clone(),

@@ -21,6 +21,7 @@ pub mod stub;
 pub mod lxcfs;
 
 pub mod journal;
+mod listener;
 mod locks;
 pub mod state_dir;
 

@@ -10,6 +10,7 @@ use launch::hooks::{self, Stage};
 
 use crate::channel::Channel;
 use crate::container::{Container, KILL_LIMIT, START_LIMIT};
+use crate::listener::Starting;
 use crate::{Error, Result, connect, wait};
 
 impl Container {
@@ -44,12 +45,13 @@ impl Container {
         let limit = Duration::from_secs(self.journal.start_limit_s);
         let what = "the start of the container's program";
         let channel = Channel::over(self.connect()?, what, limit)?;
+        let starting = Starting::of(self, Status::Created, self.pid());
         let answer = channel
             .send(&ToStub::Start)
-            .and_then(|()| channel.receive());
+            .and_then(|()| starting.await_program(&channel));
         match answer {
-            Ok(None) => {}
-            Ok(Some(_)) => {
+            Ok(true) => {}
+            Ok(false) => {
                 self.end_init()?;
                 return Err(Error::Vanished {
                     what: "the container's init",

@@ -12,7 +12,7 @@ use oci_spec::runtime::{Hooks as OciHooks, Linux};
 use crate::load::Bundle;
 use crate::mount::Surroundings;
 use crate::namespaces::{IdMaps, Namespaces, time_offsets};
-use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned};
+use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned, SeccompListener};
 use crate::process::{NO_NEW_PRIVS, ProcessContext, label, process_plan, toggle};
 use crate::rich::hooks::Hooks;
 use crate::rich::{MODE, Rich};
@@ -58,6 +58,7 @@ impl Bundle {
             rich.apply(context, (&mut init, &mut namespaces), filter)?;
         }
         maps.check(&init.process)?;
+        let seccomp_listener = self.seccomp_listener(linux, &init.pid_one)?;
         let resources = resources::initial(linux.resources().as_ref(), &init.devices)?;
         warnings.extend(
             resources
@@ -87,6 +88,7 @@ impl Bundle {
             rich_hooks,
             init,
             view,
+            seccomp_listener,
             annotations: own_annotations,
             warnings,
             notes,
@@ -130,6 +132,18 @@ impl Bundle {
         .filter_map(|(is_left_out, field)| is_left_out.then_some(field))
         .collect();
         (!left_out.is_empty()).then(|| left_out.join(","))
+    }
+
+    fn seccomp_listener(&self, linux: &Linux, init: &PidOne) -> Result<Option<SeccompListener>> {
+        let listener = linux.seccomp().as_ref().map(filter::listener).transpose()?;
+        match (listener.flatten(), init) {
+            (None, _) => Ok(None),
+            (listener, PidOne::Program) => Ok(listener),
+            (Some(_), _) => Err(Error::unsupported(
+                "linux.seccomp",
+                "SCMP_ACT_NOTIFY is not for rich containers, whose pid 1 is not the program",
+            )),
+        }
     }
 
     fn linux(&self) -> Result<&Linux> {

@@ -5,9 +5,9 @@ use oci_spec::runtime::{
     Arch as SpecArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
     LinuxSeccompOperator, LinuxSyscall,
 };
-use seccomp::{Action, Arch, Arg, Flag, Operator, Profile, Rule};
+use seccomp::{Action, Arch, Arg, Flag, NEW_LISTENER, Operator, Profile, Rule};
 
-use crate::plan::{HostFacts, Planned};
+use crate::plan::{HostFacts, Planned, SeccompListener};
 use crate::process::lack;
 use crate::{Error, Result};
 
@@ -37,6 +37,7 @@ pub(crate) fn filter(
         return Err(Error::unsupported(SECCOMP, why));
     };
     let profile = profile(spec, host)?;
+    let listener = listener(spec)?;
     let program = seccomp::compile(&profile, native).map_err(Error::Seccomp)?;
     // Every profile names calls of other machines: nothing for an operator, as with runc.
     let mut notes = Vec::new();
@@ -52,13 +53,50 @@ pub(crate) fn filter(
             .iter()
             .map(|instruction| instruction.0)
             .collect(),
-        flags: program.flags,
+        flags: match listener {
+            Some(_) => program.flags | NEW_LISTENER,
+            None => program.flags,
+        },
     };
     Ok(Planned {
         value: Some(filter),
         warnings,
         notes,
     })
+}
+
+/// Who is asked about system calls with the action SCMP_ACT_NOTIFY; none without such.
+///
+/// # Errors
+/// [`Error::Invalid`]: nobody is named, or a system call that is needed to tell of the listener.
+pub(crate) fn listener(spec: &LinuxSeccomp) -> Result<Option<SeccompListener>> {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    if spec.default_action() == NOTIFY {
+        let why = "SCMP_ACT_NOTIFY cannot be used as default action";
+        return Err(Error::invalid("linux.seccomp.defaultAction", why));
+    }
+    let syscalls = spec.syscalls().iter().flatten();
+    let mut asked = syscalls.filter(|call| call.action() == NOTIFY).peekable();
+    if asked.peek().is_none() {
+        return Ok(None);
+    }
+    // The stub sends the listener with the second, and runc does with the first.
+    let is_needed = |name: &&String| ["write", "sendmsg"].contains(&name.as_str());
+    if let Some(name) = asked.flat_map(LinuxSyscall::names).find(is_needed) {
+        let why = format!("SCMP_ACT_NOTIFY cannot be used for the {name} syscall");
+        return Err(Error::invalid("linux.seccomp.syscalls", why));
+    }
+    let path = spec.listener_path().as_deref();
+    match path.filter(|path| path.is_absolute()) {
+        Some(path) => Ok(Some(SeccompListener {
+            path: path.to_owned(),
+            metadata: spec.listener_metadata().clone(),
+        })),
+        None => Err(Error::invalid(
+            "linux.seccomp.listenerPath",
+            "SCMP_ACT_NOTIFY needs the absolute path of a socket",
+        )),
+    }
 }
 
 fn profile(spec: &LinuxSeccomp, host: &HostFacts) -> Result<Profile> {
@@ -76,6 +114,9 @@ fn profile(spec: &LinuxSeccomp, host: &HostFacts) -> Result<Profile> {
             args: spec.args().iter().flatten().map(arg).collect(),
         })
     };
+    let notifies = syscalls
+        .iter()
+        .any(|call| call.action() == LinuxSeccompAction::ScmpActNotify);
     Ok(Profile {
         default_action: action("linux.seccomp.defaultAction", spec.default_action())?,
         default_errno: spec.default_errno_ret(),
@@ -85,7 +126,7 @@ fn profile(spec: &LinuxSeccomp, host: &HostFacts) -> Result<Profile> {
             .enumerate()
             .map(rule)
             .collect::<Result<_>>()?,
-        flags: flags(spec.flags().as_deref(), host)?,
+        flags: flags(spec.flags().as_deref(), host, notifies)?,
     })
 }
 
@@ -104,12 +145,11 @@ fn action_of(field: &str, action: LinuxSeccompAction, host: &HostFacts) -> Resul
             return Err(Error::unsupported(field, "this kernel has no SCMP_ACT_LOG"));
         }
         LinuxSeccompAction::ScmpActLog => Action::Log,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::unsupported(
-                field,
-                "SCMP_ACT_NOTIFY is not implemented",
-            ));
+        LinuxSeccompAction::ScmpActNotify if host.seccomp_flags & NEW_LISTENER == 0 => {
+            let why = "this kernel has no SCMP_ACT_NOTIFY, which Linux has from 5.0";
+            return Err(Error::unsupported(field, why));
         }
+        LinuxSeccompAction::ScmpActNotify => Action::Notify,
     })
 }
 
@@ -125,7 +165,11 @@ fn arch(spec: &SpecArch) -> Option<Arch> {
     }
 }
 
-fn flags(spec: Option<&[LinuxSeccompFilterFlag]>, host: &HostFacts) -> Result<Vec<Flag>> {
+fn flags(
+    spec: Option<&[LinuxSeccompFilterFlag]>,
+    host: &HostFacts,
+    notifies: bool,
+) -> Result<Vec<Flag>> {
     let has = |flag: &Flag| flag.bit() & !host.seccomp_flags == 0;
     let Some(spec) = spec else {
         // runc's default: speculation is slow to prevent, and a filter is no reason for it.
@@ -142,9 +186,10 @@ fn flags(spec: Option<&[LinuxSeccompFilterFlag]>, host: &HostFacts) -> Result<Ve
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => Flag::Log,
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => Flag::Tsync,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => Flag::SpecAllow,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if !notifies => {
                 return refuse("only of use with SCMP_ACT_NOTIFY");
             }
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => Flag::WaitKillableRecv,
         };
         if has(&flag) {
             Ok(flag)

@@ -37,10 +37,12 @@ pub use error::{Error, Result};
 pub use exit::ExitRecord;
 pub use load::{Bundle, parse_process, parse_resources};
 pub use plan::{
-    HostFacts, IdMap, Namespace, NamespaceKind, Plan, PlanContext, Planned, TimeOffset,
+    HostFacts, IdMap, Namespace, NamespaceKind, Plan, PlanContext, Planned, SeccompListener,
+    TimeOffset,
 };
 pub use process::{ProcessContext, process_plan};
 pub use resources::resources;
 pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
+pub use seccomp::NEW_LISTENER;
 pub use state::{State, Status};
 pub use view::View;

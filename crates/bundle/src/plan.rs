@@ -126,12 +126,24 @@ pub struct Plan {
     pub init: InitPlan,
     /// Whose resources it sees; the mounts that make it so are not among those of `init` yet.
     pub view: View,
+    /// Who is asked about system calls of the program and of execs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_listener: Option<SeccompListener>,
     /// The annotations of config.json.
     pub annotations: BTreeMap<String, String>,
     /// Sentences for the operator: what was ignored and why.
     pub warnings: Vec<String>,
     /// Sentences for whoever looks for a cause.
     pub notes: Vec<String>,
+}
+
+/// Who is asked about system calls with the action SCMP_ACT_NOTIFY (config-linux.md, Seccomp).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompListener {
+    /// The stream socket that it listens on, absolute.
+    pub path: PathBuf,
+    /// What it is told besides.
+    pub metadata: Option<String>,
 }
 
 /// By how much a clock is ahead of the host's.

@@ -24,7 +24,10 @@
 //!     |------------------------------------------->|  created
 //!     |      on a connection to the start socket   |
 //!     |<------------------------------------ Start |
-//!     |  filter, startContainer hooks, execve      |
+//!     |  filter                                    |
+//!     | Listener (if it has one, by SCM_RIGHTS)    |
+//!     |------------------------------------------->|
+//!     |  startContainer hooks, execve              |
 //!     |  end of file: running   | Failed: why not  |
 //!     |------------------------------------------->|
 //! ```
@@ -96,6 +99,9 @@ pub enum FromStub {
     /// namespace now": one that shows owners mapped, or whose source is closed to the container's
     /// user namespace.
     Tree(u32),
+    /// The listener of the program's filter, a descriptor, comes along: who answers for system calls
+    /// with the action SCMP_ACT_NOTIFY must get it.
+    Listener,
     /// From pid 1: how a child of its own has ended.
     Ended(Ended),
 }

@@ -90,7 +90,7 @@ fn become_program(control: &OwnedFd, plan: &ExecPlan, proc: Proc) -> Result<End>
         return tell(control, &Error::Unexpected("instead of a start"));
     }
     let error = prepared
-        .commit()
+        .commit_before(control)
         .err()
         .unwrap_or_else(|| prepared.execute());
     tell(control, &error)

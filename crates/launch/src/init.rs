@@ -138,7 +138,7 @@ pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Resul
             Err(error) => return tell(&connection, &error),
         }
     }
-    let error = match become_program(&plan, &prepared) {
+    let error = match become_program(&plan, &prepared, &connection) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -394,14 +394,22 @@ fn name_and_tune(plan: &InitPlan, proc: &Proc) -> Result<()> {
 }
 
 /// The last steps, under the program's own rights; returns only on failure.
-fn become_program(plan: &InitPlan, prepared: &Prepared<'_>) -> Result<std::convert::Infallible> {
-    run_start_hooks(plan, prepared)?;
+fn become_program(
+    plan: &InitPlan,
+    prepared: &Prepared<'_>,
+    host: impl AsFd,
+) -> Result<std::convert::Infallible> {
+    run_start_hooks(plan, prepared, host)?;
     Err(prepared.execute())
 }
 
 /// Limits, filter, startContainer hooks: only execve(2) may follow.
-pub(crate) fn run_start_hooks(plan: &InitPlan, prepared: &Prepared<'_>) -> Result<()> {
-    prepared.commit()?;
+pub(crate) fn run_start_hooks(
+    plan: &InitPlan,
+    prepared: &Prepared<'_>,
+    host: impl AsFd,
+) -> Result<()> {
+    prepared.commit_before(host)?;
     let hooks: Vec<Hook> = plan
         .start_container_hooks
         .iter()

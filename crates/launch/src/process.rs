@@ -5,7 +5,7 @@
 //! does what must come last. Must not talk to the host.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgid, setgroups, setuid};
 use sys::process::{self, Capabilities};
 
+use crate::control::{self, FromStub};
 use crate::environment;
 use crate::error::{Error, Result, host};
 use crate::executable::Executable;
@@ -128,8 +129,8 @@ fn take_rights(plan: &Process) -> Result<Capabilities> {
     Ok(capabilities)
 }
 
-/// Limits and filter, and no right but these.
-fn commit(plan: &Process, capabilities: Capabilities) -> Result<()> {
+/// Limits and filter, and no right but these; gives the filter's listener, if it has one.
+fn commit(plan: &Process, capabilities: Capabilities) -> Result<Option<OwnedFd>> {
     process::close_on_exec_from(first_unwanted_fd(plan))
         .map_err(host(|| "mark descriptors close-on-exec".to_owned()))?;
     for &(resource, soft, hard) in &plan.rlimits {
@@ -141,21 +142,30 @@ fn commit(plan: &Process, capabilities: Capabilities) -> Result<()> {
             "set no_new_privs, which Linux has from 3.5".to_owned()
         }))?;
     }
+    let mut listener = None;
     if let Some(SeccompFilter { program, flags }) = &plan.seccomp {
-        process::load_seccomp(program, *flags)
+        listener = process::load_seccomp(program, *flags)
             .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))?;
     }
-    if with_filter_right(capabilities, plan) == capabilities {
-        return Ok(());
+    if with_filter_right(capabilities, plan) != capabilities {
+        set_capabilities(capabilities)?;
     }
-    set_capabilities(capabilities)
+    Ok(listener)
 }
 
 impl Prepared<'_> {
     /// Sets the limits, and at the last moment the filter; only execve(2) may follow, and hooks
-    /// that shall live with the same rights.
-    pub(crate) fn commit(&self) -> Result<()> {
+    /// that shall live with the same rights. Gives the filter's listener, if it has one.
+    pub(crate) fn commit(&self) -> Result<Option<OwnedFd>> {
         commit(self.plan, self.capabilities)
+    }
+
+    /// As [`Prepared::commit`]; the host side gets the listener.
+    pub(crate) fn commit_before(&self, host: impl AsFd) -> Result<()> {
+        match self.commit()? {
+            Some(listener) => control::send(host, &FromStub::Listener, &[listener.as_fd()]),
+            None => Ok(()),
+        }
     }
 
     /// Becomes the program; returns only with the reason why not.
@@ -201,6 +211,7 @@ pub(crate) fn keep_right_to_signal(plan: &Process) -> Result<()> {
     // Instead of CAP_SYS_ADMIN, which is gone.
     process::no_new_privs().map_err(host(|| "set no_new_privs".to_owned()))?;
     process::load_seccomp(program, *flags)
+        .map(drop)
         .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))
 }
 

@@ -16,4 +16,4 @@ pub use arch::Arch;
 pub use compile::{Program, compile};
 pub use error::Error;
 pub use names::number;
-pub use profile::{Action, Arg, Flag, Instruction, Operator, Profile, Rule};
+pub use profile::{Action, Arg, Flag, Instruction, NEW_LISTENER, Operator, Profile, Rule};

@@ -90,7 +90,7 @@ impl Operator {
     }
 }
 
-/// What happens to a system call. Notification has no variant: there is no listener.
+/// What happens to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// `SCMP_ACT_KILL`, `SCMP_ACT_KILL_THREAD`.
@@ -103,6 +103,8 @@ pub enum Action {
     Errno,
     /// `SCMP_ACT_TRACE`: ask a tracer.
     Trace,
+    /// `SCMP_ACT_NOTIFY`: ask a listener (kernel 5.0; [`Flag::NewListener`] makes it).
+    Notify,
     /// `SCMP_ACT_LOG`: allow and log (kernel 4.14).
     Log,
     /// `SCMP_ACT_ALLOW`.
@@ -114,12 +116,13 @@ const EPERM: u32 = 1;
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::KillThread,
         Self::KillProcess,
         Self::Trap,
         Self::Errno,
         Self::Trace,
+        Self::Notify,
         Self::Log,
         Self::Allow,
     ];
@@ -133,6 +136,7 @@ impl Action {
             Self::Trap => "SCMP_ACT_TRAP",
             Self::Errno => "SCMP_ACT_ERRNO",
             Self::Trace => "SCMP_ACT_TRACE",
+            Self::Notify => "SCMP_ACT_NOTIFY",
             Self::Log => "SCMP_ACT_LOG",
             Self::Allow => "SCMP_ACT_ALLOW",
         }
@@ -164,6 +168,7 @@ impl Action {
             Self::Trap => 0x0003_0000,
             Self::Errno => 0x0005_0000 | data,
             Self::Trace => 0x7ff0_0000 | data,
+            Self::Notify => 0x7fc0_0000,
             Self::Log => 0x7ffc_0000,
             Self::Allow => 0x7fff_0000,
         })
@@ -179,11 +184,23 @@ pub enum Flag {
     Log,
     /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW` (kernel 4.17).
     SpecAllow,
+    /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (kernel 5.19): a listener that has taken a call is
+    /// interrupted by nothing but a deadly signal.
+    WaitKillableRecv,
 }
+
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` (kernel 5.0): loading gives the descriptor of the one that
+/// [`Action::Notify`] asks. No word of the specification: it goes with the action.
+pub const NEW_LISTENER: u32 = 1 << 3;
 
 impl Flag {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tsync, Self::Log, Self::SpecAllow];
+    pub const ALL: [Self; 4] = [
+        Self::Tsync,
+        Self::Log,
+        Self::SpecAllow,
+        Self::WaitKillableRecv,
+    ];
 
     /// The specification's word.
     #[must_use]
@@ -192,6 +209,7 @@ impl Flag {
             Self::Tsync => "SECCOMP_FILTER_FLAG_TSYNC",
             Self::Log => "SECCOMP_FILTER_FLAG_LOG",
             Self::SpecAllow => "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            Self::WaitKillableRecv => "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
         }
     }
 
@@ -202,6 +220,7 @@ impl Flag {
             Self::Tsync => 0,
             Self::Log => 1 << 1,
             Self::SpecAllow => 1 << 2,
+            Self::WaitKillableRecv => 1 << 5,
         }
     }
 }

@@ -143,12 +143,15 @@ pub fn no_new_privs() -> io::Result<()> {
 
 /// Loads a system-call filter: seccomp(2) (kernel 3.17), else prctl(2) (3.5) when `flags` is 0.
 ///
+/// With SECCOMP_FILTER_FLAG_NEW_LISTENER (Linux 5.0) the descriptor comes that is told of system calls;
+/// it is close-on-exec.
+///
 /// An instruction is a struct sock_filter as the number `code | jt << 16 | jf << 24 | k << 32`.
 ///
 /// # Errors
 /// EINVAL without seccomp in the kernel, EACCES without CAP_SYS_ADMIN and no_new_privs, ENOSYS for
 /// flags that only seccomp(2) takes, E2BIG for more than 65535 instructions.
-pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<()> {
+pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<Option<OwnedFd>> {
     let filters: Vec<_> = program.iter().map(|packed| sock_filter(*packed)).collect();
     let length = u16::try_from(filters.len())
         .map_err(|_too_long| io::Error::from_raw_os_error(libc::E2BIG))?;
@@ -160,7 +163,10 @@ pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<()> {
     let flag_bits = libc::c_ulong::from(flags);
     // SAFETY: `program` points to `length` filters that outlive the call; the kernel only reads.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flag_bits, &raw const program) };
-    match raw::unit(result) {
+    if flags & u32::try_from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap_or(0) != 0 {
+        return raw::owned(result).map(Some);
+    }
+    let loaded = match raw::unit(result) {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && flags == 0 => {
             let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
             // SAFETY: as above.
@@ -169,7 +175,8 @@ pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<()> {
             raw::unit(result.into())
         }
         other => other,
-    }
+    };
+    loaded.map(|()| None)
 }
 
 fn sock_filter(packed: u64) -> libc::sock_filter {

@@ -1,6 +1,7 @@
 //! From create to delete, and what is seen on the way.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -378,6 +379,53 @@ fn owners_of_mounts_are_mapped_with_a_user_namespace_and_without() {
     let mounts = place.config["mounts"].as_array_mut().unwrap();
     mounts.last_mut().unwrap()["options"] = json!(["bind", "idmap"]);
     assert_eq!(place.run_program().ok(), "1005:1005\ntext\n5\n");
+    place.finish();
+}
+
+/// A listener whose last descriptor is closed answers ENOSYS (seccomp_unotify(2)).
+#[test]
+fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
+    let mut place = Place::new("mkdir /tmp/x; exec sleep 100");
+    let socket = place.path("agent");
+    place.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": socket, "listenerMetadata": "m",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+    });
+    place.create().ok();
+    place
+        .on("start")
+        .fails_with("failed to connect with seccomp agent");
+    place.on("delete").ok();
+
+    let agent = UnixListener::bind(&socket).unwrap();
+    let told = || {
+        let (stream, _) = agent.accept().unwrap();
+        let mut text = [0; 4096];
+        let (count, fds, _) = sys::recv_with_fds(&stream, &mut text).unwrap();
+        assert_eq!(fds.len(), 1);
+        serde_json::from_slice::<Value>(&text[..count]).unwrap()
+    };
+    place.create().ok();
+    place.on("start").ok();
+    let about = told();
+    assert_eq!(
+        (&about["fds"], &about["metadata"]),
+        (&json!(["seccompFd"]), &json!("m"))
+    );
+    assert_eq!(
+        (&about["pid"], &about["state"]["pid"]),
+        (&place.state()["pid"], &about["pid"])
+    );
+    assert_eq!(about["state"]["id"], json!(place.id));
+    let said = std::thread::scope(|scope| {
+        let agent = scope.spawn(told);
+        let said = place.run(&["exec", &place.id, "busybox", "mkdir", "/tmp/y"]);
+        assert_ne!(agent.join().unwrap()["pid"], about["pid"]);
+        said
+    });
+    assert!(said.err.contains("Function not implemented"), "{said:?}");
+    assert!(!place.rootfs().join("tmp/y").exists());
+    place.run(&["delete", "--force", &place.id]).ok();
     place.finish();
 }
 

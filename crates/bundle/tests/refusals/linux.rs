@@ -275,10 +275,6 @@ fn a_filter_that_cannot_be_is_refused() {
         json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [call]})
     };
     filter(
-        call(json!({"action": "SCMP_ACT_NOTIFY"})),
-        "linux.seccomp.syscalls[0].action is not supported: SCMP_ACT_NOTIFY is not implemented",
-    );
-    filter(
         call(json!({"errnoRet": 1})),
         "linux.seccomp: action Allow takes no errno, 1 was given",
     );
@@ -320,6 +316,55 @@ fn a_filter_that_cannot_be_is_refused() {
         json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}),
         "linux.seccomp.flags is not supported: SECCOMP_FILTER_FLAG_SPEC_ALLOW: this kernel has no \
          such flag",
+    );
+}
+
+#[test]
+fn who_is_asked_about_system_calls_is_named() {
+    let filter = |filter: Value, expected: &str| check_one("/linux/seccomp", filter, expected);
+    let asks = |names: &[&str], path: Value| {
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "y",
+            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}]})
+    };
+    filter(
+        asks(&["mkdir"], Value::Null),
+        "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY needs the absolute path of a socket",
+    );
+    for name in ["write", "sendmsg"] {
+        filter(
+            asks(&["read", name], json!("/run/x")),
+            &format!(
+                "linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for the {name} syscall"
+            ),
+        );
+    }
+    filter(
+        json!({"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/run/x"}),
+        "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action",
+    );
+    let asked = asks(&["mkdir"], json!("/run/x"));
+    let plan = accepted(&[("/linux/seccomp", asked.clone())]);
+    let listener = plan.seccomp_listener.expect("a listener");
+    let metadata = listener.metadata.as_deref();
+    assert_eq!((listener.path, metadata), ("/run/x".into(), Some("y")));
+    let filter = plan.init.process.seccomp.expect("a filter");
+    assert_eq!(filter.flags, 0b10_1000);
+    check(
+        &[
+            ("/linux/seccomp", asked.clone()),
+            ("/annotations", json!({"org.pouch.rich.mode": "dumb-init"})),
+        ],
+        "linux.seccomp is not supported: SCMP_ACT_NOTIFY is not for rich containers, whose pid 1 is \
+         not the program",
+    );
+    let mut context = context();
+    context.host.seccomp_flags = 0;
+    let error = plan_of(&[("/linux/seccomp", asked)], &context).expect_err("an old kernel");
+    assert_eq!(
+        message(&error),
+        "linux.seccomp.syscalls[0].action is not supported: this kernel has no SCMP_ACT_NOTIFY, which \
+         Linux has from 5.0"
     );
 }
 

@@ -12,7 +12,7 @@ pub(crate) const HOST: HostFacts = HostFacts {
     no_new_privs: Toggle::On,
     hardening_optional: Toggle::Off,
     seccomp_filter: Toggle::On,
-    seccomp_flags: 0b110,
+    seccomp_flags: 0b10_1110,
 };
 
 pub(crate) fn context() -> PlanContext {

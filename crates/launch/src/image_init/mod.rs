@@ -139,7 +139,7 @@ pub(crate) fn run(
         start::Word::Start(connection) => connection,
         start::Word::Signal(number) => return Ok(End::Signal(number)),
     };
-    let error = match init::run_start_hooks(plan, &prepared) {
+    let error = match init::run_start_hooks(plan, &prepared, &connection) {
         Ok(()) => {
             // systemd would take a TERM of before its time for a wish to execute itself anew.
             if let Some(number) = start::signal_meanwhile() {

@@ -54,6 +54,7 @@ pub(crate) fn action_value(action: Action, errno: Option<u32>) -> u32 {
         Action::Errno => 0x0005_0000 + errno.unwrap_or(1),
         Action::Trace => 0x7ff0_0000 + errno.unwrap_or(1),
         Action::Log => 0x7ffc_0000,
+        Action::Notify => 0x7fc0_0000,
         Action::Allow => 0x7fff_0000,
     }
 }
