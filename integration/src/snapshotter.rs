@@ -27,7 +27,7 @@ use crate::{
     runtime::built,
     sweep::{sweep, sweep_abandoned},
     tag::{Directories, Tag},
-    wait::{Deadline, SOON, process_end},
+    wait::{Deadline, SOON, Sources, process_end, until},
 };
 
 /// A message of the service manager's protocol is shorter.
@@ -263,6 +263,7 @@ impl Snapshotter {
 
     /// Ends it, and fails when anything of it is left. Its snapshots were removed before.
     pub fn finish(mut self) -> Result<()> {
+        self.until_nothing_is_watched()?;
         self.stop()?;
         let left = Census::settle(&Census::default(), SOON, || self.census())?;
         let log = self.log_tail();
@@ -271,11 +272,36 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// A mount namespace that somebody else on the machine has just made has also what the daemon unmounts, until it is gone:
+    /// files that were deleted, and are watched, are open as long.
+    fn until_nothing_is_watched(&self) -> Result<()> {
+        let Ok(pid) = self.pid() else {
+            return Ok(());
+        };
+        until("the daemon watches no file", SOON, Sources::none(), || {
+            Ok((watched(pid)? == 0).then_some(()))
+        })
+    }
+
     fn remove(&mut self) -> Result<()> {
         self.is_clean = true;
         self.kill9()?;
         sweep(&self.tag, &BTreeSet::new())
     }
+}
+
+/// How many files a process watches by fanotify(7), as proc_pid_fdinfo(5) lists them.
+fn watched(pid: i32) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // It may have been closed since.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let lines = text.lines();
+        count += lines
+            .filter(|line| line.starts_with("fanotify ino:"))
+            .count();
+    }
+    Ok(count)
 }
 
 impl Drop for Snapshotter {

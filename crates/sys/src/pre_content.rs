@@ -110,6 +110,17 @@ impl PreContent {
         self.mark(libc::FAN_MARK_REMOVE, file)
     }
 
+    /// How many files are watched, by whichever process. One that was deleted is among them as long as somebody has it open.
+    ///
+    /// # Errors
+    /// What reading the descriptor's file in `/proc/self/fdinfo` says (proc_pid_fdinfo(5); Linux 3.8).
+    pub fn watched(&self) -> io::Result<usize> {
+        let path = format!("/proc/self/fdinfo/{}", self.group.as_raw_fd());
+        let text = std::fs::read_to_string(path)?;
+        let is_file = |line: &&str| line.starts_with("fanotify ino:");
+        Ok(text.lines().filter(is_file).count())
+    }
+
     fn mark(&self, flags: libc::c_uint, file: &File) -> io::Result<()> {
         let group = self.group.as_raw_fd();
         // SAFETY: without a path, the call looks at the file of the descriptor and touches no memory.
@@ -195,7 +206,7 @@ mod tests {
 
     /// A watched file of zeros, and a thread that reads its first bytes when it was opened after that.
     struct Scene {
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
         group: PreContent,
         journal: EventJournal,
         /// Opened before the file was watched.
@@ -225,7 +236,7 @@ mod tests {
             Ok(bytes)
         });
         Some(Scene {
-            _directory: directory,
+            directory,
             group,
             journal: EventJournal::new(4).unwrap(),
             before,
@@ -261,6 +272,21 @@ mod tests {
         scene.group.unwatch(&scene.before).unwrap();
         let twice = scene.group.unwatch(&scene.before).unwrap_err();
         assert_eq!(twice.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_deleted_file_is_watched_until_nobody_has_it_open() {
+        let Some(scene) = scene() else { return };
+        assert_eq!(scene.group.watched().unwrap(), 1);
+        let event = next(&scene.group, &scene.journal, 0);
+        std::fs::remove_file(scene.directory.path().join("file")).unwrap();
+        let number = event.file.as_raw_fd();
+        scene.group.answer(number, Verdict::Allow).unwrap();
+        scene.reader.join().unwrap().unwrap();
+        drop(event);
+        assert_eq!(scene.group.watched().unwrap(), 1);
+        drop(scene.before);
+        assert_eq!(scene.group.watched().unwrap(), 0);
     }
 
     #[test]

@@ -278,6 +278,18 @@ fn check_holder(host: &Host, truth: &Truth, mounted: &Mounted) -> Result<()> {
     })
 }
 
+/// A snapshot is removed from under its container: an error, of this daemon and of the next, until nobody has the blob open.
+fn check_removed(host: &Host) -> Result<()> {
+    let layer = host.pull("again")?.context("no disk was found")?;
+    let mounted = host.mount("c", &layer)?;
+    host.remove(&["c", &layer])?;
+    ensure!(host.cached("blobs")?.is_empty());
+    is_input_output_error(busybox(&mounted))?;
+    host.snapshotter.restart()?;
+    is_input_output_error(busybox(&mounted))?;
+    mounted.unmount()
+}
+
 #[test]
 fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     if !has_pre_content() {
@@ -299,6 +311,7 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     truth.end().unwrap();
     mounted.unmount().unwrap();
     host.remove(&["a", "b", &layer]).unwrap();
+    check_removed(&host).unwrap();
     host.finish().unwrap();
 }
 

@@ -191,14 +191,19 @@ impl Faults {
         self.shared.completed(blob);
     }
 
-    /// The blob goes from the cache.
+    /// The blob goes from the cache, perhaps from under overlays that have its disk still. So one that is not whole stays
+    /// watched until its file is gone: who reads of it is told that it fails.
     pub(in crate::host) fn forget(&self, blob: &Blob) {
         let Ok(id) = FileId::of(blob.data()) else {
             return;
         };
         let mut state = self.shared.lock();
         state.forget(id);
-        self.shared.unwatch(&mut state, blob, id);
+        if blob.is_whole() {
+            self.shared.unwatch(&mut state, blob, id);
+        } else if state.watched.remove(&id) {
+            self.shared.measured.watched(state.watched.len());
+        }
     }
 
     /// Ends all threads. Who waits goes on waiting, for the next daemon.
@@ -215,14 +220,12 @@ impl Faults {
             // A panic was reported when it happened.
             drop(thread.join());
         }
-        let state = shared.lock();
-        let (readers, blobs) = (state.requests.len(), state.watched.len());
-        drop(state);
-        if readers > 0 || blobs > 0 {
-            tracing::info!(readers, blobs, "readers wait for the next daemon");
-        }
-        if blobs == 0 && shared.knows_watched.load(Ordering::SeqCst) {
-            shared.lock_holder().end();
+        let readers = shared.lock().requests.len();
+        // Also those that an earlier daemon watched, and those that were removed from under overlays.
+        match shared.group.watched() {
+            Ok(0) => shared.lock_holder().end(),
+            Ok(blobs) => tracing::info!(readers, blobs, "readers wait for the next daemon"),
+            Err(error) => tracing::warn!(%error, "fd-holder stays, as it is not known who reads"),
         }
     }
 
