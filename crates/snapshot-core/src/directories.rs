@@ -19,6 +19,7 @@ use std::{
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -36,14 +37,20 @@ const ROOT_BYTES_MAX: usize = 512;
 /// containerd cuts at the rest.
 const ROOT_CHARACTERS_REFUSED: [char; 5] = [':', ',', '\\', '"', '\''];
 
+/// A root that no other process has as long as this, or a clone of it, is there.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+    _lock: Arc<Flock<File>>,
+}
+
 /// The directories of one root, locked.
 #[derive(Debug)]
 pub(crate) struct Directories {
-    root: PathBuf,
     snapshots: PathBuf,
     folder: OwnedFd,
     /// Released last.
-    _lock: Flock<File>,
+    root: Root,
 }
 
 /// What a name below `snapshots` stands for.
@@ -84,30 +91,50 @@ impl Stage {
     }
 }
 
-impl Directories {
-    /// Makes what is missing below `root` and keeps others out until it is dropped.
+impl Root {
+    /// Makes the directory if it is missing and keeps others out: for who touches a root before its snapshots are opened.
     ///
     /// # Errors
     /// [`Error::Precondition`] names the process that has it; [`Error::Invalid`] a root whose path
     /// cannot stand in mount options.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub fn claim(root: &Path) -> Result<Self> {
         make_private(root)?;
-        let root = root.canonicalize().map_err(Error::io("find", root))?;
-        check(&root)?;
-        let lock = lock(&root)?;
-        let snapshots = root.join(SNAPSHOTS);
+        let path = root.canonicalize().map_err(Error::io("find", root))?;
+        check(&path)?;
+        let lock = Arc::new(lock(&path)?);
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is, without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Directories {
+    /// Makes what is missing below `root` and keeps others out until it is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Root::claim`].
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        Self::of(Root::claim(root)?)
+    }
+
+    /// Makes what is missing below a root that was claimed.
+    pub(crate) fn of(root: Root) -> Result<Self> {
+        let snapshots = root.path().join(SNAPSHOTS);
         make_private(&snapshots)?;
         let folder = File::open(&snapshots).map_err(Error::io("open", &snapshots))?;
         Ok(Self {
-            root,
             snapshots,
             folder: folder.into(),
-            _lock: lock,
+            root,
         })
     }
 
     pub(crate) fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// Where a snapshot's directory is when it is published.

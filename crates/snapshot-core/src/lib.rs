@@ -34,6 +34,7 @@ mod threads;
 mod tree;
 
 pub use contents::make_contents;
+pub use directories::Root;
 pub use driver::{Chain, Committed, Driver, Mount, NewSnapshot, Remains};
 pub use error::{Error, Result, one_line};
 pub use filter::Filter;

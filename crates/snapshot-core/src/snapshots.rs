@@ -16,7 +16,7 @@ use std::{
 use crate::{
     Chain, Committed, Driver, Error, Filter, Info, Key, Kind, Labels, Mount, NewSnapshot, Note,
     Result, Snapshot, SnapshotId, Timestamp, Usage,
-    directories::{Directories, Stage},
+    directories::{Directories, Root, Stage},
     labels::{self, Field},
     listing::Listing,
     locks::{Locks, Names},
@@ -66,7 +66,15 @@ impl Snapshots {
     /// [`Error::Precondition`] when another process has the root, or a later version wrote it;
     /// [`Error::Corrupt`]; those of [`Driver::recover`].
     pub fn open(root: &Path, driver: Arc<dyn Driver>) -> Result<Self> {
-        let directories = Arc::new(Directories::open(root)?);
+        Self::open_claimed(Root::claim(root)?, driver)
+    }
+
+    /// The same with a root that was claimed before.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::open`].
+    pub fn open_claimed(root: Root, driver: Arc<dyn Driver>) -> Result<Self> {
+        let directories = Arc::new(Directories::of(root)?);
         let root = directories.root();
         let found = directories.list()?;
         if !Store::exists(root)? {

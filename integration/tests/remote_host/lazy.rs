@@ -261,6 +261,23 @@ fn check_both(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// A second daemon on the root is refused before it takes readers away from the first.
+fn check_second(host: &Host) -> Result<()> {
+    let mut second = command(built("snapshotter-remote")?);
+    second.arg("serve").arg("--root").arg(host.snapshotter.root());
+    let config = host.snapshotter.work().join("second.toml");
+    fs::write(&config, host.store.config(&host.address))?;
+    second.arg("--config").arg(config);
+    let address = host.snapshotter.work().join("second.sock");
+    second.arg("--address").arg(address);
+    let refused = output_of(&mut second, SOON).err();
+    let refused = format!("{:#}", refused.context("two daemons have one root")?);
+    let first = format!("is in use by process {}", host.snapshotter.pid()?);
+    ensure!(refused.contains(&first), "{refused}");
+    ensure!(!refused.contains("disks are mounted"), "{refused}");
+    Ok(())
+}
+
 /// The holder is killed, then the daemon: readers wait all the same, and read what is right.
 fn check_holder(host: &Host, truth: &Truth, mounted: &Mounted) -> Result<()> {
     let first = holder(host)?;
@@ -306,6 +323,7 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     check_both(&host).unwrap();
     mounted.unmount().unwrap();
     let mounted = host.mount("b", &layer).unwrap();
+    check_second(&host).unwrap();
     check_damage(&host, &metrics, &mounted).unwrap();
     check_holder(&host, &truth, &mounted).unwrap();
     truth.end().unwrap();

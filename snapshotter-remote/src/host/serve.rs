@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use snapshot_core::{
-    Driver, Error as CoreError, OverlayOptions, Service, Snapshots,
+    Driver, Error as CoreError, OverlayOptions, Root, Service, Snapshots,
     daemon::{Daemon, Logging, Served, Services, Shutdown},
     metrics as core_metrics, newest_notes, probe_overlay, probe_overlay_in_memory,
 };
@@ -38,16 +38,15 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
     let daemon = Daemon::claim(&config.settings())?;
     daemon.run(|shutdown| {
         let measured = Measured::default();
-        files::make_directory(&config.root)?;
-        let root = config.root.canonicalize();
-        let root = root.map_err(CoreError::io("find", &config.root))?;
-        let disks = disks(config, &root, &measured)?;
-        let options = overlay(&root)?;
+        // Before readers are taken over: another daemon may be answering them. Until the end, when they are handed on.
+        let root = Root::claim(&config.root)?;
+        let disks = disks(config, root.path(), &measured)?;
+        let options = overlay(root.path())?;
         let driver = RemoteDriver::new(options, Arc::clone(&disks));
         let driver = Arc::new(driver) as Arc<dyn Driver>;
-        let snapshots = Arc::new(Snapshots::open(&root, driver)?);
+        let snapshots = Arc::new(Snapshots::open_claimed(root.clone(), driver)?);
         tracing::info!(
-            root = %root.display(),
+            root = %root.path().display(),
             snapshots = snapshots.count()?,
             "opened"
         );
@@ -61,7 +60,10 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
             services: Services::new().with(service, config.server.requests_max),
             registry,
             reload: Box::new(move || reload(&logging, &reread)),
-            finish: Box::new(move || disks.finish()),
+            finish: Box::new(move || {
+                disks.finish();
+                drop(root);
+            }),
         })
     })
 }
