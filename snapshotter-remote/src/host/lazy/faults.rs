@@ -198,7 +198,9 @@ impl Faults {
             return;
         };
         let mut state = self.shared.lock();
-        state.forget(id);
+        for answer in state.forget(id) {
+            self.shared.answer(&mut state, answer);
+        }
         if blob.is_whole() {
             self.shared.unwatch(&mut state, blob, id);
         } else if state.watched.remove(&id) {

@@ -270,7 +270,7 @@ impl Readers {
         }
     }
 
-    fn answer(&self, state: &mut State, answer: Answer<Request>) {
+    pub(super) fn answer(&self, state: &mut State, answer: Answer<Request>) {
         let verdict = match answer.outcome {
             Outcome::Here => Verdict::Allow,
             Outcome::Failed => Verdict::Fail,
@@ -299,8 +299,7 @@ impl Readers {
     }
 
     pub(super) fn fetch(&self) {
-        while let Some((piece, since)) = self.next_piece() {
-            let blob = self.lock().blobs.get(&piece.0).cloned();
+        while let Some((piece, blob, since)) = self.next_piece() {
             let patience = since.map_or(Patience::Once, |since| {
                 Patience::Until(since + self.options.deadline)
             });
@@ -321,18 +320,19 @@ impl Readers {
         }
     }
 
-    /// What is wanted first, with when it was; then what will be.
-    fn next_piece(&self) -> Option<(Piece, Option<Instant>)> {
+    /// What is wanted first, with its blob and when it was; then what will be.
+    fn next_piece(&self) -> Option<(Piece, Option<Arc<Blob>>, Option<Instant>)> {
         let mut state = self.lock();
         loop {
             if self.is_ending() {
                 return None;
             }
-            if let Some((piece, since)) = state.wanted.pop_front() {
-                return Some((piece, Some(since)));
-            }
-            if let Some(piece) = state.ahead.pop_front() {
-                return Some((piece, None));
+            let wanted = state.wanted.pop_front();
+            let wanted = wanted.map(|(piece, since)| (piece, Some(since)));
+            let ahead = |piece| (piece, None);
+            let next = wanted.or_else(|| state.ahead.pop_front().map(ahead));
+            if let Some((piece, since)) = next {
+                return Some((piece, state.blobs.get(&piece.0).cloned(), since));
             }
             let woken = self.changed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
@@ -394,6 +394,10 @@ impl Readers {
                 from = index + 1;
                 if !self.background.keep(&pace) {
                     return;
+                }
+                // As long as it is open here, no other file has its number.
+                if !self.lock().blobs.contains_key(&id) {
+                    break;
                 }
                 if blob
                     .fill_piece(index, &*self.source, Patience::Deadline)

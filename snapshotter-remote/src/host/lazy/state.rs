@@ -9,7 +9,7 @@ use std::{
 
 use sys::FileId;
 
-use super::requests::{Outcome, Requests};
+use super::requests::{Answer, Outcome, Requests};
 use crate::host::blob::Blob;
 
 /// A piece of the table of a blob.
@@ -131,11 +131,18 @@ impl State {
         self.failed.insert(piece, now + pause);
     }
 
-    /// A blob is not there any more.
-    pub(super) fn forget(&mut self, id: FileId) {
+    /// A blob is not there any more: what was wanted of it and is fetched by nobody yet has failed, and who is answered then.
+    /// Its number may be that of another file soon.
+    pub(super) fn forget(&mut self, id: FileId) -> Vec<Answer<Request>> {
         self.blobs.remove(&id);
         self.last.remove(&id);
+        self.failed.retain(|(of, _), _| *of != id);
         self.ahead.retain(|(of, _)| *of != id);
+        let is_of = |(piece, _): &(Piece, Instant)| piece.0 == id;
+        let dropped: Vec<_> = self.wanted.iter().copied().filter(is_of).collect();
+        self.wanted.retain(|wanted| !is_of(wanted));
+        let failed = |(piece, _)| self.requests.fetched(piece, Outcome::Failed);
+        dropped.into_iter().flat_map(failed).collect()
     }
 }
 
@@ -197,8 +204,38 @@ mod tests {
         check(&state, Some(id), range(15, 1), (here, &[0]));
         state.note_failed((id, 1), Duration::ZERO);
         check(&state, Some(id), range(15, 2), (here, &[0, 1]));
-        state.forget(id);
+        assert!(state.forget(id).is_empty());
         check(&state, Some(id), range(15, 1), (failed, &[]));
+    }
+
+    #[test]
+    fn who_waits_for_what_nobody_fetches_yet_is_told_when_its_blob_goes() {
+        let (_directory, mut state, id) = scene();
+        let other = FileId { inode: 0, ..id };
+        let now = Instant::now();
+        for (number, file) in [(5, id), (6, other), (7, id)] {
+            let request = Request {
+                number,
+                slot: 0,
+                keeps_number: None,
+                read_by: ReadBy::This,
+                since: now,
+                bytes: 0,
+            };
+            // A fetcher has what 7 waits for.
+            let piece = (file, usize::from(number == 7));
+            state
+                .requests
+                .arrive(number, request, Outcome::Here, &[piece]);
+            if number != 7 {
+                state.wanted.push_back((piece, now));
+            }
+        }
+        let answers = state.forget(id).into_iter();
+        let answers: Vec<_> = answers.map(|one| (one.number, one.outcome)).collect();
+        assert_eq!(answers, [(5, Outcome::Failed)]);
+        assert_eq!(indexes(state.wanted.iter().map(|(piece, _)| *piece)), [0]);
+        assert_eq!(state.requests.fetched((id, 1), Outcome::Here).len(), 1);
     }
 
     #[test]
