@@ -250,14 +250,31 @@ fn holder(host: &Host) -> Result<i32> {
     anyhow::bail!("nobody holds what the daemon of {work} needs")
 }
 
-/// Both are killed: what was mounted then is said, and what is mounted after that is watched.
-fn check_both(host: &Host) -> Result<()> {
+/// Both are killed.
+fn kill_both(host: &Host) -> Result<()> {
     let holder = holder(host)?;
     host.snapshotter.kill9()?;
     kill(Pid::from_raw(holder), Signal::SIGKILL)?;
-    for_end_of(holder, SOON)?;
+    for_end_of(holder, SOON)
+}
+
+/// What was mounted then is said, and what is mounted after that is watched.
+fn check_both(host: &Host) -> Result<()> {
+    kill_both(host)?;
     host.snapshotter.start_again()?;
     ensure!(host.log()?.contains("may have read zeros"));
+    Ok(())
+}
+
+/// Also of a disk that cannot be verified any more.
+fn check_both_and_the_manifest(host: &Host) -> Result<()> {
+    kill_both(host)?;
+    for disk in host.cached("disks")? {
+        fs::write(disk.join("manifest"), "damaged")?;
+    }
+    host.snapshotter.start_again()?;
+    let told = host.log()?.matches("may have read zeros").count();
+    ensure!(told == 2, "told {told} times");
     Ok(())
 }
 
@@ -322,13 +339,16 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     check_absence(&mut host, &mounted).unwrap();
     check_both(&host).unwrap();
     mounted.unmount().unwrap();
+    let mounted = host.mount("between", &layer).unwrap();
+    check_both_and_the_manifest(&host).unwrap();
+    mounted.unmount().unwrap();
     let mounted = host.mount("b", &layer).unwrap();
     check_second(&host).unwrap();
     check_damage(&host, &metrics, &mounted).unwrap();
     check_holder(&host, &truth, &mounted).unwrap();
     truth.end().unwrap();
     mounted.unmount().unwrap();
-    host.remove(&["a", "b", &layer]).unwrap();
+    host.remove(&["a", "between", "b", &layer]).unwrap();
     check_removed(&host).unwrap();
     host.finish().unwrap();
 }
