@@ -18,6 +18,7 @@ mod fields;
 pub mod host;
 pub mod image;
 pub mod manifest;
+mod open_files;
 pub mod serve;
 pub mod signature;
 pub mod store;

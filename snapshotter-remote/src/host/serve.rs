@@ -16,11 +16,14 @@ use super::{
     disks::{Disks, Fetcher},
     driver::RemoteDriver,
     files,
-    lazy::{Faults, Means},
+    lazy::{Faults, Means, SLOTS},
     metrics::Measured,
     unwatched,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    open_files,
+};
 
 /// How often what was fetched is written down, so that a loss of power does not make it be fetched again.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -35,6 +38,7 @@ pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
 pub fn serve(config: &Config, reread: Reread) -> Result<()> {
     config.check()?;
     let logging = Logging::start(config.log, env!("CARGO_CRATE_NAME"))?;
+    raise_open_files();
     let daemon = Daemon::claim(&config.settings())?;
     daemon.run(|shutdown| {
         let measured = Measured::default();
@@ -66,6 +70,20 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
             }),
         })
     })
+}
+
+/// The kernel refuses readers, of whom it cannot tell for want of a descriptor.
+fn raise_open_files() {
+    let wanted = 2 * SLOTS as u64;
+    match open_files::raise() {
+        Ok(most) if most >= wanted => {}
+        Ok(most) => tracing::warn!(
+            most,
+            wanted,
+            "fewer files can be open than readers may wait: raise LimitNOFILE"
+        ),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
 }
 
 /// The disks, by the back end that works.

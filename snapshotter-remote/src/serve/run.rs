@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use snapshot_core::daemon::{Logging, MetricsListener, Shutdown, notify};
 use tokio::{
@@ -27,6 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    open_files,
     store::Reader,
 };
 
@@ -175,13 +175,9 @@ impl Server {
 
 /// Lets this process open as many files as it may.
 fn raise_descriptors(limits: &Limits) {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
-        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        Ok(most)
-    });
     // Each connection with an object, each thread on its way to one.
     let wanted = 2 * (limits.connections_max + limits.threads_max) as u64 + OTHER_DESCRIPTORS;
-    match raised {
+    match open_files::raise() {
         Ok(most) if most >= wanted => {}
         Ok(most) => tracing::warn!(
             most,

@@ -19,5 +19,5 @@ mod readers;
 mod requests;
 mod state;
 
-pub(super) use faults::{Faults, Means, Options};
+pub(super) use faults::{Faults, Means, Options, SLOTS};
 pub(super) use holder::program as holder_program;
