@@ -107,12 +107,13 @@ impl Readers {
                 continue;
             }
             // Zeros, or what is there.
-            drop(blob.data().read_at(&mut [0], 0));
-            if !blob.has_writer()
-                && let Err(error) = blob.write_by_own()
-            {
+            let read = blob.data().read_at(&mut [0], 0);
+            let read = read.map_err(Error::io("read", blob.path()));
+            // One that cannot be read may be watched: by its own descriptor, writing it would be an event that waits for itself.
+            let written = read.and_then(|_| blob.write_by_own());
+            if let Err(error) = written {
                 let why = error.in_one_line();
-                tracing::error!(why, "a blob cannot be written to");
+                tracing::error!(why, "a blob is not written to before somebody reads it");
             }
         }
         self.knows_watched.store(true, Ordering::SeqCst);
