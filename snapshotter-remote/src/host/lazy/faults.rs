@@ -36,7 +36,7 @@ pub(in crate::host) struct Options {
     pub(in crate::host) read_ahead: usize,
     /// When a blob begins to be completed.
     pub(in crate::host) complete_after: Duration,
-    /// And how fast; 0: it is not.
+    /// And how fast; 0: what nobody reads is not fetched.
     pub(in crate::host) complete_bytes_per_second: u64,
 }
 
@@ -141,10 +141,8 @@ impl Faults {
             let shared = Arc::clone(&self.shared);
             threads.push(spawn("fetch", Box::new(move || shared.fetch()))?);
         }
-        if self.shared.options.complete_bytes_per_second > 0 {
-            let shared = Arc::clone(&self.shared);
-            threads.push(spawn("complete", Box::new(move || shared.complete()))?);
-        }
+        let shared = Arc::clone(&self.shared);
+        threads.push(spawn("complete", Box::new(move || shared.complete()))?);
         if !opened.is_empty() {
             let shared = Arc::clone(&self.shared);
             // Nobody joins it: it may wait for a piece that the next daemon will fetch.

@@ -360,18 +360,20 @@ impl Readers {
     }
 
     pub(super) fn completed(&self, blob: &Blob) {
+        let Ok(id) = FileId::of(blob.data()) else {
+            return;
+        };
         if let Err(error) = blob.sync() {
             let why = error.in_one_line();
             tracing::warn!(
                 why,
-                "a blob that is whole stays watched, as it is not on the disk"
+                "a blob that is whole stays watched until it is on the disk"
             );
+            self.background.again(id);
             return;
         }
-        if let Ok(id) = FileId::of(blob.data()) {
-            let mut state = self.lock();
-            self.unwatch(&mut state, blob, id);
-        }
+        let mut state = self.lock();
+        self.unwatch(&mut state, blob, id);
     }
 
     pub(super) fn unwatch(&self, state: &mut State, blob: &Blob, id: FileId) {
@@ -384,11 +386,16 @@ impl Readers {
         self.measured.watched(state.watched.len());
     }
 
+    /// Fetches what nobody reads, if that is wanted, and sees to it that who is whole is watched no more.
     pub(super) fn complete(&self) {
         while let Some(id) = self.background.next() {
             let Some(blob) = self.lock().blobs.get(&id).cloned() else {
                 continue;
             };
+            let is_left = self.options.complete_bytes_per_second == 0;
+            if is_left && !blob.is_whole() {
+                continue;
+            }
             let mut pace = Pace::new(self.options.complete_bytes_per_second);
             let mut from = 0;
             while let Some(index) = blob.first_missing(from..usize::MAX) {
