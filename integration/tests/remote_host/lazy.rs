@@ -281,7 +281,10 @@ fn check_both_and_the_manifest(host: &Host) -> Result<()> {
 /// A second daemon on the root is refused before it takes readers away from the first.
 fn check_second(host: &Host) -> Result<()> {
     let mut second = command(built("snapshotter-remote")?);
-    second.arg("serve").arg("--root").arg(host.snapshotter.root());
+    second
+        .arg("serve")
+        .arg("--root")
+        .arg(host.snapshotter.root());
     let config = host.snapshotter.work().join("second.toml");
     fs::write(&config, host.store.config(&host.address))?;
     second.arg("--config").arg(config);
@@ -401,16 +404,14 @@ struct Memory(tempfile::TempDir);
 impl Memory {
     fn new() -> Result<Self> {
         let this = Self(tempfile::tempdir()?);
-        let no_options = None::<&str>;
-        mount(
-            Some("tmpfs"),
-            this.0.path(),
-            Some("tmpfs"),
-            MsFlags::empty(),
-            no_options,
-        )?;
+        mount_memory(this.0.path())?;
         Ok(this)
     }
+}
+
+fn mount_memory(at: &Path) -> Result<()> {
+    let (kind, none) = (Some("tmpfs"), None::<&str>);
+    Ok(mount(kind, at, kind, MsFlags::empty(), none)?)
 }
 
 impl Drop for Memory {
@@ -431,7 +432,12 @@ fn a_cache_in_memory_has_whole_disks_and_is_told_why() {
     assert!(host.log().unwrap().contains("back_end=copy"));
     assert!(told(&host, "status").unwrap().contains("(100 %)"));
     assert!(program(&mounted).unwrap().starts_with(b"\x7fELF"));
+    // As if a doctor had been killed.
+    let left = root.join("doctor/probe/mounted");
+    fs::create_dir_all(&left).unwrap();
+    mount_memory(&left).unwrap();
     let doctor = told(&host, "doctor").unwrap();
+    assert!(!left.exists(), "it is left");
     assert!(
         doctor.contains("back end lazy does not work: EROFS from files"),
         "{doctor}"

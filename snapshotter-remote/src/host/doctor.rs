@@ -1,9 +1,14 @@
 //! What works on this host and what does not, tried now: for an operator, while the daemon runs or not.
 
-use std::{fmt, os::unix::net::UnixStream, path::Path};
+use std::{fmt, fs::File, io, os::unix::net::UnixStream, path::Path, time::Duration};
 
-use super::{attach, client::Client, config::Config, metrics::Measured, status};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{attach, client::Client, config::Config, files, metrics::Measured, status};
 use crate::error::Result;
+
+/// How long another doctor may take: longer than each of its tries.
+const TURN: Duration = Duration::from_secs(30);
 
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,20 +109,41 @@ fn daemon(address: &Path) -> Finding {
 
 /// Tried in a directory of its own, as the daemon may be trying in its root; on the same file system, if there is a root.
 fn back_ends(config: &Config) -> Result<Vec<Finding>> {
-    let place = if config.root.is_dir() {
-        config.root.clone()
-    } else {
-        std::env::temp_dir()
-    };
-    let directory = tempfile::Builder::new()
-        .prefix("doctor-")
-        .tempdir_in(&place);
+    if config.root.is_dir() {
+        let directory = config.root.join("doctor");
+        let _turn = turn(&directory)?;
+        return back_ends_at(config, &directory);
+    }
+    let directory = tempfile::Builder::new().prefix("doctor-").tempdir();
     let directory = directory.map_err(|source| crate::Error::File {
         doing: "making a directory below",
-        path: place,
+        path: std::env::temp_dir(),
         source,
     })?;
-    let tried = attach::choose(config.attach.kind, directory.path())?;
+    back_ends_at(config, directory.path())
+}
+
+/// One doctor at a time tries there, and takes away what one that was killed has left; the directory stays.
+fn turn(directory: &Path) -> Result<Flock<File>> {
+    files::make_directory(directory)?;
+    let locked = File::open(directory)
+        .and_then(|file| sys::lock_within(file, FlockArg::LockExclusive, TURN));
+    let failed = |source| crate::Error::File {
+        doing: "locking",
+        path: directory.to_owned(),
+        source,
+    };
+    let locked = locked.map_err(failed)?;
+    locked.ok_or_else(|| {
+        failed(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "another doctor is at it",
+        ))
+    })
+}
+
+fn back_ends_at(config: &Config, directory: &Path) -> Result<Vec<Finding>> {
+    let tried = attach::choose(config.attach.kind, directory)?;
     let rejected = tried.rejected.iter().map(|rejected| Finding {
         severity: Severity::Warning,
         what: format!("back end {} does not work: {}", rejected.kind, rejected.why),
