@@ -22,7 +22,8 @@ use crate::host::{
     metrics::Measured,
 };
 
-/// Readers that may wait at once, each with a descriptor of this process; one more waits until another is answered.
+/// Readers that may wait at once, each with a descriptor of this process, and slots for the next daemon; one more reader waits
+/// until another is answered.
 pub(in crate::host) const SLOTS: usize = 1024;
 
 /// How it is done.

@@ -111,6 +111,9 @@ impl Readers {
             let read = read.map_err(Error::io("read", blob.path()));
             // One that cannot be read may be watched: by its own descriptor, writing it would be an event that waits for itself.
             let written = read.and_then(|_| blob.write_by_own());
+            // So that nobody is between looking and waiting.
+            drop(self.lock());
+            self.changed.notify_all();
             if let Err(error) = written {
                 let why = error.in_one_line();
                 tracing::error!(why, "a blob is not written to before somebody reads it");
@@ -178,7 +181,7 @@ impl Readers {
     fn take_events(&self) {
         let mut state = self.lock();
         for _ in 0..EVENTS_MAX {
-            while state.free.is_empty() && !self.is_ending() {
+            while !state.has_slot() && !self.is_ending() {
                 let woken = self.changed.wait(state);
                 state = woken.unwrap_or_else(PoisonError::into_inner);
             }
@@ -231,6 +234,7 @@ impl Readers {
         {
             if let Ok(writer) = event.file.try_clone() {
                 blob.write_by(writer);
+                self.changed.notify_all();
             }
             if !state.watched.contains(&id) {
                 self.note_watched(state, id);
@@ -328,11 +332,7 @@ impl Readers {
             if self.is_ending() {
                 return None;
             }
-            let wanted = state.wanted.pop_front();
-            let wanted = wanted.map(|(piece, since)| (piece, Some(since)));
-            let ahead = |piece| (piece, None);
-            let next = wanted.or_else(|| state.ahead.pop_front().map(ahead));
-            if let Some((piece, since)) = next {
+            if let Some((piece, since)) = state.next() {
                 return Some((piece, state.blobs.get(&piece.0).cloned(), since));
             }
             let woken = self.changed.wait(state);

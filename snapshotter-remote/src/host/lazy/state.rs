@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) ahead: VecDeque<Piece>,
     /// Slots of the journal without an event.
     pub(super) free: Vec<usize>,
+    /// Of these, those that the next daemon needs.
+    kept_slots: usize,
     /// Of each blob the last piece that was waited for.
     last: HashMap<FileId, usize>,
     /// Until when a piece is not asked for again.
@@ -69,6 +71,7 @@ impl State {
             wanted: VecDeque::new(),
             ahead: VecDeque::new(),
             free: (0..slots).rev().collect(),
+            kept_slots: slots / 16,
             last: HashMap::new(),
             failed: HashMap::new(),
         }
@@ -104,6 +107,32 @@ impl State {
             return (Outcome::Failed, Vec::new());
         }
         (Outcome::Here, pieces)
+    }
+
+    /// What is to be fetched first, with when it was wanted if it was. What nothing can be written by yet has to wait, and no
+    /// fetcher with it: others may have to be answered before an event brings that.
+    pub(super) fn next(&mut self) -> Option<(Piece, Option<Instant>)> {
+        let blobs = &self.blobs;
+        let can_be = |piece: &Piece| blobs.get(&piece.0).is_none_or(|blob| blob.has_writer());
+        let wanted = self.wanted.iter().position(|(piece, _)| can_be(piece));
+        let ahead = self.ahead.iter().position(can_be);
+        let wanted = wanted.and_then(|index| self.wanted.remove(index));
+        if let Some((piece, since)) = wanted {
+            return Some((piece, Some(since)));
+        }
+        let piece = self.ahead.remove(ahead?)?;
+        Some((piece, None))
+    }
+
+    /// Whether one more event may be read. Some slots are left to the next daemon, should this one be killed: it may owe
+    /// answers that it cannot give before another event brings what a blob is written by.
+    pub(super) fn has_slot(&self) -> bool {
+        let waits_for_event = |blob: &Arc<Blob>| !blob.has_writer() && !blob.is_whole();
+        match self.free.len() {
+            0 => false,
+            few if few <= self.kept_slots => self.blobs.values().any(waits_for_event),
+            _ => true,
+        }
     }
 
     /// Somebody needs that many pieces from `first` on: when they follow what was needed before, what comes next is fetched.
@@ -236,6 +265,46 @@ mod tests {
         assert_eq!(answers, [(5, Outcome::Failed)]);
         assert_eq!(indexes(state.wanted.iter().map(|(piece, _)| *piece)), [0]);
         assert_eq!(state.requests.fetched((id, 1), Outcome::Here).len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_yet_holds_up_nobody() {
+        let (directory, mut state, id) = scene();
+        let of = vec![Of::Chunk {
+            id: ChunkId::of(&[9]),
+            blocks: 1,
+        }];
+        let table = Table::new(of).unwrap();
+        let blobs = directory.path();
+        let watched = Blob::open_watched(blobs, table.digest(), || Ok(table.clone()));
+        let watched = Arc::new(watched.unwrap());
+        let other = FileId::of(watched.data()).unwrap();
+        state.blobs.insert(other, Arc::clone(&watched));
+        let now = Instant::now();
+        state.wanted.extend([((other, 0), now), ((id, 1), now)]);
+        state.ahead.extend([(other, 1), (id, 2)]);
+        assert_eq!(state.next(), Some(((id, 1), Some(now))));
+        assert_eq!(state.next(), Some(((id, 2), None)));
+        assert_eq!(state.next(), None);
+        watched.write_by_own().unwrap();
+        assert_eq!(state.next(), Some(((other, 0), Some(now))));
+        assert_eq!(state.next(), Some(((other, 1), None)));
+    }
+
+    #[test]
+    fn slots_are_left_to_the_next_daemon_which_takes_them_until_it_knows_all_writers() {
+        let (directory, mut state, id) = scene();
+        state.kept_slots = 2;
+        state.free.truncate(3);
+        assert!(state.has_slot());
+        state.free.truncate(2);
+        assert!(!state.has_slot(), "for the next");
+        let blob = state.blobs.remove(&id).unwrap();
+        let watched = Blob::open_watched(directory.path(), blob.name(), || unreachable!());
+        state.blobs.insert(id, Arc::new(watched.unwrap()));
+        assert!(state.has_slot(), "by the next");
+        state.free.clear();
+        assert!(!state.has_slot());
     }
 
     #[test]
