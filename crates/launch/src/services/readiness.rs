@@ -15,6 +15,9 @@ use super::process::failed;
 /// Longest message of a service that is looked at.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// So many messages are taken at a time: whoever sends them without end keeps nobody from a deadline.
+const MESSAGES_MAX: usize = 64;
+
 /// What tells that a service is ready.
 #[derive(Debug)]
 pub(super) enum Watch {
@@ -63,6 +66,15 @@ impl Watch {
         }
     }
 
+    /// What is left of it when the service is ready: one that says so is to find who hears it whenever
+    /// it is started again.
+    pub(super) fn once_ready(self) -> Self {
+        match self {
+            Self::None | Self::File(..) => Self::None,
+            Self::Messages(..) => self,
+        }
+    }
+
     /// What comes to the environment of the service.
     pub(super) fn environment(&self) -> Option<&str> {
         match self {
@@ -80,7 +92,7 @@ impl Watch {
         }
     }
 
-    /// Whether it is so far.
+    /// Whether it is so far. What had come until now is taken, lest the service waits to send more.
     pub(super) fn is_ready(&self) -> bool {
         match self {
             Self::None => true,
@@ -92,7 +104,10 @@ impl Watch {
             Self::Messages(socket, _) => {
                 let mut message = [0; MESSAGE_BYTES_MAX];
                 let mut is_ready = false;
-                while let Ok(length) = socket.recv(&mut message) {
+                for _ in 0..MESSAGES_MAX {
+                    let Ok(length) = socket.recv(&mut message) else {
+                        break;
+                    };
                     is_ready |= says_ready(message.get(..length).unwrap_or_default());
                 }
                 is_ready

@@ -64,6 +64,7 @@ impl Supervisor {
         );
         let mut running = Running {
             lives: vec![Life::Down; self.services.list.len()],
+            watches: self.services.list.iter().map(|_| Watch::None).collect(),
             services: &self.services.list,
             environment,
             signals: signals.map_err(host(step))?,
@@ -83,6 +84,8 @@ impl Supervisor {
 struct Running<'a> {
     services: &'a [Service],
     lives: Vec<Life>,
+    /// What is left of them since the services were ready.
+    watches: Vec<Watch>,
     environment: Vec<String>,
     signals: SignalFd,
     is_ending: bool,
@@ -122,6 +125,7 @@ impl Running<'_> {
                 return Err(failed(service, "was stopped before it was ready"));
             }
         }
+        self.watches[index] = ready.once_ready();
         Ok(())
     }
 
@@ -130,11 +134,12 @@ impl Running<'_> {
         while !self.is_ending {
             let now = Instant::now();
             let services = self.services;
-            for (life, service) in self.lives.iter_mut().zip(services) {
+            let all = self.lives.iter_mut().zip(&self.watches).zip(services);
+            for ((life, watch), service) in all {
                 if let Life::Waiting { until, wait } = *life
                     && until <= now
                 {
-                    let again = start(service, &self.environment, None, Some(wait));
+                    let again = start(service, &self.environment, watch.environment(), Some(wait));
                     // What cannot be started now is tried again, too.
                     *life = again.unwrap_or(Life::Waiting {
                         until: now + wait,
@@ -185,12 +190,14 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Waits for a signal, for word of a service, or so long; gives who has ended.
+    /// Waits for a signal, for word of a service, or so long; gives who has ended. Takes the word of
+    /// those that have been ready.
     fn wait(&mut self, ready: &Watch, limit: Option<Duration>) -> Result<Vec<(Pid, ExitStatus)>> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let watches = self.watches.iter().chain([ready]);
         fds.extend(
-            ready
-                .descriptor()
+            watches
+                .filter_map(Watch::descriptor)
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
         let limit = match limit {
@@ -201,6 +208,10 @@ impl Running<'_> {
             None => PollTimeout::NONE,
         };
         poll(&mut fds, limit).map_err(host(|| "wait for services".to_owned()))?;
+        for watch in &self.watches {
+            // It has been ready before.
+            let _again = watch.is_ready();
+        }
         let mut ended = Vec::new();
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match i32::try_from(signal.ssi_signo) {
