@@ -103,17 +103,19 @@ pub fn halt() -> Result<End> {
 /// As [`application::run`], and what keeps it from asking.
 pub fn job() -> Result<End> {
     refuse_elsewhere()?;
-    let is_stopping = is_there(&stopping());
-    if !is_stopping && !is_there(&status_path()) {
+    if !is_there(&status_path()) {
         let path = parent_socket();
         // Of a parent that was killed before it had the program.
         let _none = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(host(|| format!("bind {path}")))?;
-        let end = application::run();
-        drop(listener);
-        return end;
+        // Only now: `stop` says so first and connects then, so one of the two sees the other.
+        if !is_there(&stopping()) {
+            let end = application::run();
+            drop(listener);
+            return end;
+        }
     }
-    if !is_stopping {
+    if !is_there(&stopping()) {
         ask(POWER_OFF)?;
     }
     let only: SigSet = [Signal::SIGTERM].into_iter().collect();
