@@ -55,7 +55,8 @@ struct Knob {
     unified: Option<&'static str>,
     /// For each priority in the order of [`Priority::ALL`]; none: not written.
     values: [Option<&'static str>; 4],
-    /// Whether config.json says it itself.
+    /// Whether config.json says it itself; the same file by its name in `linux.resources.unified`
+    /// always does.
     is_set: fn(&Resources) -> bool,
 }
 
@@ -105,21 +106,21 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("blkio.weight"),
         unified: None,
         values: [Some("1000"), Some("500"), Some("100"), Some("10")],
-        is_set: |resources| resources.block_io.weight.is_some(),
+        is_set: sets_io_weight,
     },
     Knob {
         controller: Controller::Blkio,
         legacy: Some("blkio.bfq.weight"),
         unified: Some("io.bfq.weight"),
         values: [Some("800"), Some("100"), Some("20"), Some("1")],
-        is_set: |resources| resources.block_io.weight.is_some(),
+        is_set: sets_io_weight,
     },
     Knob {
         controller: Controller::Blkio,
         legacy: None,
         unified: Some("io.weight"),
         values: [Some("800"), Some("100"), Some("20"), Some("1")],
-        is_set: |resources| resources.block_io.weight.is_some(),
+        is_set: sets_io_weight,
     },
     // Linux 5.14.
     Knob {
@@ -132,7 +133,21 @@ const KNOBS: [Knob; 9] = [
 ];
 
 fn sets_shares(resources: &Resources) -> bool {
-    resources.cpu.shares.is_some_and(|shares| shares != 0)
+    let names = ["cpu.weight", "cpu.weight.nice"];
+    resources.cpu.shares.is_some_and(|shares| shares != 0) || names_one(resources, &names)
+}
+
+fn sets_io_weight(resources: &Resources) -> bool {
+    let weight = resources.block_io.weight;
+    weight.is_some_and(|weight| weight != 0)
+        || names_one(resources, &["io.weight", "io.bfq.weight"])
+}
+
+/// Whether one of these files of version 2 is set by its name.
+fn names_one(resources: &Resources, files: &[&str]) -> bool {
+    files
+        .iter()
+        .any(|&file| resources.unified.contains_key(file))
 }
 
 /// What became of a file.
@@ -168,6 +183,9 @@ impl Cgroup {
                 return None;
             }
             let (directory, file) = self.place_of(knob)?;
+            if names_one(resources, &[file]) {
+                return None;
+            }
             apply(directory, file, value)
         };
         KNOBS.iter().filter_map(write).collect()
@@ -226,6 +244,23 @@ mod tests {
         })
     }
 
+    /// A cgroup of version 2 with these files.
+    fn unified(root: &Path, files: &[&str]) -> Cgroup {
+        for file in files {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        Cgroup::from_paths(CgroupPaths {
+            layout: Layout::V2,
+            dirs: vec![CgroupDir {
+                kind: Kind::Unified,
+                names: String::new(),
+                mount_point: root.to_owned(),
+                path: root.to_owned(),
+                made: Vec::new(),
+            }],
+        })
+    }
+
     fn written(files: &[&str], priority: Priority, resources: &Resources) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         let applied = cgroup(root.path(), files).prioritise(priority, resources);
@@ -269,6 +304,61 @@ mod tests {
                 written.iter().all(|one| one.starts_with("blkio")),
                 "{written:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_set_by_the_name_of_its_file_stays() {
+        const FILES: [&str; 5] = [
+            "cpu.weight",
+            "cpu.idle",
+            "io.bfq.weight",
+            "io.weight",
+            "io.prio.class",
+        ];
+        for (file, priority, expected) in [
+            (
+                "memory.high",
+                Priority::Offline,
+                "cpu.weight=12 io.bfq.weight=20 io.weight=20 io.prio.class=restrict-to-be",
+            ),
+            (
+                "cpu.weight",
+                Priority::Offline,
+                "io.bfq.weight=20 io.weight=20 io.prio.class=restrict-to-be",
+            ),
+            (
+                "cpu.weight.nice",
+                Priority::BestEffort,
+                "io.bfq.weight=1 io.weight=1 io.prio.class=idle",
+            ),
+            (
+                "cpu.idle",
+                Priority::BestEffort,
+                "io.bfq.weight=1 io.weight=1 io.prio.class=idle",
+            ),
+            (
+                "io.weight",
+                Priority::BestEffort,
+                "cpu.idle=1 io.prio.class=idle",
+            ),
+            (
+                "io.bfq.weight",
+                Priority::BestEffort,
+                "cpu.idle=1 io.prio.class=idle",
+            ),
+            (
+                "io.prio.class",
+                Priority::BestEffort,
+                "cpu.idle=1 io.bfq.weight=1 io.weight=1",
+            ),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let mut own = Resources::default();
+            own.unified.insert(file.to_owned(), "50".to_owned());
+            let applied = unified(root.path(), &FILES).prioritise(priority, &own);
+            let told: Vec<_> = applied.iter().map(Applied::to_string).collect();
+            assert_eq!(told.join(" "), expected, "{file}");
         }
     }
 
