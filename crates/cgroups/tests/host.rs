@@ -241,6 +241,37 @@ fn limits_reach_the_kernel() {
 }
 
 #[test]
+fn shares_end_what_is_idle() {
+    let host = host();
+    let Some(own) = create(&host, Take::All) else {
+        return;
+    };
+    let paths = own.0.paths();
+    let Some(cpu) = paths.legacy(Controller::Cpu).or(paths.unified()) else {
+        return;
+    };
+    let read = |name: &str| fs::read_to_string(cpu.join(name)).ok();
+    let idle = || read("cpu.idle");
+    // Linux 5.15.
+    if idle().is_none() {
+        return;
+    }
+    let mut resources = Resources::default();
+    resources.cpu.idle = Some(1);
+    own.0.apply(&resources).unwrap();
+    assert_eq!(idle().as_deref(), Some("1\n"));
+    let mut update = Resources::default();
+    update.cpu.shares = Some(1024);
+    own.0.apply(&update).unwrap();
+    assert_eq!(idle().as_deref(), Some("0\n"));
+    let (name, expected) = match paths.layout {
+        Layout::V2 => ("cpu.weight", "100\n"),
+        _ => ("cpu.shares", "1024\n"),
+    };
+    assert_eq!(read(name).as_deref(), Some(expected));
+}
+
+#[test]
 fn limits_reach_the_kernel_of_version_2() {
     let host = host();
     let Some(own) = create(&host, Take::All) else {

@@ -40,7 +40,7 @@ pub(crate) fn apply(dir: &Path, cpu: &Cpu) -> Result<()> {
     if cpu.idle == Some(0) {
         file::write(dir, "cpu.idle", "0")?;
     }
-    apply_shares(dir, cpu.shares.unwrap_or(0))?;
+    apply_shares(dir, cpu)?;
     apply_bandwidth(dir, cpu)?;
     if let Some(idle) = cpu.idle.filter(|idle| *idle != 0) {
         file::write_number(dir, "cpu.idle", idle)?;
@@ -49,7 +49,7 @@ pub(crate) fn apply(dir: &Path, cpu: &Cpu) -> Result<()> {
 }
 
 /// The kernel moves a value that is too small or too large without a word: refused as by runc.
-fn apply_shares(dir: &Path, shares: u64) -> Result<()> {
+fn apply_shares(dir: &Path, cpu: &Cpu) -> Result<()> {
     let refused = |why: &str| {
         let why = why.to_owned();
         Err(Error::Invalid {
@@ -57,12 +57,29 @@ fn apply_shares(dir: &Path, shares: u64) -> Result<()> {
             why,
         })
     };
-    match shares {
+    match cpu.shares.unwrap_or(0) {
         0 => Ok(()),
         1 => refused("the minimum allowed cpu-shares is 2"),
-        2..=262_144 => file::write_number(dir, "cpu.shares", shares),
+        shares @ 2..=262_144 => {
+            end_idling(dir, cpu)?;
+            file::write_number(dir, "cpu.shares", shares)
+        }
         _ => refused("the maximum allowed cpu-shares is 262144"),
     }
+}
+
+/// Who sets shares and says nothing of idle wants them to count. The kernel refuses them (EINVAL,
+/// Linux 5.15) while the cgroup is idle, which it may be by a priority alone
+/// ([`crate::Cgroup::prioritise`]).
+pub(crate) fn end_idling(dir: &Path, cpu: &Cpu) -> Result<()> {
+    let is_idle = || {
+        let text = file::read_if_there(dir, "cpu.idle")?;
+        Ok(text.is_some_and(|text| text.trim() == "1"))
+    };
+    if cpu.idle.is_none() && is_idle()? {
+        file::write(dir, "cpu.idle", "0")?;
+    }
+    Ok(())
 }
 
 /// Quota, period and burst limit each other, and the parent limits them: a period or a burst that
@@ -226,6 +243,21 @@ mod tests {
                 matches!(apply(dir.path(), &cpu), Err(Error::Invalid { .. })),
                 "{shares}"
             );
+        }
+    }
+
+    #[test]
+    fn shares_end_what_is_idle_unless_idle_is_asked_for() {
+        for (idle, expected) in [(None, "1 0"), (Some(0), "1 0"), (Some(1), "1 1")] {
+            let dir = directory(&[("cpu.idle", "1\n"), ("cpu.shares", "")]);
+            let cpu = Cpu {
+                shares: Some(512),
+                idle,
+                ..Cpu::default()
+            };
+            apply(dir.path(), &cpu).unwrap();
+            let told = ["cpu.idle", "cpu.shares"].map(|name| written(dir.path(), name).join(" "));
+            assert_eq!(told, [expected, "512"], "{idle:?}");
         }
     }
 

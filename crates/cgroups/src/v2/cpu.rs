@@ -8,6 +8,7 @@ use super::pressure;
 use crate::convert::weight_of_shares;
 use crate::resources::Cpu;
 use crate::stats::CpuV2;
+use crate::v1::cpu::end_idling;
 use crate::{Error, Result, file};
 
 /// The kernel's default of cpu.max (cgroup-v2.rst).
@@ -27,6 +28,7 @@ pub(crate) fn apply(dir: &Path, cpu: &Cpu) -> Result<()> {
         file::write_number(dir, "cpu.idle", idle)?;
     }
     if let Some(weight) = weight_of_shares(cpu.shares.unwrap_or(0)) {
+        end_idling(dir, cpu)?;
         file::write_number(dir, "cpu.weight", weight)?;
     }
     apply_bandwidth(dir, cpu)
@@ -136,6 +138,21 @@ mod tests {
             ..Cpu::default()
         };
         check(&all, ["", "1 2", "3", "1"]);
+    }
+
+    #[test]
+    fn weights_end_what_is_idle_unless_idle_is_asked_for() {
+        for (idle, expected) in [(None, "1 0"), (Some(0), "1 0"), (Some(1), "1 1")] {
+            let dir = directory(&[("cpu.idle", "1\n"), ("cpu.weight", "")]);
+            let cpu = Cpu {
+                shares: Some(1024),
+                idle,
+                ..Cpu::default()
+            };
+            apply(dir.path(), &cpu).unwrap();
+            let told = ["cpu.idle", "cpu.weight"].map(|name| written(dir.path(), name).join(" "));
+            assert_eq!(told, [expected, "100"], "{idle:?}");
+        }
     }
 
     #[test]
