@@ -28,6 +28,9 @@ use crate::plan::Services;
 
 pub(crate) use supervisor::Supervisor;
 
+/// Where scripts lie (LSB 3.1, System Initialization).
+pub(crate) const SCRIPTS: &str = "/etc/init.d";
+
 /// Which process goes on after the fork.
 pub(crate) enum Side {
     /// Pid 1, which has services if there is something beside it.

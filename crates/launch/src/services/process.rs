@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Stage};
 use crate::plan::{Hook, Service, ServiceKind, Services};
 
-/// Where scripts lie (LSB 3.1, System Initialization).
-const SCRIPTS: &str = "/etc/init.d";
+use super::SCRIPTS;
 
 /// The first wait before a service is started again; each one after it is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(100);

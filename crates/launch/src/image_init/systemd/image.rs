@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::services::SCRIPTS;
 
 use super::{SHUTDOWN, refusal};
 
@@ -22,9 +23,6 @@ const UNITS: [&str; 4] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// Scripts that systemd makes units of.
-const SCRIPTS: &str = "/etc/init.d";
 
 const NULL: &str = "/dev/null";
 

@@ -9,9 +9,7 @@ use crate::error::{Result, host};
 use crate::image_init::accounts::read_regular;
 use crate::image_init::files::{bind, cover, link, make_directory, write};
 use crate::image_init::{OWN, refusal};
-
-/// Where scripts lie.
-const SCRIPTS: &str = "/etc/init.d";
+use crate::services::SCRIPTS;
 
 /// What insserv knows of the order of scripts. Where it is, scripts run in parallel, and none that it
 /// does not name; without it they run in the order of their links.
