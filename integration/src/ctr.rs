@@ -159,6 +159,21 @@ impl<'a> Container<'a> {
         self
     }
 
+    /// An annotation of rich containers, `key=value` without its prefix.
+    #[must_use]
+    pub fn rich(self, annotation: &str) -> Self {
+        let annotation = format!("org.pouch.rich.{annotation}");
+        self.flags(&["--annotation", &annotation])
+    }
+
+    /// A file or directory of the host, which it can write.
+    #[must_use]
+    pub fn bound(self, source: &Path, target: &str) -> Self {
+        let source = source.display();
+        let mount = format!("type=bind,src={source},dst={target},options=rbind:rw");
+        self.flags(&["--mount", &mount])
+    }
+
     /// Its root is made by that snapshotter, for which the image is unpacked if it is not yet.
     #[must_use]
     pub fn snapshotter(self, name: &str) -> Self {

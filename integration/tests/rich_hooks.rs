@@ -29,19 +29,15 @@ impl<'a> Logged<'a> {
     fn new(bench: &Bench<'a>, name: &str, hooks: &[&str]) -> Result<Self> {
         let log = bench.containerd.work().join(name);
         fs::create_dir_all(&log)?;
-        let mount = format!("type=bind,src={},dst=/log,options=rbind:rw", log.display());
         let mode = match bench.image {
-            Image::DebianSystemd => "org.pouch.rich.mode=systemd",
-            Image::DebianSysvinit => "org.pouch.rich.mode=sbin-init",
-            _ => "org.pouch.rich.mode=dumb-init",
+            Image::DebianSystemd => "mode=systemd",
+            Image::DebianSysvinit => "mode=sbin-init",
+            _ => "mode=dumb-init",
         };
-        let mode = ["--annotation", mode];
-        let mut container = bench.container(name).flags(&["--mount", &mount]);
-        container = container.flags(&mode);
-        for hook in hooks {
-            let annotation = format!("org.pouch.rich.{hook}");
-            container = container.flags(&["--annotation", &annotation]);
-        }
+        let container = bench.container(name).bound(&log, "/log").rich(mode);
+        let container = hooks
+            .iter()
+            .fold(container, |container, hook| container.rich(hook));
         Ok(Self { container, log })
     }
 

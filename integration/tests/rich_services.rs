@@ -26,13 +26,10 @@ const SERVICE: &str = "sh:trap 'echo new stop >>/seen/order; exit' TERM; echo ne
 
 /// A container with annotations, which are given without their prefix.
 fn rich<'a>(bench: &Bench<'a>, name: &str, annotations: &[&str]) -> Container<'a> {
-    let mode = ["--annotation", "org.pouch.rich.mode=dumb-init"];
-    let mut container = bench.container(name).flags(&mode);
-    for annotation in annotations {
-        let annotation = format!("org.pouch.rich.{annotation}");
-        container = container.flags(&["--annotation", &annotation]);
-    }
-    container
+    let container = bench.container(name).rich("mode=dumb-init");
+    annotations.iter().fold(container, |container, annotation| {
+        container.rich(annotation)
+    })
 }
 
 /// The same with the script, and a directory of the host as `/seen`.
@@ -40,13 +37,8 @@ fn seen<'a>(container: Container<'a>, directory: &Path) -> Result<Container<'a>>
     let script = directory.join("old");
     fs::write(&script, SCRIPT)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-    let bind = |source: &Path, target: &str| {
-        let source = source.display();
-        format!("type=bind,src={source},dst={target},options=rbind:rw")
-    };
-    let script = bind(&script, "/etc/init.d/old");
-    let directory = bind(directory, "/seen");
-    Ok(container.flags(&["--mount", &script, "--mount", &directory]))
+    let container = container.bound(&script, "/etc/init.d/old");
+    Ok(container.bound(directory, "/seen"))
 }
 
 #[test]

@@ -29,13 +29,7 @@ const SETTLED: &str = "until systemctl is-system-running --wait 2>/dev/null | gr
                        do sleep 0.1; done";
 
 fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
-    let mode = ["--annotation", "org.pouch.rich.mode=systemd"];
-    bench.container(name).flags(&mode)
-}
-
-fn with<'a>(container: Container<'a>, key: &str, value: &str) -> Container<'a> {
-    let annotation = format!("org.pouch.rich.{key}={value}");
-    container.flags(&["--annotation", &annotation])
+    bench.container(name).rich("mode=systemd")
 }
 
 fn on_systemd(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
@@ -81,7 +75,7 @@ fn the_program_is_a_unit_and_its_output_and_exit_code_are_the_containers() {
 #[test]
 fn user_environment_directory_and_any_argument_arrive_intact() {
     on_systemd(|bench| {
-        let container = with(rich(bench, "intact"), "user", "daemon").flags(&[
+        let container = rich(bench, "intact").rich("user=daemon").flags(&[
             "--env",
             "ODD=a b $HOME %n \"q\" \\ 'x' ${Y} %%",
             "--cwd",
@@ -108,18 +102,10 @@ fn services_run_and_a_stop_ends_them_in_order() {
             &unit,
             "[Service]\nExecStart=sleep 600\nExecStop=sh -c 'echo stopped >/seen/stop'\n",
         )?;
-        let bind = |source: &Path, target: &str, options: &str| {
-            format!(
-                "type=bind,src={},dst={target},options=rbind:{options}",
-                source.display()
-            )
-        };
-        let container = with(rich(bench, "services"), "services", "cron,slow,rsyslog").flags(&[
-            "--mount",
-            &bind(&unit, "/etc/systemd/system/slow.service", "ro"),
-            "--mount",
-            &bind(directory.path(), "/seen", "rw"),
-        ]);
+        let container = rich(bench, "services")
+            .rich("services=cron,slow,rsyslog")
+            .bound(&unit, "/etc/systemd/system/slow.service")
+            .bound(directory.path(), "/seen");
         let script = "trap 'echo term; exit 7' TERM; : >/seen/up; while :; do sleep 1 & wait; done";
         let task = container.detach(&["sh", "-c", script])?;
         asked(&task, SETTLED)?;
@@ -209,7 +195,8 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         .into_iter()
         .enumerate()
         {
-            let container = with(rich(bench, &format!("refused-{number}")), key, value);
+            let container = rich(bench, &format!("refused-{number}"));
+            let container = container.rich(&format!("{key}={value}"));
             let refused = container.shell("true")?;
             ensure!(refused.code() != 0, "{value}: it ran");
             ensure!(refused.stderr().contains(why), "{value}: {refused}");

@@ -39,19 +39,7 @@ const PROGRAM: &str = "trap 'echo program stop >>/seen/order; exit 7' TERM; \
                        echo program start >>/seen/order; while :; do sleep 1 & wait; done";
 
 fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
-    let mode = ["--annotation", "org.pouch.rich.mode=sbin-init"];
-    bench.container(name).flags(&mode)
-}
-
-fn with<'a>(container: Container<'a>, key: &str, value: &str) -> Container<'a> {
-    let annotation = format!("org.pouch.rich.{key}={value}");
-    container.flags(&["--annotation", &annotation])
-}
-
-fn bound<'a>(container: Container<'a>, source: &Path, target: &str) -> Container<'a> {
-    let source = source.display();
-    let mount = format!("type=bind,src={source},dst={target},options=rbind:rw");
-    container.flags(&["--mount", &mount])
+    bench.container(name).rich("mode=sbin-init")
 }
 
 fn on_sysvinit(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
@@ -64,9 +52,11 @@ fn with_service<'a>(bench: &Bench<'a>, name: &str, directory: &Path) -> Result<T
     fs::write(&script, SERVICE)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     fs::write(directory.join("order"), "")?;
-    let container = with(rich(bench, name), "services", "cron,slow");
-    let container = bound(container, &script, "/etc/init.d/slow");
-    let task = bound(container, directory, "/seen").detach(&["sh", "-c", PROGRAM])?;
+    let container = rich(bench, name)
+        .rich("services=cron,slow")
+        .bound(&script, "/etc/init.d/slow")
+        .bound(directory, "/seen");
+    let task = container.detach(&["sh", "-c", PROGRAM])?;
     let started = "until grep -q 'program start' /seen/order; do sleep 0.1; done";
     task.exec(&["sh", "-c", started])?.success()?;
     Ok(task)
@@ -98,7 +88,7 @@ fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
         rich(bench, "left")
             .shell("sleep 600 & setsid sleep 600 & exit 3")?
             .with_code(3)?;
-        let container = with(rich(bench, "intact"), "user", "daemon").flags(&[
+        let container = rich(bench, "intact").rich("user=daemon").flags(&[
             "--env",
             "ODD=a b $HOME %n \"q\" \\ 'x' ${Y} %%",
             "--cwd",
@@ -235,7 +225,8 @@ fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
             ],
         };
         for (number, (key, value, why)) in cases.iter().enumerate() {
-            let container = with(rich(bench, &format!("refused-{number}")), key, value);
+            let container = rich(bench, &format!("refused-{number}"));
+            let container = container.rich(&format!("{key}={value}"));
             let refused = container.shell("true")?;
             ensure!(refused.code() != 0, "{value}: it ran");
             ensure!(refused.stderr().contains(why), "{value}: {refused}");

@@ -52,14 +52,10 @@ fn an_end_while_containerd_is_away_is_told_when_it_is_back() {
     check(RUNTIME, &[Image::Busybox], |bench| {
         let go = bench.containerd.work().join("go");
         let done = bench.containerd.work().join("done");
-        let mount = format!(
-            "type=bind,src={},dst=/work,options=rbind:rw",
-            bench.containerd.work().display()
-        );
         let script = "until [ -e /work/go ]; do sleep 0.01; done; : >/work/done; exit 44";
         let task = bench
             .container("away")
-            .flags(&["--mount", &mount])
+            .bound(&bench.containerd.work(), "/work")
             .detach(&["sh", "-c", script])?;
         let pid = task.pid()?;
         bench.containerd.kill9()?;

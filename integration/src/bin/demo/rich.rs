@@ -39,12 +39,11 @@ pub(crate) fn show(containerd: &Containerd) -> Result<()> {
     let options = lxcfs.options();
     let options = options.to_str().context("it is UTF-8")?;
     let limit = (MEBIBYTES << 20).to_string();
-    let mount = format!("type=bind,src={},dst=/log,options=rbind:rw", log.display());
     let flags = ["--runtime-config-path", options, "--memory-limit", &limit];
     let mut shop = Ctr::of(containerd)
         .container(SHOP, Image::DebianSystemd, Runtime::Runlxc)
         .flags(&flags)
-        .flags(&["--mount", &mount]);
+        .bound(&log, "/log");
     println!("\nA rich container, a machine of its own for the application, without privileges:\n");
     println!("  ctr run -d --memory-limit {limit} ... IMAGE {SHOP} sh -c '...'");
     for annotation in ANNOTATIONS {
