@@ -222,6 +222,8 @@ fn behind_a_killed_shim_poststop_runs_from_the_disk() {
             if task.status()?.is_some() {
                 task.delete()?;
             }
+            // containerd drops the task of a dead shim before it has cleaned up after it.
+            logged.wait_for("pre run post")?;
             task.remove_container()?;
             logged.expect("pre run post")?;
         }
