@@ -19,6 +19,7 @@ pub mod qemu;
 
 mod agent;
 mod contained;
+mod held;
 mod journal;
 mod links;
 mod machine;

@@ -21,7 +21,7 @@ use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, Wires, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
 use crate::qemu::{Arguments, Facts, Slots};
-use crate::volumes::Directory;
+use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
 use crate::{Error, links, rootfs, size, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
@@ -212,7 +212,8 @@ fn plug(
     let plug = |(number, directory): (usize, Directory)| match directory {
         Directory::Memory(memory) => Ok(memory),
         Directory::Copy(path) => {
-            let disk = rootfs::copy(&path, dir.path(), &format!("directory{number}"))?;
+            let name = format!("directory{number}");
+            let disk = rootfs::copy(&path, dir.path(), &name, DIRECTORY_BYTES_MAX)?;
             let plugged = sandbox.plug(&disk)?;
             let disk = Disk::Unit(plugged.unit);
             disks.push(plugged);

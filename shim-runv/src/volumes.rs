@@ -1,7 +1,8 @@
 //! What of the host a container mounts: files and read-only directories as copies, made when the container
 //! is, and emptyDirs as memory of the guest. Everything else is refused by name.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,17 +10,18 @@ use guest::call::{File, SHARED_MEMORY, directory_path, file_path};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::held::Held;
 use crate::pod::Place;
 use crate::{Error, Result};
 
 /// Largest file that is copied into a guest, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Files that are copied into one guest.
 const FILES_MAX: usize = 64;
 
 /// Largest directory that is copied into a guest, in bytes: the copy is in the host's memory.
-const DIRECTORY_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 
 /// Directories that a container gets.
 const DIRECTORIES_MAX: usize = 32;
@@ -69,16 +71,17 @@ pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vol
             return Err(refused(&target, format!("a guest does not mount {kind:?}")));
         }
         let path = Path::new(&source);
-        let metadata = fs::metadata(path).map_err(Error::on("stat", path))?;
+        let held = Held::at(path).map_err(Error::on("open", path))?;
+        let metadata = &held.metadata;
         let there = if !metadata.is_dir() {
-            volumes.add_file(id, (path, &metadata), &target)?
+            volumes.add_file(id, (path, &held), &target)?
         } else if place != Place::Alone && target == SHARED_MEMORY {
             // What a pod's containers share is theirs alone, so it can be in their machine.
             SHARED_MEMORY.to_owned()
         } else {
             let is_empty_dir = place != Place::Alone && source.contains(EMPTY_DIR);
             let directory = if is_empty_dir {
-                Directory::Memory(memory(&source, &metadata))
+                Directory::Memory(memory(&source, metadata))
             } else {
                 copy(path, &options, &target)?
             };
@@ -94,28 +97,30 @@ fn refused(target: &str, why: impl AsRef<str>) -> Error {
 }
 
 impl Volumes {
-    fn add_file(
-        &mut self,
-        id: &str,
-        (path, metadata): (&Path, &Metadata),
-        target: &str,
-    ) -> Result<String> {
+    fn add_file(&mut self, id: &str, (path, held): (&Path, &Held), target: &str) -> Result<String> {
         let refuse = |why: &str| Err(refused(target, format!("{} {why}", path.display())));
         if self.files.len() == FILES_MAX {
             let why = format!("at most {FILES_MAX} files of the host are copied into a guest");
             return Err(refused(target, why));
         }
+        let metadata = &held.metadata;
         if !metadata.is_file() {
             return refuse("is neither a regular file nor a directory");
         }
-        if metadata.len() > FILE_BYTES_MAX {
+        let file = held.open().map_err(Error::on("open", path))?;
+        let mut contents = Vec::new();
+        // It may grow, and what has no length (proc(5)) may have contents.
+        let bounded = file
+            .take(FILE_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut contents);
+        if bounded.map_err(Error::on("read", path))? > FILE_BYTES_MAX {
             return refuse("is larger than 1 MiB, the most that is copied into a guest");
         }
         self.files.push(File {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-            contents: fs::read(path).map_err(Error::on("read", path))?,
+            contents,
         });
         Ok(file_path(id, self.files.len() - 1))
     }
@@ -139,29 +144,7 @@ fn copy(path: &Path, options: &[&str], target: &str) -> Result<Directory> {
             "can be written, and only read-only directories are brought into a guest, as copies";
         return Err(refused(target, format!("{} {why}", path.display())));
     }
-    let mut left = DIRECTORY_BYTES_MAX;
-    if !fits(path, &mut left)? {
-        let why = "is larger than 64 MiB, the most that is copied into a guest";
-        return Err(refused(target, format!("{} {why}", path.display())));
-    }
     Ok(Directory::Copy(path.to_owned()))
-}
-
-/// Whether what is in a directory takes no more than `left`.
-fn fits(directory: &Path, left: &mut u64) -> Result<bool> {
-    let failed = || Error::on("list", directory);
-    for entry in fs::read_dir(directory).map_err(failed())? {
-        let entry = entry.map_err(failed())?;
-        let metadata = entry.metadata().map_err(failed())?;
-        let Some(less) = left.checked_sub(metadata.len()) else {
-            return Ok(false);
-        };
-        *left = less;
-        if metadata.is_dir() && !fits(&entry.path(), left)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// An emptyDir: its path is the same for all containers of its pod.
@@ -180,6 +163,8 @@ fn memory(source: &str, metadata: &Metadata) -> guest::call::Directory {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -221,9 +206,25 @@ mod tests {
             let error = check(mount, place).unwrap_err();
             assert!(error.contains("can be written"), "{error}");
         }
-        let large = fs::File::create(plain.join("large")).unwrap();
-        large.set_len(DIRECTORY_BYTES_MAX).unwrap();
-        let error = check(bind(&plain, &["ro"]), Place::Alone).unwrap_err();
-        assert!(error.contains("larger than 64 MiB"), "{error}");
+    }
+
+    #[test]
+    fn only_files_are_read_and_only_so_far() {
+        let temporary = tempfile::tempdir().unwrap();
+        let check = |name: &str, expected: &str| {
+            let mut mounts = [bind(&temporary.path().join(name), &["ro"])];
+            let error = of("c", &mut mounts, Place::Alone).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        };
+        let fifo = temporary.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        check("fifo", "neither a regular file");
+        let large = fs::File::create(temporary.path().join("large")).unwrap();
+        large.set_len(FILE_BYTES_MAX as u64 + 1).unwrap();
+        check("large", "larger than 1 MiB");
+        large.set_len(FILE_BYTES_MAX as u64).unwrap();
+        let mut mounts = [bind(&temporary.path().join("large"), &["ro"])];
+        let files = of("c", &mut mounts, Place::Alone).unwrap().files;
+        assert_eq!(files[0].contents.len(), FILE_BYTES_MAX);
     }
 }

@@ -2,7 +2,7 @@
 //! is one writer and one judge of names and attributes.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use disk::{Digest, Form, Image, Layer, Limits, Tree};
 use tar::{Builder, EntryType, Header};
 
+use crate::held::Held;
 use crate::{Error, Result};
 
 /// Extended attributes that a container sees; those of the snapshotter's file system are its own.
@@ -19,12 +20,24 @@ const XATTRS: [&[u8]; 2] = [b"security.capability", b"user."];
 /// Longest list of names of attributes, and longest value: what the kernel has (XATTR_LIST_MAX).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
-/// Writes the disk of the tree at `root` into `out`; `key` gives the disk its UUID.
-pub(crate) fn pack(root: &Path, key: Digest, out: File) -> Result<()> {
+/// Directories within each other: more than fits into a path of PATH_MAX with names worth reading. Each is
+/// held open on the way.
+const DEPTH_MAX: usize = 256;
+
+/// What an entry is charged beside its contents, in bytes.
+const ENTRY_BYTES: u64 = 4 << 10;
+
+/// Writes the disk of the tree at `root` into `out`; `key` gives the disk its UUID. The tree may change
+/// meanwhile, but nothing outside is read: links in it are copied, never followed.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tree of more than `bytes_max`, each entry counted with 4 KiB; what cannot be
+/// read, or cannot be on such a disk.
+pub(crate) fn pack(root: &Path, key: Digest, out: File, bytes_max: u64) -> Result<()> {
     let blob = tempfile::tempfile().map_err(Error::io("make a temporary file"))?;
     let (reads, writes) = sys::pipe_cloexec().map_err(Error::io("make a pipe"))?;
     let layer = std::thread::scope(|scope| {
-        let teller = scope.spawn(|| tell(root, File::from(writes)));
+        let teller = scope.spawn(|| tell(root, File::from(writes), bytes_max));
         let layer = Layer::read(File::from(reads), &blob, &Limits::GENEROUS);
         match (teller.join(), layer) {
             // A reader that gave up breaks the pipe; its reason is the one to tell.
@@ -45,87 +58,112 @@ pub(crate) fn pack(root: &Path, key: Digest, out: File) -> Result<()> {
     Ok(())
 }
 
-fn tell(root: &Path, out: File) -> Result<()> {
+fn tell(root: &Path, out: File, bytes_max: u64) -> Result<()> {
     let mut teller = Teller {
+        root,
         tar: Builder::new(io::BufWriter::with_capacity(64 << 10, out)),
         names: HashMap::new(),
+        bytes_max,
+        bytes_left: bytes_max,
     };
-    let metadata = fs::symlink_metadata(root).map_err(Error::on("stat", root))?;
-    teller.entry(root, Path::new("./"), &metadata)?;
-    teller.below(root, Path::new(""))?;
+    let held = Held::at(root).map_err(Error::on("open", root))?;
+    teller.entry(&held, Path::new("./"))?;
+    teller.below(&held, Path::new(""), DEPTH_MAX)?;
     let mut out = teller.tar.into_inner().map_err(Error::io("write a tar"))?;
     out.flush().map_err(Error::io("write a tar"))
 }
 
-struct Teller<W: Write> {
+struct Teller<'a, W: Write> {
+    /// Only to be told in errors.
+    root: &'a Path,
     tar: Builder<W>,
     /// The first name of each file that has several.
     names: HashMap<(u64, u64), PathBuf>,
+    bytes_max: u64,
+    bytes_left: u64,
 }
 
-impl<W: Write> Teller<W> {
-    fn below(&mut self, directory: &Path, named: &Path) -> Result<()> {
-        let failed = || Error::on("list", directory);
-        let entries = fs::read_dir(directory).map_err(failed())?;
-        let mut names = entries
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(failed())?;
-        names.sort();
-        for name in names {
-            let (path, named) = (directory.join(&name), named.join(&name));
+impl<W: Write> Teller<'_, W> {
+    fn below(&mut self, directory: &Held, named: &Path, depth_left: usize) -> Result<()> {
+        let path = self.root.join(named);
+        let Some(depth_left) = depth_left.checked_sub(1) else {
+            let why = format!("has more than {DEPTH_MAX} directories within each other");
+            return Err(Error::Usage(format!("{} {why}", self.root.display())));
+        };
+        for name in directory.names().map_err(Error::on("list", &path))? {
+            let (path, named) = (path.join(&name), named.join(&name));
             if name.as_bytes().starts_with(b".wh.") {
                 let path = path.display();
                 return Err(Error::Usage(format!("{path} has the name of a whiteout")));
             }
-            let metadata = fs::symlink_metadata(&path).map_err(Error::on("stat", &path))?;
+            let held = directory.child(&name).map_err(Error::on("open", &path))?;
             // It would be nobody's in another kernel.
-            if metadata.file_type().is_socket() {
+            if held.metadata.file_type().is_socket() {
                 continue;
             }
-            self.entry(&path, &named, &metadata)?;
-            if metadata.is_dir() {
-                self.below(&path, &named)?;
+            self.entry(&held, &named)?;
+            if held.metadata.is_dir() {
+                self.below(&held, &named, depth_left)?;
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, named: &Path, metadata: &Metadata) -> Result<()> {
+    fn charge(&mut self, bytes: u64) -> Result<()> {
+        let left = self.bytes_left.checked_sub(bytes);
+        self.bytes_left = left.ok_or_else(|| {
+            let mib = self.bytes_max >> 20;
+            let why = format!(
+                "it is larger than {mib} MiB, the most that is copied into a guest (4 KiB are counted for each entry)"
+            );
+            Error::unsupported(format!("directory {}", self.root.display()), why)
+        })?;
+        Ok(())
+    }
+
+    fn entry(&mut self, held: &Held, named: &Path) -> Result<()> {
+        let path = &self.root.join(named);
+        let metadata = &held.metadata;
+        let kind = metadata.file_type();
+        let bytes = if kind.is_file() { metadata.len() } else { 0 };
+        self.charge(ENTRY_BYTES)?;
+        self.charge(bytes)?;
         let failed = || Error::on("pack", path);
         let mut header = Header::new_gnu();
         header.set_mode(metadata.mode() & 0o7777);
         header.set_uid(metadata.uid().into());
         header.set_gid(metadata.gid().into());
         header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
-        header.set_size(0);
-        if metadata.nlink() > 1 && !metadata.is_dir() {
+        header.set_size(bytes);
+        if metadata.nlink() > 1 && !kind.is_dir() {
             let inode = (metadata.dev(), metadata.ino());
             if let Some(first) = self.names.get(&inode) {
+                header.set_size(0);
                 header.set_entry_type(EntryType::Link);
                 let told = self.tar.append_link(&mut header, named, first);
                 return told.map_err(failed());
             }
             self.names.insert(inode, named.to_owned());
         }
-        let xattrs = xattrs(path).map_err(Error::on("read attributes of", path))?;
-        let records = xattrs
+        let attributes = xattrs(&held.path());
+        let attributes = attributes.map_err(Error::on("read attributes of", path))?;
+        let values = attributes.iter().map(|(_, value)| value.len() as u64);
+        self.charge(values.sum())?;
+        let records = attributes
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         self.tar.append_pax_extensions(records).map_err(failed())?;
-        let kind = metadata.file_type();
         let told = if kind.is_dir() {
             header.set_entry_type(EntryType::Directory);
             self.tar.append_data(&mut header, named, io::empty())
         } else if kind.is_file() {
-            header.set_size(metadata.len());
-            let file = File::open(path).map_err(Error::on("open", path))?;
+            let file = held.open().map_err(Error::on("open", path))?;
             // As long as it was said to be, whatever becomes of it meanwhile.
-            let whole = file.chain(io::repeat(0)).take(metadata.len());
+            let whole = file.chain(io::repeat(0)).take(bytes);
             self.tar.append_data(&mut header, named, whole)
         } else if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
-            let target = fs::read_link(path).map_err(Error::on("read link", path))?;
+            let target = held.target().map_err(Error::on("read link", path))?;
             self.tar.append_link(&mut header, named, target)
         } else {
             self.special(&mut header, named, metadata)
@@ -155,10 +193,10 @@ impl<W: Write> Teller<W> {
     }
 }
 
-/// Names as PAX records have them, and values.
+/// Names as PAX records have them, and values, of what a path leads to.
 fn xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut names = vec![0; XATTR_BYTES_MAX];
-    let bytes = match rustix::fs::llistxattr(path, &mut names[..]) {
+    let bytes = match rustix::fs::listxattr(path, &mut names[..]) {
         Ok(bytes) => bytes,
         Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(errno) => return Err(errno.into()),
@@ -169,7 +207,7 @@ fn xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
             continue;
         }
         let mut value = vec![0; XATTR_BYTES_MAX];
-        let bytes = rustix::fs::lgetxattr(path, name, &mut value[..])?;
+        let bytes = rustix::fs::getxattr(path, name, &mut value[..])?;
         value.truncate(bytes);
         let name = String::from_utf8_lossy(name);
         found.push((format!("SCHILY.xattr.{name}"), value));
@@ -179,13 +217,15 @@ fn xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
     fn packed(root: &Path) -> Vec<u8> {
         let mut out = tempfile::tempfile().unwrap();
-        pack(root, Digest([7; 32]), out.try_clone().unwrap()).unwrap();
+        let key = Digest([7; 32]);
+        pack(root, key, out.try_clone().unwrap(), u64::MAX).unwrap();
         out.seek(SeekFrom::Start(0)).unwrap();
         let mut bytes = Vec::new();
         Read::read_to_end(&mut out, &mut bytes).unwrap();
@@ -210,8 +250,53 @@ mod tests {
         assert_eq!(first.len() % 4096, 0);
         assert!(packed(directory.path()) == first);
         fs::write(at(".wh.x"), "").unwrap();
+        let error = refused(directory.path(), u64::MAX);
+        assert!(error.contains("name of a whiteout"), "{error}");
+    }
+
+    fn refused(root: &Path, bytes_max: u64) -> String {
         let out = tempfile::tempfile().unwrap();
-        let error = pack(directory.path(), Digest([7; 32]), out).unwrap_err();
-        assert!(error.to_string().contains("name of a whiteout"), "{error}");
+        let error = pack(root, Digest([7; 32]), out, bytes_max).unwrap_err();
+        error.to_string()
+    }
+
+    #[test]
+    fn links_of_a_tree_lead_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("tree")).unwrap();
+        fs::create_dir(at("outside")).unwrap();
+        fs::write(at("outside/secret"), "a secret of the host").unwrap();
+        symlink(at("outside"), at("tree/directory")).unwrap();
+        symlink(at("outside/secret"), at("tree/file")).unwrap();
+        symlink(at("tree"), at("link to the tree")).unwrap();
+        let disk = packed(&at("link to the tree"));
+        let secret = b"a secret of the host";
+        assert!(!disk.windows(secret.len()).any(|bytes| bytes == secret));
+        assert!(disk.windows(7).any(|bytes| bytes == b"outside"));
+    }
+
+    #[test]
+    fn a_tree_has_a_size_and_a_depth() {
+        let directory = tempfile::tempdir().unwrap();
+        let sparse = File::create(directory.path().join("sparse")).unwrap();
+        sparse.set_len(1 << 20).unwrap();
+        // The root and the file.
+        let enough = (1 << 20) + 2 * ENTRY_BYTES;
+        let mut out = tempfile::tempfile().unwrap();
+        pack(
+            directory.path(),
+            Digest([7; 32]),
+            out.try_clone().unwrap(),
+            enough,
+        )
+        .unwrap();
+        assert!(out.seek(SeekFrom::End(0)).unwrap() > 0);
+        let error = refused(directory.path(), enough - 1);
+        assert!(error.contains("larger than 1 MiB"), "{error}");
+        let deep: PathBuf = std::iter::repeat_n("d", DEPTH_MAX).collect();
+        fs::create_dir_all(directory.path().join(deep)).unwrap();
+        let error = refused(directory.path(), u64::MAX);
+        assert!(error.contains("256 directories within"), "{error}");
     }
 }
