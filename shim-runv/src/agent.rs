@@ -1,12 +1,12 @@
 //! Calls to the agent in a guest: one thread reads what it says, any thread asks.
 
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest::call::{Answer, Call, Connect, Message, Process, Refusal, RefusalKind, Request};
 use guest::wire;
@@ -40,13 +40,47 @@ impl Shared {
     }
 }
 
+/// Whose turn it is to send: messages go whole, and who waits gives up in time.
+#[derive(Debug, Default)]
+struct Turns {
+    is_taken: Mutex<bool>,
+    given_back: Condvar,
+}
+
+/// A turn. Dropped, it is the next one's.
+#[derive(Debug)]
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    /// None when the deadline passes before.
+    fn take(&self, deadline: Instant) -> Option<Turn<'_>> {
+        // No code panics while it holds the lock.
+        let is_taken = self.is_taken.lock();
+        let is_taken = is_taken.unwrap_or_else(PoisonError::into_inner);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.given_back.wait_timeout_while(is_taken, left, |it| *it);
+        let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let was_taken = std::mem::replace(&mut *is_taken, true);
+        // A turn that is not had must not be given back.
+        (!was_taken).then(|| Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let is_taken = self.0.is_taken.lock();
+        *is_taken.unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.given_back.notify_one();
+    }
+}
+
 /// The agent of one guest.
 #[derive(Debug)]
 pub(crate) struct Agent {
     link: Link,
     shared: Arc<Shared>,
     next: AtomicU64,
-    sending: Mutex<()>,
+    turns: Turns,
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -69,7 +103,7 @@ impl Agent {
             link,
             shared,
             next: AtomicU64::new(1),
-            sending: Mutex::new(()),
+            turns: Turns::default(),
             reader: Mutex::new(Some(reader)),
         })
     }
@@ -119,34 +153,43 @@ impl Agent {
         }
     }
 
-    /// Asks, and does not wait: the answer is nobody's to know.
-    pub(crate) fn post(&self, call: Call) -> Result<()> {
+    /// Asks, and does not wait: the answer is nobody's to know. The limit is for the sending.
+    pub(crate) fn post(&self, what: &'static str, call: Call, limit: Duration) -> Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.send(&Request { number, call })?;
-        Ok(())
+        self.send(what, &Request { number, call }, limit)
     }
 
-    fn send(&self, request: &Request) -> std::result::Result<(), wire::Error> {
-        let _whole = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        wire::send(&self.shared.messages, request)
+    fn send(&self, what: &'static str, request: &Request, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let late = Error::Timeout { what, limit };
+        let Some(_turn) = self.turns.take(deadline) else {
+            return Err(late);
+        };
+        let mut writer = self.shared.messages.until(deadline);
+        match wire::send(&mut writer, request) {
+            Ok(()) => Ok(()),
+            Err(wire::Error::Stream(error)) if error.kind() == ErrorKind::TimedOut => {
+                if writer.has_written() {
+                    // Nobody could tell where the next message begins: the guest is lost.
+                    self.link.close();
+                }
+                Err(late)
+            }
+            Err(wire::Error::Stream(_)) => Err(Error::NotRunning),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Asks, and waits for the answer.
     pub(crate) fn ask(&self, what: &'static str, call: Call, limit: Duration) -> Result<Answer> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
         let (sender, receiver) = mpsc::sync_channel(1);
         self.shared.waiting().insert(number, sender);
-        let sent = self.send(&Request { number, call });
-        let answer = match sent {
-            Ok(()) => receiver.recv_timeout(limit),
-            Err(wire::Error::Stream(_)) => Err(RecvTimeoutError::Disconnected),
-            Err(error) => {
-                self.shared.waiting().remove(&number);
-                return Err(error.into());
-            }
-        };
+        let sent = self.send(what, &Request { number, call }, limit);
+        let answer = sent.map(|()| receiver.recv_timeout(limit.saturating_sub(begun.elapsed())));
         self.shared.waiting().remove(&number);
-        match answer {
+        match answer? {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(refusal)) if refusal.kind == RefusalKind::NotFound => Err(Error::NotRunning),
             Ok(Err(refusal)) => Err(Error::Guest(refusal)),
@@ -190,4 +233,72 @@ fn read(shared: &Shared, tell: &impl Fn(News<'_>)) {
     // Who waits, waits for nobody.
     shared.waiting().clear();
     tell(News::Gone);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::Receiver;
+
+    use mux::Endpoint;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// An agent that reads only what a test reads, and where its end is told.
+    fn deaf() -> (Agent, Link, Receiver<()>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let start = |endpoint, socket: UnixStream| {
+            Link::start(endpoint, socket.try_clone().unwrap(), socket).unwrap()
+        };
+        let link = start(Endpoint::host(1), ours);
+        let guest = start(Endpoint::guest(), theirs);
+        link.await_peer(LONG).unwrap();
+        let (sender, gone) = mpsc::channel();
+        let tell = move |news: News<'_>| {
+            if matches!(news, News::Gone) {
+                sender.send(()).unwrap();
+            }
+        };
+        (Agent::new(link, tell).unwrap(), guest, gone)
+    }
+
+    /// More than fits on the way.
+    fn large() -> Call {
+        Call::Update {
+            container: "c".to_owned(),
+            resources: vec![0; 4 << 20],
+        }
+    }
+
+    #[test]
+    fn a_guest_that_does_not_read_is_gone() {
+        let (agent, guest, gone) = deaf();
+        let _unread = guest.accept().unwrap();
+        let error = agent.tell("the update", large(), SHORT).unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        gone.recv_timeout(LONG).unwrap();
+        let error = agent.tell("the start", Call::Start("c".to_owned()), LONG);
+        assert!(matches!(error, Err(Error::NotRunning)));
+    }
+
+    #[test]
+    fn who_waits_behind_a_long_message_gives_up_in_time() {
+        let (agent, guest, gone) = deaf();
+        let stream = guest.accept().unwrap();
+        let start = || Call::Start("c".to_owned());
+        std::thread::scope(|scope| {
+            let long = scope.spawn(|| agent.tell("the update", large(), LONG));
+            // It has begun.
+            (&mut &stream).read_exact(&mut [0; 1]).unwrap();
+            let error = agent.tell("the start", start(), SHORT).unwrap_err();
+            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+            assert!(gone.try_recv().is_err());
+            agent.join();
+            assert!(matches!(long.join().unwrap(), Err(Error::NotRunning)));
+        });
+    }
 }

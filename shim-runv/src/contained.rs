@@ -8,6 +8,7 @@ use cgroups::{Cgroup, Stats};
 use guest::call::{Answer, Call, Create, Directory, Disk, Exec, File, Process, Size, Target};
 use launch::hooks::{self, Stage};
 use launch::plan::Hook;
+use nix::sys::signal::Signal;
 use shim_core::runtime::Result;
 use shim_core::{Code, ExecRequest, ProcessIo, ShimError, SignalTarget, Started, WindowSize};
 
@@ -190,11 +191,33 @@ impl shim_core::Container for Contained {
     }
 
     fn signal(&self, target: SignalTarget, signal: i32) -> Result<()> {
+        let is_init = !matches!(target, SignalTarget::Exec { .. });
         let target = match target {
             SignalTarget::All => Target::All(self.id.clone()),
             one => Target::One(self.process(&one).ok_or(Error::NotRunning)?),
         };
-        self.tell("a signal", Call::Signal { target, signal })
+        let call = Call::Signal { target, signal };
+        match (
+            self.machine().agent.tell("a signal", call, QUICK_LIMIT),
+            &self.part,
+        ) {
+            (Ok(()), _) => Ok(()),
+            (Err(error), Part::Owner(sandbox, _))
+                if is_init
+                    && signal == Signal::SIGKILL as i32
+                    && !matches!(error, Error::NotRunning) =>
+            {
+                let error = error.chain();
+                tracing::warn!(
+                    container = self.id,
+                    error,
+                    "a guest that does not kill is killed"
+                );
+                sandbox.machine.end();
+                Ok(())
+            }
+            (Err(error), _) => Err(error.into()),
+        }
     }
 
     fn resized(&self, target: SignalTarget, size: WindowSize) {
@@ -206,7 +229,8 @@ impl shim_core::Container for Contained {
             columns: size.columns,
         };
         // A guest that is gone has no terminals.
-        if let Err(error) = self.machine().agent.post(Call::Resize { process, size }) {
+        let call = Call::Resize { process, size };
+        if let Err(error) = self.machine().agent.post("the size", call, QUICK_LIMIT) {
             tracing::debug!(error = error.chain(), "a terminal keeps its size");
         }
     }

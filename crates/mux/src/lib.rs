@@ -25,4 +25,4 @@ mod link;
 
 pub use endpoint::{Endpoint, Got};
 pub use frame::{CREDIT_BYTES, DATA_BYTES_MAX, Violation};
-pub use link::{Link, Stream};
+pub use link::{Link, Stream, Until};

@@ -38,6 +38,20 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`Shared::wait`]; none when the deadline has passed.
+    fn wait_until<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, State>> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let waited = self.changed.wait_timeout(state, left);
+        Some(waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     /// Nothing moves any more: every wait ends.
     fn end(&self, why: String) {
         let mut state = self.lock();
@@ -104,12 +118,8 @@ impl Link {
             if let Some(error) = state.broken() {
                 return Err(error);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.shared.wait_until(state, deadline);
+            state = waited.ok_or(ErrorKind::TimedOut)?;
         }
         Ok(())
     }
@@ -234,6 +244,42 @@ impl Stream {
         self.shared.changed.notify_all();
     }
 
+    /// To write as long as there is time: a write that would wait longer fails with `TimedOut`.
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Until<'_> {
+        Until {
+            stream: self,
+            deadline,
+            has_written: false,
+        }
+    }
+
+    /// Writes some of `data`; `wait` is for room, and gives none when there is no more time.
+    fn write_some<'a>(
+        &'a self,
+        data: &[u8],
+        wait: impl Fn(MutexGuard<'a, State>) -> Option<MutexGuard<'a, State>>,
+    ) -> io::Result<usize> {
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(error) = state.broken() {
+                return Err(error);
+            }
+            if state.endpoint.output_bytes() < OUTPUT_BYTES_MAX {
+                match state.endpoint.write(self.id, data) {
+                    None => return Err(ErrorKind::BrokenPipe.into()),
+                    Some(0) if !data.is_empty() => {}
+                    Some(bytes) => {
+                        drop(state);
+                        self.shared.changed.notify_all();
+                        return Ok(bytes);
+                    }
+                }
+            }
+            state = wait(state).ok_or(ErrorKind::TimedOut)?;
+        }
+    }
+
     /// Says that this end reads no more.
     pub fn stop_reading(&self) {
         self.shared.lock().endpoint.stop_reading(self.id);
@@ -268,24 +314,37 @@ impl Read for &Stream {
 
 impl Write for &Stream {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut state = self.shared.lock();
-        loop {
-            if let Some(error) = state.broken() {
-                return Err(error);
-            }
-            if state.endpoint.output_bytes() < OUTPUT_BYTES_MAX {
-                match state.endpoint.write(self.id, data) {
-                    None => return Err(ErrorKind::BrokenPipe.into()),
-                    Some(0) if !data.is_empty() => {}
-                    Some(bytes) => {
-                        drop(state);
-                        self.shared.changed.notify_all();
-                        return Ok(bytes);
-                    }
-                }
-            }
-            state = self.shared.wait(state);
-        }
+        self.write_some(data, |state| Some(self.shared.wait(state)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A stream that is written until a deadline.
+#[derive(Debug)]
+pub struct Until<'a> {
+    stream: &'a Stream,
+    deadline: Instant,
+    has_written: bool,
+}
+
+impl Until<'_> {
+    /// Whether a byte was written: a message that failed then has left its beginning in the stream.
+    #[must_use]
+    pub fn has_written(&self) -> bool {
+        self.has_written
+    }
+}
+
+impl Write for Until<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let shared = &self.stream.shared;
+        let wait = |state| shared.wait_until(state, self.deadline);
+        let bytes = self.stream.write_some(data, wait)?;
+        self.has_written |= bytes > 0;
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -356,7 +415,10 @@ mod tests {
     #[test]
     fn every_wait_ends_with_the_link() {
         let (host, guest, socket) = pair();
+        // On another one than is written, which would give it something.
         let stream = host.open().unwrap();
+        let _silent = guest.accept().unwrap();
+        let _unread = host.open().unwrap();
         let theirs = guest.accept().unwrap();
         std::thread::scope(|scope| {
             let reads = scope.spawn(|| (&mut &stream).read(&mut [0; 1]).unwrap_err().kind());
@@ -371,6 +433,21 @@ mod tests {
             assert!(accepts.join().unwrap());
         });
         assert!(host.open().is_err());
+    }
+
+    #[test]
+    fn who_does_not_read_is_waited_for_so_long_and_no_longer() {
+        let (host, guest, _socket) = pair();
+        let ours = host.open().unwrap();
+        let _unread = guest.accept().unwrap();
+        let mut writer = ours.until(Instant::now() + Duration::from_millis(50));
+        assert!(!writer.has_written());
+        let failed = writer.write_all(&vec![0; 4 << 20]).unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::TimedOut);
+        assert!(writer.has_written());
+        let mut late = ours.until(Instant::now());
+        assert_eq!(late.write(&[0]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(!late.has_written());
     }
 
     #[test]
