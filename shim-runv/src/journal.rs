@@ -22,6 +22,10 @@ pub(crate) struct Journal {
     version: u32,
     /// Where QEMU runs, and nothing else; none for a container in another's machine.
     pub(crate) cgroup: Option<CgroupPaths>,
+    /// Whether that cgroup is the machine's: until it is made, others may be in it, who must not be killed.
+    /// One that does not say so is of a version that did not tell.
+    #[serde(default = "is_own")]
+    pub(crate) is_cgroup_own: bool,
     /// Links of a network namespace that stays, tied to the machine.
     #[serde(default)]
     pub(crate) links: Option<Journalled>,
@@ -29,6 +33,10 @@ pub(crate) struct Journal {
     pub(crate) hooks_poststop: Vec<Hook>,
     /// The OCI state for them.
     pub(crate) state_stopped: String,
+}
+
+fn is_own() -> bool {
+    true
 }
 
 /// A container's own directory. Dropped, it stays.
@@ -107,10 +115,13 @@ impl StateDir {
         if let Some(journal) = &journal {
             if let Some(paths) = &journal.cgroup {
                 let cgroup = Cgroup::from_paths(paths.clone());
-                if cgroup.exists() {
+                if journal.is_cgroup_own && cgroup.exists() {
                     cgroup.kill_all(Signal::SIGKILL as i32)?;
                 }
-                cgroup.delete()?;
+                // It may have been made just before the journal was to say so.
+                if journal.is_cgroup_own || cgroup.procs()?.is_empty() {
+                    cgroup.delete()?;
+                }
             }
             if let Some(links) = &journal.links {
                 links.undo()?;
@@ -140,9 +151,53 @@ impl Journal {
         Self {
             version: VERSION,
             cgroup,
+            is_cgroup_own: false,
             links: None,
             hooks_poststop,
             state_stopped,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cgroups::Hierarchies;
+    use sys::Spawn;
+
+    use super::*;
+
+    #[test]
+    fn who_was_in_the_cgroup_before_survives_a_refused_create() {
+        let hierarchies = Hierarchies::at_host().unwrap();
+        let name = format!("/pouch-runv-journal-{}", std::process::id());
+        let paths = CgroupPaths::new(&hierarchies, &name).unwrap();
+        let cgroup = Cgroup::create_at(paths.clone()).unwrap();
+        let mut other = Spawn::new(Path::new("/bin/sleep")).args(["1000"]).spawn().unwrap();
+        cgroup.attach(other.pid()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::create(&root.path().join("namespace"), "c").unwrap();
+        let mut journal = Journal::new(Some(paths.clone()), Vec::new(), String::new());
+        dir.write(&journal).unwrap();
+        assert!(Cgroup::create_at(paths).is_err());
+        dir.undo().unwrap();
+        assert!(!dir.path().exists());
+        assert!(other.try_wait().unwrap().is_none());
+
+        // One that is its own is ended and removed.
+        fs::create_dir_all(dir.path()).unwrap();
+        journal.is_cgroup_own = true;
+        dir.write(&journal).unwrap();
+        dir.undo().unwrap();
+        other.wait().unwrap();
+        assert!(!cgroup.exists());
+    }
+
+    #[test]
+    fn journals_of_before_have_their_cgroup() {
+        let journal = Journal::new(None, Vec::new(), String::new());
+        let mut value = serde_json::to_value(journal).unwrap();
+        value.as_object_mut().unwrap().remove("is_cgroup_own");
+        let journal: Journal = serde_json::from_value(value).unwrap();
+        assert!(journal.is_cgroup_own);
     }
 }

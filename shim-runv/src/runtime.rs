@@ -353,6 +353,8 @@ impl RunV {
             console: dir.console(),
         };
         let cgroup = Cgroup::create_at(wanted.cgroup.clone())?;
+        journal.is_cgroup_own = true;
+        dir.write(journal)?;
         let machine = Machine::start(&arguments, wires, &cgroup, dir)?;
         let sysctl = plan.init.sysctl.iter();
         let sysctl = sysctl.filter(|(name, _)| specification::is_of_network(name));
