@@ -1,7 +1,7 @@
 //! QEMU's monitor (QMP, qemu-qmp-ref(7)): one request at a time, each with a limit. QEMU is not believed
 //! more than its guest: what it says is bounded.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest line that QEMU may say, in bytes.
-const LINE_BYTES_MAX: u64 = 1 << 20;
+const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Events that are remembered; only those of the request at hand matter.
 const EVENTS_MAX: usize = 256;
@@ -26,6 +26,10 @@ pub(crate) struct Monitor(Mutex<Connection>);
 #[derive(Debug)]
 struct Connection {
     reader: BufReader<UnixStream>,
+    /// The beginning of a line whose end was not there in time.
+    partial: Vec<u8>,
+    /// By which the last request's answer is told from those of requests that were given up.
+    last_id: u64,
     events: Vec<Value>,
 }
 
@@ -34,6 +38,8 @@ impl Monitor {
     pub(crate) fn new(socket: UnixStream) -> Result<Self> {
         let mut connection = Connection {
             reader: BufReader::new(socket),
+            partial: Vec::new(),
+            last_id: 0,
             events: Vec::new(),
         };
         let until = Instant::now() + LIMIT;
@@ -74,12 +80,19 @@ impl Monitor {
 
 impl Connection {
     fn execute(&mut self, command: &str, arguments: &Value, until: Instant) -> Result<Value> {
-        let mut request = json!({"execute": command, "arguments": arguments}).to_string();
+        self.last_id += 1;
+        let id = self.last_id;
+        let request = json!({"execute": command, "arguments": arguments, "id": id});
+        let mut request = request.to_string();
         request.push('\n');
         let mut socket = self.reader.get_ref();
         socket.write_all(request.as_bytes()).map_err(gone)?;
         loop {
             let mut said = self.line(until)?;
+            let is_late = said.get("id").is_some_and(|it| *it != id);
+            if is_late {
+                continue;
+            }
             if let Some(error) = said.get("error") {
                 let why = error["desc"].as_str().unwrap_or("no reason is given");
                 return Err(Error::Monitor(format!("{command}: {why}")));
@@ -98,24 +111,31 @@ impl Connection {
     }
 
     fn line(&mut self, until: Instant) -> Result<Value> {
-        let mut line = Vec::new();
-        let left = until.saturating_duration_since(Instant::now());
-        // Zero would be no limit.
-        let left = left.max(Duration::from_millis(1));
-        let socket = self.reader.get_ref();
-        socket.set_read_timeout(Some(left)).map_err(gone)?;
-        let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
-        match bounded.read_until(b'\n', &mut line) {
-            Ok(0) => Err(Error::NotRunning),
-            Ok(_) => serde_json::from_slice(&line)
-                .map_err(|error| Error::Monitor(format!("understand its answer: {error}"))),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(Error::Timeout {
-                    what: "QEMU's monitor",
-                    limit: LIMIT,
-                })
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Zero would be no limit.
+            let left = left.max(Duration::from_millis(1));
+            let socket = self.reader.get_ref();
+            socket.set_read_timeout(Some(left)).map_err(gone)?;
+            let bytes = match self.reader.fill_buf() {
+                Ok([]) => return Err(Error::NotRunning),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(gone(error)),
+            };
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(bytes.len(), |end| end + 1);
+            self.partial.extend_from_slice(&bytes[..taken]);
+            self.reader.consume(taken);
+            if self.partial.len() > LINE_BYTES_MAX {
+                return Err(Error::Monitor("it says too much at once".to_owned()));
             }
-            Err(error) => Err(gone(error)),
+            if end.is_some() {
+                let line = std::mem::take(&mut self.partial);
+                let said = serde_json::from_slice(&line);
+                return said
+                    .map_err(|error| Error::Monitor(format!("understand its answer: {error}")));
+            }
         }
     }
 }
@@ -123,6 +143,10 @@ impl Connection {
 fn gone(error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::NotRunning,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Timeout {
+            what: "QEMU's monitor",
+            limit: LIMIT,
+        },
         _ => Error::io("talk to QEMU's monitor")(error),
     }
 }
@@ -169,7 +193,8 @@ mod tests {
         monitor.remove_device("disk1").unwrap();
         let mut lines = BufReader::new(theirs).lines();
         let asked: Value = serde_json::from_str(&lines.nth(1).unwrap().unwrap()).unwrap();
-        assert_eq!(asked, json!({"execute": "x", "arguments": {"a": 1}}));
+        let expected = json!({"execute": "x", "arguments": {"a": 1}, "id": 2});
+        assert_eq!(asked, expected);
         assert!(matches!(
             monitor.execute("x", &json!({})),
             Err(Error::NotRunning)
@@ -181,5 +206,22 @@ mod tests {
         assert!(matches!(monitor(&[]).0, Err(Error::NotRunning)));
         let (odd, _theirs) = monitor(&[UP[0], "odd\n"]);
         assert!(matches!(odd, Err(Error::Monitor(_))));
+    }
+
+    #[test]
+    fn answers_that_come_late_are_no_answers_to_the_next() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(UP.join("\n").as_bytes()).unwrap();
+        theirs.write_all(b"\n{\"return\": 1, ").unwrap();
+        let Monitor(connection) = Monitor::new(ours).unwrap();
+        let mut connection = connection.into_inner().unwrap();
+        let late = connection.execute("slow", &json!({}), Instant::now());
+        assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+        theirs
+            .write_all(b"\"id\": 2}\n{\"return\": 2, \"id\": 3}\n")
+            .unwrap();
+        let until = Instant::now() + LIMIT;
+        let answer = connection.execute("next", &json!({}), until).unwrap();
+        assert_eq!(answer, json!(2));
     }
 }
