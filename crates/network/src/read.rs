@@ -36,7 +36,8 @@ pub struct Found {
 /// Reads the network namespace of this thread. Links that are down and have no address are left out.
 ///
 /// # Errors
-/// [`Error::Unsupported`] with what a machine cannot be given; [`Error::Taken`] for a link whose
+/// [`Error::Unsupported`] with what a machine cannot be given, as two links with one hardware address;
+/// [`Error::Taken`] for a link whose
 /// traffic goes elsewhere.
 pub fn read() -> Result<Found> {
     let mut kernel = Rtnetlink::open()?;
@@ -50,6 +51,7 @@ pub fn read() -> Result<Found> {
         let index = message.header.index;
         let own = addresses.remove(&index).unwrap_or_default();
         if let Some(link) = link(&message, own)? {
+            refuse_twin(&link, &found)?;
             found.network.links.push(link);
             found.indexes.push(index);
         }
@@ -151,6 +153,21 @@ fn link(message: &LinkMessage, addresses: Vec<Address>) -> Result<Option<Link>> 
             why: "a virtual machine has Ethernet links only",
         }),
     }
+}
+
+/// A machine tells its links by their hardware addresses (of VLANs, ipvlans and a bridge's port and the
+/// bridge they are the same).
+fn refuse_twin(link: &Link, found: &Found) -> Result<()> {
+    let twin = found.network.links.iter().find(|it| it.mac == link.mac);
+    twin.map_or(Ok(()), |twin| {
+        Err(Error::Unsupported {
+            what: format!(
+                "link {} with the hardware address of {}",
+                link.name, twin.name
+            ),
+            why: "a virtual machine could not tell the two apart",
+        })
+    })
 }
 
 fn refuse_ingress(message: &TcMessage, found: &Found) -> Result<()> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use crate::rtnetlink::Rtnetlink;
@@ -35,6 +35,15 @@ fn veth(macs: [Mac; 2]) -> Result<()> {
         Message::NewLink(one),
         NLM_F_CREATE | NLM_F_EXCL,
     )
+}
+
+fn up(name: &str) -> Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    let name = LinkAttribute::IfName(name.to_owned());
+    message.attributes.push(name);
+    Rtnetlink::open()?.change("set a link up", Message::SetLink(message), 0)
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -183,4 +192,23 @@ fn what_is_tied_is_taken_until_it_is_untied() {
         untie(&[4000])
     };
     held.namespace().run(inside).unwrap();
+}
+
+#[test]
+fn links_with_one_hardware_address_are_refused_by_name() {
+    let held = HeldNamespace::create().unwrap();
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let inside = |macs| {
+        veth(macs)?;
+        up("first")?;
+        up("second")?;
+        read()
+    };
+    let found = held.namespace().run(|| inside(macs)).unwrap();
+    assert_eq!(found.network.links.len(), 2);
+    let held = HeldNamespace::create().unwrap();
+    let twins = [macs[0]; 2];
+    let inside = || inside(twins);
+    let error = held.namespace().run(inside).unwrap_err().to_string();
+    assert!(error.contains("with the hardware address of"), "{error}");
 }
