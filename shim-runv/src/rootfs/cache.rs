@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::{Error, Result};
 
@@ -12,6 +12,12 @@ const BYTES_MAX: u64 = 16 << 30;
 
 /// Ends the name of a disk.
 const SUFFIX: &str = ".erofs";
+
+/// Begins the name of one that is being made (tempfile).
+const UNFINISHED: &str = ".tmp";
+
+/// One that nobody has written to for so long was its maker's who is gone: it was killed.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The disk of that key, made by `make` if it is not there.
 pub(crate) fn get(
@@ -36,8 +42,10 @@ fn get_within(
         return Ok(path);
     }
     fs::create_dir_all(folder).map_err(Error::on("create", folder))?;
-    let file =
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::on("make a file in", folder))?;
+    let file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(folder);
+    let file = file.map_err(Error::on("make a file in", folder))?;
     let failed = Error::on("write", &path);
     let out = file.reopen().map_err(failed)?;
     make(out)?;
@@ -48,16 +56,24 @@ fn get_within(
     Ok(path)
 }
 
-/// Removes disks, the one used longest ago first, but not `kept`.
+/// Removes disks, the one used longest ago first, but not `kept`; and unfinished ones that were abandoned.
 fn shrink(folder: &Path, kept: &Path, bytes_max: u64) -> Result<()> {
     let mut disks = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::on("list", folder))? {
         let path = entry.map_err(Error::on("list", folder))?.path();
-        let is_disk = path.to_string_lossy().ends_with(SUFFIX);
         // Another may have removed it meanwhile.
-        if let (true, Ok(metadata)) = (is_disk, fs::metadata(&path)) {
-            let used = metadata.modified().map_err(Error::on("stat", &path))?;
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let used = metadata.modified().map_err(Error::on("stat", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(SUFFIX) {
             disks.push((used, metadata.len(), path));
+        } else if name.starts_with(UNFINISHED)
+            && used.elapsed().is_ok_and(|age| age > ABANDONED_AFTER)
+        {
+            // Another may have removed it meanwhile.
+            let _gone = fs::remove_file(path);
         }
     }
     disks.sort();
@@ -92,7 +108,7 @@ mod tests {
             (path.unwrap(), made)
         };
         let age = |path: &Path, seconds: u64| {
-            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             let file = File::options().append(true).open(path).unwrap();
             file.set_times(FileTimes::new().set_modified(at)).unwrap();
         };
@@ -101,9 +117,17 @@ mod tests {
         };
         age(&first, 1);
         age(&second, 2);
+        // Of one that was killed long ago, and of one that is at work.
+        let [abandoned, unfinished] = [".tmpOld", ".tmpNew"].map(|name| folder.join(name));
+        for path in [&abandoned, &unfinished] {
+            fs::write(path, "").unwrap();
+        }
+        age(&abandoned, 1);
         assert_eq!(get(1), (first.clone(), false));
         let (third, _) = get(3);
         assert!(first.exists() && !second.exists() && third.exists());
+        assert!(!abandoned.exists() && unfinished.exists());
+        fs::remove_file(&unfinished).unwrap();
         let failed = get_within(&folder, [4; 32], 25, |_| Err(Error::NotRunning));
         assert!(failed.is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
