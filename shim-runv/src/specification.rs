@@ -78,6 +78,11 @@ fn of_linux(linux: &mut Map<String, Value>, place: Place<'_>) -> Result<()> {
         }
     }
     if let Some(Value::Object(sysctl)) = linux.get_mut("sysctl") {
+        let of_network = sysctl.keys().find(|name| is_of_network(name));
+        if let (Place::Member { .. }, Some(name)) = (place, of_network) {
+            let why = "the network is the pod's, and its sandbox's config.json sets it up";
+            return Err(Error::unsupported(format!("linux.sysctl: {name}"), why));
+        }
         sysctl.retain(|name, _| !is_of_network(name));
     }
     let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") else {
@@ -194,6 +199,11 @@ mod tests {
         assert_eq!(made["mounts"][0]["source"], SHARED_MEMORY);
         let alone = for_guest("c", &config, Place::Alone).unwrap_err();
         assert!(alone.to_string().contains("cannot be joined"), "{alone}");
+        let config = json!({"linux": {"sysctl": {"net.ipv4.ip_forward": "1"}}});
+        assert!(for_guest("s", &config, Place::Sandbox).is_ok());
+        let error = for_guest("c", &config, place).unwrap_err().to_string();
+        let expected = "linux.sysctl: net.ipv4.ip_forward is not supported";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]
