@@ -31,8 +31,9 @@ const GUEST_MOUNTS: [&str; 7] = [
     "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
 ];
 
-/// Part of the path of every emptyDir, which is its pod's alone (the kubelet's volume plug-in of that name).
-const EMPTY_DIR: &str = "/volumes/kubernetes.io~empty-dir/";
+/// The kubelet's volume plug-in of emptyDirs: they are `pods/UID/volumes/PLUGIN/NAME` below its root, and
+/// their pod's alone.
+const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
 /// What a container mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,8 +80,12 @@ pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vol
             // What a pod's containers share is theirs alone, so it can be in their machine.
             SHARED_MEMORY.to_owned()
         } else {
-            let is_empty_dir = place != Place::Alone && source.contains(EMPTY_DIR);
-            let directory = if is_empty_dir {
+            if is_part_of_empty_dir(path) {
+                let why =
+                    "is a subPath of an emptyDir, which is memory of the guest as a whole only";
+                return Err(refused(&target, format!("{} {why}", path.display())));
+            }
+            let directory = if place != Place::Alone && is_empty_dir(path) {
                 Directory::Memory(memory(&source, metadata))
             } else {
                 copy(path, &options, &target)?
@@ -90,6 +95,30 @@ pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vol
         mount["source"] = Value::String(there);
     }
     Ok(volumes)
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    let names: Vec<_> = path.iter().collect();
+    match names.as_slice() {
+        [.., pods, _, volumes, plugin, _] => {
+            *pods == "pods" && *volumes == "volumes" && *plugin == EMPTY_DIR
+        }
+        _ => false,
+    }
+}
+
+/// The kubelet binds a subPath at `pods/UID/volume-subpaths/VOLUME/CONTAINER/NUMBER`.
+fn is_part_of_empty_dir(path: &Path) -> bool {
+    let mut above = path.ancestors().skip(2);
+    let (Some(volume), Some(subpaths), Some(pod)) = (above.next(), above.next(), above.next())
+    else {
+        return false;
+    };
+    let Some(name) = volume.file_name() else {
+        return false;
+    };
+    let whole = pod.join("volumes").join(EMPTY_DIR).join(name);
+    subpaths.ends_with("volume-subpaths") && is_empty_dir(&whole) && whole.is_dir()
 }
 
 fn refused(target: &str, why: impl AsRef<str>) -> Error {
@@ -179,8 +208,14 @@ mod tests {
         let plain = temporary.path().join("plain");
         let empty = temporary
             .path()
-            .join("volumes/kubernetes.io~empty-dir/cache");
-        for path in [&plain, &empty] {
+            .join("pods/uid/volumes/kubernetes.io~empty-dir/cache");
+        let part = temporary
+            .path()
+            .join("pods/uid/volume-subpaths/cache/server/0");
+        let other = temporary
+            .path()
+            .join("pods/uid/volume-subpaths/settings/server/0");
+        for path in [&plain, &empty, &part, &other] {
             fs::create_dir_all(path).unwrap();
         }
         fs::write(plain.join("small"), "x").unwrap();
@@ -198,7 +233,13 @@ mod tests {
         let (shared, source) = check(bind(&empty, &["rbind", "rw"]), Place::Sandbox).unwrap();
         assert!(matches!(&shared[..], [Directory::Memory(_)]), "{shared:?}");
         assert_eq!(source, there);
+        let error = check(bind(&part, &["ro"]), Place::Sandbox).unwrap_err();
+        assert!(error.contains("subPath of an emptyDir"), "{error}");
+        assert!(check(bind(&other, &["ro"]), Place::Sandbox).is_ok());
+        let odd = plain.join("volumes/kubernetes.io~empty-dir/cache");
+        fs::create_dir_all(&odd).unwrap();
         for (mount, place) in [
+            (bind(&odd, &["rw"]), Place::Sandbox),
             (bind(&plain, &["rbind"]), Place::Sandbox),
             (bind(&plain, &["ro", "rw"]), Place::Alone),
             (bind(&empty, &["rw"]), Place::Alone),
