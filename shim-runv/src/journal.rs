@@ -172,7 +172,10 @@ mod tests {
         let name = format!("/pouch-runv-journal-{}", std::process::id());
         let paths = CgroupPaths::new(&hierarchies, &name).unwrap();
         let cgroup = Cgroup::create_at(paths.clone()).unwrap();
-        let mut other = Spawn::new(Path::new("/bin/sleep")).args(["1000"]).spawn().unwrap();
+        let mut other = Spawn::new(Path::new("/bin/sleep"))
+            .args(["1000"])
+            .spawn()
+            .unwrap();
         cgroup.attach(other.pid()).unwrap();
         let root = tempfile::tempdir().unwrap();
         let dir = StateDir::create(&root.path().join("namespace"), "c").unwrap();
