@@ -1,11 +1,12 @@
 //! Who answers for system calls with the action SCMP_ACT_NOTIFY gets the filter's listener
 //! (config-linux.md, Seccomp: The Container Process State). Must not answer itself.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use bundle::{SeccompListener, Status};
-use launch::control::FromStub;
+use launch::control::{FromStub, ToStub};
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
@@ -56,6 +57,7 @@ impl Starting {
             match (word.message, word.fds.pop(), &self.listener) {
                 (FromStub::Listener, Some(fd), Some(listener)) => {
                     listener.pass_on(&fd, self.pid)?;
+                    channel.send(&ToStub::GoOn)?;
                 }
                 _ => return Ok(false),
             }
@@ -79,8 +81,13 @@ impl Listener {
         if let Some(metadata) = &self.to.metadata {
             about["metadata"] = json!(metadata);
         }
-        sys::send_with_fds(&stream, about.to_string().as_bytes(), &[fd.as_fd()])
-            .map_err(Error::on("send the seccomp listener to", path))?;
+        let failed = || Error::on("send the seccomp listener to", path);
+        let about = about.to_string();
+        let sent = sys::send_with_fds(&stream, about.as_bytes(), &[fd.as_fd()]).map_err(failed())?;
+        if sent < about.len() {
+            // It has not read in time what was before.
+            return Err(failed()(ErrorKind::TimedOut.into()));
+        }
         Ok(())
     }
 }

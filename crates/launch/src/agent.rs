@@ -80,6 +80,9 @@ impl Agent {
                     Errno::EINTR,
                     Errno::ECONNABORTED,
                     Errno::EMFILE,
+                    Errno::ENFILE,
+                    Errno::ENOMEM,
+                    Errno::ENOBUFS,
                 ];
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
                 if passing.contains(&errno) {

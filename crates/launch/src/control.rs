@@ -26,7 +26,8 @@
 //!     |<------------------------------------ Start |
 //!     |  filter                                    |
 //!     | Listener (if it has one, by SCM_RIGHTS)    |
-//!     |------------------------------------------->|
+//!     |------------------------------------------->|  gives it to who answers
+//!     |<------------------------------------- GoOn |
 //!     |  startContainer hooks, execve              |
 //!     |  end of file: running   | Failed: why not  |
 //!     |------------------------------------------->|
@@ -72,7 +73,8 @@ pub enum ToStub {
     /// along as descriptors, in the order of these paths, by which errors name them. Absent where
     /// there is no version 1.
     Enter(Vec<String>),
-    /// The answer to [`FromStub::Furnished`]: the host's hooks have run.
+    /// The answer to [`FromStub::Furnished`], that the host's hooks have run, and to
+    /// [`FromStub::Listener`], that it was given away.
     GoOn,
     /// The answer to [`FromStub::Tree`], with its descriptor.
     Tree,

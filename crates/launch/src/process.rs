@@ -5,7 +5,7 @@
 //! does what must come last. Must not talk to the host.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgid, setgroups, setuid};
 use sys::process::{self, Capabilities};
 
-use crate::control::{self, FromStub};
+use crate::control::{self, FromStub, Received, ToStub};
 use crate::environment;
 use crate::error::{Error, Result, host};
 use crate::executable::Executable;
@@ -100,7 +100,7 @@ pub(crate) fn prepare(plan: &Process) -> Result<Prepared<'_>> {
 pub(crate) fn live_as(plan: &Process) -> Result<Vec<String>> {
     let environment = environment::complete(&plan.env, plan.uid)?;
     let capabilities = take_rights(plan)?;
-    commit(plan, capabilities)?;
+    commit(plan, capabilities, None)?;
     Ok(environment)
 }
 
@@ -129,8 +129,13 @@ fn take_rights(plan: &Process) -> Result<Capabilities> {
     Ok(capabilities)
 }
 
-/// Limits and filter, and no right but these; gives the filter's listener, if it has one.
-fn commit(plan: &Process, capabilities: Capabilities) -> Result<Option<OwnedFd>> {
+/// Limits and filter, and no right but these. The host side gets the filter's listener, if it has
+/// one; without a host side nobody has it, and what it would be asked about fails (ENOSYS).
+fn commit(
+    plan: &Process,
+    capabilities: Capabilities,
+    host_side: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     process::close_on_exec_from(first_unwanted_fd(plan))
         .map_err(host(|| "mark descriptors close-on-exec".to_owned()))?;
     for &(resource, soft, hard) in &plan.rlimits {
@@ -142,30 +147,42 @@ fn commit(plan: &Process, capabilities: Capabilities) -> Result<Option<OwnedFd>>
             "set no_new_privs, which Linux has from 3.5".to_owned()
         }))?;
     }
-    let mut listener = None;
     if let Some(SeccompFilter { program, flags }) = &plan.seccomp {
-        listener = process::load_seccomp(program, *flags)
+        let listener = process::load_seccomp(program, *flags)
             .map_err(host(|| format!("load seccomp filter, flags {flags:#x}")))?;
+        if let (Some(listener), Some(host_side)) = (listener, host_side) {
+            hand_over(&listener, host_side)?;
+        }
     }
     if with_filter_right(capabilities, plan) != capabilities {
         set_capabilities(capabilities)?;
     }
-    Ok(listener)
+    Ok(())
+}
+
+/// Before any other system call, about which it may be asked: the filter is in force.
+fn hand_over(listener: &OwnedFd, host_side: BorrowedFd<'_>) -> Result<()> {
+    control::send(host_side, &FromStub::Listener, &[listener.as_fd()])?;
+    match control::recv(host_side)? {
+        Some(Received {
+            message: ToStub::GoOn,
+            ..
+        }) => Ok(()),
+        Some(_) => Err(Error::Unexpected("instead of the listener's receipt")),
+        None => Err(Error::HostGone),
+    }
 }
 
 impl Prepared<'_> {
     /// Sets the limits, and at the last moment the filter; only execve(2) may follow, and hooks
-    /// that shall live with the same rights. Gives the filter's listener, if it has one.
-    pub(crate) fn commit(&self) -> Result<Option<OwnedFd>> {
-        commit(self.plan, self.capabilities)
+    /// that shall live with the same rights.
+    pub(crate) fn commit(&self) -> Result<()> {
+        commit(self.plan, self.capabilities, None)
     }
 
-    /// As [`Prepared::commit`]; the host side gets the listener.
-    pub(crate) fn commit_before(&self, host: impl AsFd) -> Result<()> {
-        match self.commit()? {
-            Some(listener) => control::send(host, &FromStub::Listener, &[listener.as_fd()]),
-            None => Ok(()),
-        }
+    /// As [`Prepared::commit`]; the host side gets the filter's listener, if it has one.
+    pub(crate) fn commit_before(&self, host_side: impl AsFd) -> Result<()> {
+        commit(self.plan, self.capabilities, Some(host_side.as_fd()))
     }
 
     /// Becomes the program; returns only with the reason why not.

@@ -98,17 +98,18 @@ fn of_loop_device(mount: &Mount, data: &str, target: &Path) -> Result<()> {
 /// mode from what it covers. What [`Mount::is_filled_later`] says is not read-only yet, whatever its
 /// options: the caller makes it so when all is made in it.
 ///
+/// A bind that shows owners mapped is made by way of [`owners_of`] and [`tree_of`], whose conditions
+/// hold.
+///
 /// # Errors
-/// [`Error::Mount`] with the step that failed or the reason of a refusal as its source. A bind that
-/// shows owners mapped is refused: it needs its tree ([`apply_tree_under`]).
+/// [`Error::Mount`] with the step that failed or the reason of a refusal as its source.
 pub fn apply_under(root: &RootDir, mount: &Mount) -> Result<()> {
-    let done = match mount.id_map() {
-        None => under_root(root, mount, None),
-        Some(_) => Err(Error::refused(
-            "a mount that shows owners mapped needs its tree",
-        )),
-    };
-    done.map_err(|cause| failed(mount, &mount.target, cause))
+    if mount.id_map().is_none() {
+        let made = under_root(root, mount, None);
+        return made.map_err(|cause| failed(mount, &mount.target, cause));
+    }
+    let tree = tree_of(mount, owners_of(mount)?.as_ref())?;
+    apply_tree_under(root, mount, tree.as_fd())
 }
 
 /// As [`apply_under`], for a bind: mounts the tree of [`tree_of`] instead of what is at its source.
@@ -143,7 +144,8 @@ pub fn tree_of(mount: &Mount, owners: Option<&OwnedFd>) -> Result<OwnedFd> {
     let made = match (mount.id_map(), owners) {
         _ if !mount.is_bind() => Err(Error::refused("only a bind has a tree")),
         (Some(map), Some(owners)) => id_map::tree(map, mount, owners),
-        _ => id_map::copy_of_source(mount),
+        (Some(_), None) => Err(Error::refused("its owners are to be mapped")),
+        (None, _) => id_map::copy_of_source(mount),
     };
     made.map_err(|cause| failed(mount, &mount.target, cause))
 }
@@ -633,7 +635,7 @@ mod tests {
             let error = owners_of(&bind).unwrap_err();
             assert!(why(&error).contains("needs uidMappings"), "{}", why(&error));
             let error = apply_under(&root, &bind).unwrap_err();
-            assert!(why(&error).contains("needs its tree"), "{}", why(&error));
+            assert!(why(&error).contains("needs uidMappings"), "{}", why(&error));
             let range = crate::IdRange {
                 inside: 0,
                 outside: 1000,
@@ -657,6 +659,10 @@ mod tests {
                     apply_tree_under(&root, &bind, tree.as_fd()).unwrap();
                     let about = fs::metadata(root.path().join("f")).unwrap();
                     assert!(about.is_file() && about.uid() == 1005, "{about:?}");
+                    bind.target = "/by-itself".to_owned();
+                    apply_under(&root, &bind).unwrap();
+                    let about = fs::metadata(root.path().join("by-itself")).unwrap();
+                    assert_eq!(about.uid(), 1005);
                 }
                 // Before 5.12, or a tmpfs before 6.3.
                 Err(error) => assert!(

@@ -1,9 +1,11 @@
 //! From create to delete, and what is seen on the way.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
 use crate::harness::Place;
@@ -395,10 +397,18 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
     place
         .on("start")
         .fails_with("failed to connect with seccomp agent");
+    assert_eq!(place.status(), "stopped");
+    assert!(!place.rootfs().join("tmp/x").exists());
     place.on("delete").ok();
 
     let agent = UnixListener::bind(&socket).unwrap();
     let told = || {
+        let mut asked = [PollFd::new(agent.as_fd(), PollFlags::POLLIN)];
+        assert_ne!(
+            poll(&mut asked, 30_000_u16).unwrap(),
+            0,
+            "no listener comes"
+        );
         let (stream, _) = agent.accept().unwrap();
         let mut text = [0; 4096];
         let (count, fds, _) = sys::recv_with_fds(&stream, &mut text).unwrap();
@@ -416,7 +426,10 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
         (&about["pid"], &about["state"]["pid"]),
         (&place.state()["pid"], &about["pid"])
     );
-    assert_eq!(about["state"]["id"], json!(place.id));
+    assert_eq!(
+        (&about["state"]["id"], &about["state"]["status"]),
+        (&json!(place.id), &json!("created"))
+    );
     let said = std::thread::scope(|scope| {
         let agent = scope.spawn(told);
         let said = place.run(&["exec", &place.id, "busybox", "mkdir", "/tmp/y"]);
@@ -567,6 +580,6 @@ pub(crate) fn wait_for(so: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !so() {
         assert!(start.elapsed().as_secs() < 20, "it does not happen");
-        nix::poll::poll(&mut [], 5_u8).unwrap();
+        poll(&mut [], 5_u8).unwrap();
     }
 }

@@ -119,7 +119,7 @@ impl Application {
         wear(&self.fds)?;
         let prepared = process::prepare(&self.plan)?;
         // Plans with a listener are refused for these containers.
-        let _none = prepared.commit()?;
+        prepared.commit()?;
         Err(prepared.execute())
     }
 }
