@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// A value by the file it is in: controller and file on v1, file on v2.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,13 @@ pub const MEMORY_LIMIT: Value = Value {
     v2: "memory.max",
 };
 
+/// The share of CPU time.
+pub const CPU_SHARES: Value = Value {
+    controller: "cpu",
+    v1: "cpu.shares",
+    v2: "cpu.weight",
+};
+
 /// The text of a value of a process's cgroup, and whether it is of v2.
 pub fn read(pid: i32, value: Value) -> Result<(String, Layout)> {
     let (directory, layout) = directory(pid, value.controller)?;
@@ -34,6 +41,20 @@ pub fn read(pid: i32, value: Value) -> Result<(String, Layout)> {
     });
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     Ok((text.trim().to_owned(), layout))
+}
+
+/// That a value of a process's cgroup is this on v1, or that on v2.
+pub fn expect(pid: i32, value: Value, v1: &str, v2: &str) -> Result<()> {
+    let (text, layout) = read(pid, value)?;
+    let expected = match layout {
+        Layout::V1 => v1,
+        Layout::V2 => v2,
+    };
+    ensure!(
+        text == expected,
+        "{value:?}: expected {expected:?}, got {text:?}"
+    );
+    Ok(())
 }
 
 /// Which of its two forms a controller has on this host.

@@ -113,14 +113,7 @@ fn execs(ctr: Ctr<'_>, containerd: &Containerd) -> Result<()> {
         &["sh", "-c", "id -u; id -g; pwd"],
     )?;
     ensure!(user.success()?.stdout() == "12\n34\n/tmp\n", "another user");
-    let mut running = Vec::new();
-    for number in 0..8 {
-        let script = format!("exit {number}");
-        running.push((number, task.start_exec(&[], &["sh", "-c", &script])?));
-    }
-    for (number, running) in running {
-        running.finish(SOON)?.with_code(number)?;
-    }
+    task.exec_many_at_once()?;
     task.exec(&["sh", "-c", "kill -TERM $$"])?.with_code(143)?;
     let refused = task.exec(&["/no/such/program"])?;
     ensure!(

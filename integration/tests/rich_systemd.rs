@@ -1,28 +1,19 @@
 //! Rich containers with an image's own systemd as pid 1.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     check::{Bench, check},
     ctr::{Container, Task},
+    image_init,
     images::Image,
     process::Finished,
     runtime::Runtime,
-    terminal::Size,
-    wait::SOON,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 const RUNTIME: Runtime = Runtime::Runlxc;
-
-const SIZE: Size = Size {
-    rows: 37,
-    columns: 111,
-};
 
 /// Until systemd has nothing more to start; some of its own units fail in any container.
 const SETTLED: &str = "until systemctl is-system-running --wait 2>/dev/null | grep -qE '^(running|degraded)$'; \
@@ -44,22 +35,7 @@ fn asked(task: &Task<'_>, script: &str) -> Result<Finished> {
 #[test]
 fn the_program_is_a_unit_and_its_output_and_exit_code_are_the_containers() {
     on_systemd(|bench| {
-        for code in [0, 3, 255] {
-            let script = format!("echo out; echo err >&2; exit {code}");
-            let ended = rich(bench, &format!("code-{code}")).shell(&script)?;
-            ensure!(
-                ended.code() == code
-                    && ended.stdout() == "out\n"
-                    && ended.stderr().contains("err\n"),
-                "{code}: {ended}"
-            );
-        }
-        rich(bench, "killed")
-            .shell("kill -KILL $$")?
-            .with_code(137)?;
-        rich(bench, "left")
-            .shell("sleep 600 & setsid sleep 600 & exit 3")?
-            .with_code(3)?;
+        image_init::ends_as_the_program(|name| rich(bench, name))?;
         let script = "cat /proc/1/comm; cat /proc/self/cgroup | grep name=systemd; \
                       systemctl is-active pouch-application.service; cat /etc/machine-id | wc -c";
         let shown = rich(bench, "shown").output(script)?;
@@ -134,13 +110,7 @@ fn nothing_is_written_to_the_image_but_by_services() {
     on_systemd(|bench| {
         let task = rich(bench, "upper").detach(&["sleep", "600"])?;
         asked(&task, SETTLED)?;
-        let upper = asked(&task, "cat /proc/self/mountinfo")?.stdout();
-        let root = upper.lines().find(|line| line.contains(" / / "));
-        let upper = root
-            .and_then(|line| line.split("upperdir=").nth(1))
-            .and_then(|rest| rest.split(',').next())
-            .context("the root is no overlay")?;
-        let listed = listing(Path::new(upper))?;
+        let listed = image_init::changes(&task)?;
         let allowed = [
             "dev",
             "etc",
@@ -162,27 +132,10 @@ fn nothing_is_written_to_the_image_but_by_services() {
     });
 }
 
-/// Everything below a directory, by its path from there.
-fn listing(directory: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                open.push(entry.path());
-            }
-            let path = entry.path();
-            found.push(path.strip_prefix(directory)?.display().to_string());
-        }
-    }
-    Ok(found)
-}
-
 #[test]
 fn what_does_not_fit_is_refused_and_leaves_nothing() {
     on_systemd(|bench| {
-        for (number, (key, value, why)) in [
+        let cases = [
             (
                 "user",
                 "nobody-at-all",
@@ -191,16 +144,8 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
             ("services", "corn", "the image has no corn.service in"),
             ("services", "a b", "is no name of a service"),
             ("signals", "TERM:QUIT", "mode systemd has no such thing"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let container = rich(bench, &format!("refused-{number}"));
-            let container = container.rich(&format!("{key}={value}"));
-            let refused = container.shell("true")?;
-            ensure!(refused.code() != 0, "{value}: it ran");
-            ensure!(refused.stderr().contains(why), "{value}: {refused}");
-        }
+        ];
+        image_init::refuses(|name| rich(bench, name), &cases)?;
         let refused = rich(bench, "absent").run(&["/no/such/program"])?;
         ensure!(refused.stderr().contains("/no/such/program"), "{refused}");
         Ok(())
@@ -226,16 +171,7 @@ fn the_container_ends_when_the_programs_parent_is_killed() {
             &task,
             "until grep -qsx sleep /proc/[0-9]*/comm; do sleep 0.1; done",
         )?;
-        let is_parent = |pid: &&i32| {
-            let words = fs::read(format!("/proc/{pid}/cmdline"));
-            words.is_ok_and(|words| words == b"/run/runlxc/init\0application\0")
-        };
-        let processes = task.processes()?;
-        let parent = processes.iter().find(is_parent);
-        let parent = parent.context("the program has no such parent")?;
-        kill(Pid::from_raw(*parent), Signal::SIGKILL)?;
-        let code = task.remove()?;
-        ensure!(code == 137, "expected 137, got {code}");
+        image_init::ends_with_the_programs_parent(&task, "application")?;
         Ok(())
     });
 }
@@ -243,14 +179,7 @@ fn the_container_ends_when_the_programs_parent_is_killed() {
 #[test]
 fn a_terminal_is_the_programs_alone() {
     on_systemd(|bench| {
-        let mut terminal = rich(bench, "tty").terminal(SIZE, &["sh"])?;
-        terminal.type_text("tty; stty size; echo up $((40+2))\n")?;
-        terminal.expect("37 111", SOON)?;
-        terminal.expect("up 42", SOON)?;
-        terminal.type_text("exit 9\n")?;
-        let (code, shown) = terminal.finish(SOON)?;
-        ensure!(code == 9, "expected 9, got {code}: {shown:?}");
-        ensure!(!shown.contains("systemd"), "{shown:?}");
+        image_init::a_terminal_is_the_programs(&rich(bench, "tty"), "systemd")?;
         Ok(())
     });
 }

@@ -6,22 +6,13 @@ use anyhow::{Context, Result, ensure};
 use integration::{
     check::{Bench, check},
     ctr::{Container, Task},
+    image_init,
     images::Image,
     runtime::Runtime,
-    terminal::Size,
-    wait::SOON,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 const RUNTIME: Runtime = Runtime::Runlxc;
-
-const SIZE: Size = Size {
-    rows: 37,
-    columns: 111,
-};
 
 /// A service in the image's own way, which says in order what becomes of it.
 const SERVICE: &str = "#!/bin/sh
@@ -72,22 +63,7 @@ fn is_in_order(directory: &Path) -> Result<()> {
 #[test]
 fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
     on_sysvinit(|bench| {
-        for code in [0, 3, 255] {
-            let script = format!("echo out; echo err >&2; exit {code}");
-            let ended = rich(bench, &format!("code-{code}")).shell(&script)?;
-            ensure!(
-                ended.code() == code
-                    && ended.stdout() == "out\n"
-                    && ended.stderr().contains("err\n"),
-                "{code}: {ended}"
-            );
-        }
-        rich(bench, "killed")
-            .shell("kill -KILL $$")?
-            .with_code(137)?;
-        rich(bench, "left")
-            .shell("sleep 600 & setsid sleep 600 & exit 3")?
-            .with_code(3)?;
+        image_init::ends_as_the_program(|name| rich(bench, name))?;
         let container = rich(bench, "intact").rich("user=daemon").flags(&[
             "--env",
             "ODD=a b $HOME %n \"q\" \\ 'x' ${Y} %%",
@@ -103,14 +79,7 @@ fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
         );
         ensure!(ended.code() == 0 && ended.stdout() == expected, "{ended}");
 
-        let mut terminal = rich(bench, "tty").terminal(SIZE, &["sh"])?;
-        terminal.type_text("tty; stty size; echo up $((40+2))\n")?;
-        terminal.expect("37 111", SOON)?;
-        terminal.expect("up 42", SOON)?;
-        terminal.type_text("exit 9\n")?;
-        let (code, shown) = terminal.finish(SOON)?;
-        ensure!(code == 9, "expected 9, got {code}: {shown:?}");
-        ensure!(!shown.contains("INIT"), "{shown:?}");
+        image_init::a_terminal_is_the_programs(&rich(bench, "tty"), "INIT")?;
         Ok(())
     });
 }
@@ -122,8 +91,7 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         let task = with_service(bench, "stopped", directory.path())?;
         let cron = task.exec(&["pgrep", "-x", "cron"])?;
         ensure!(cron.code() == 0, "cron does not run: {cron}");
-        let upper = upper_of(&task)?;
-        let written: Vec<_> = listing(Path::new(&upper))?
+        let written: Vec<_> = image_init::changes(&task)?
             .into_iter()
             .filter(|path| path.starts_with("etc/") || path.starts_with("sbin"))
             // Debian's init scripts write the former, the mount is the latter's point.
@@ -151,16 +119,7 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         }
 
         let task = with_service(bench, "parent", directory.path())?;
-        let is_parent = |pid: &&i32| {
-            let words = fs::read(format!("/proc/{pid}/cmdline"));
-            words.is_ok_and(|words| words == b"/run/runlxc/init\0job\0")
-        };
-        let processes = task.processes()?;
-        let parent = processes.iter().find(is_parent);
-        let parent = parent.context("the program has no such parent")?;
-        kill(Pid::from_raw(*parent), Signal::SIGKILL)?;
-        let code = task.remove()?;
-        ensure!(code == 137, "parent: expected 137, got {code}");
+        image_init::ends_with_the_programs_parent(&task, "job")?;
 
         // A stop of the first moment is not lost.
         let task = rich(bench, "at-once").detach(&["sleep", "600"])?;
@@ -169,33 +128,6 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         ensure!([143, 255].contains(&code), "at once: got {code}");
         Ok(())
     });
-}
-
-/// The directory that the container's changes of its image go to.
-fn upper_of(task: &Task<'_>) -> Result<String> {
-    let mounts = task.output("cat /proc/self/mountinfo")?;
-    let root = mounts.lines().find(|line| line.contains(" / / "));
-    root.and_then(|line| line.split("upperdir=").nth(1))
-        .and_then(|rest| rest.split(',').next())
-        .map(str::to_owned)
-        .context("the root is no overlay")
-}
-
-/// Everything below a directory, by its path from there.
-fn listing(directory: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                open.push(entry.path());
-            }
-            let path = entry.path();
-            found.push(path.strip_prefix(directory)?.display().to_string());
-        }
-    }
-    Ok(found)
 }
 
 #[test]
@@ -224,13 +156,7 @@ fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
                 ("signals", "TERM:QUIT", "mode sbin-init has no such thing"),
             ],
         };
-        for (number, (key, value, why)) in cases.iter().enumerate() {
-            let container = rich(bench, &format!("refused-{number}"));
-            let container = container.rich(&format!("{key}={value}"));
-            let refused = container.shell("true")?;
-            ensure!(refused.code() != 0, "{value}: it ran");
-            ensure!(refused.stderr().contains(why), "{value}: {refused}");
-        }
+        image_init::refuses(|name| rich(bench, name), cases)?;
         if bench.image == Image::DebianSysvinit {
             let refused = rich(bench, "absent").run(&["/no/such/program"])?;
             ensure!(refused.stderr().contains("/no/such/program"), "{refused}");

@@ -42,7 +42,7 @@ impl Filesystems {
                 PlannedMount::Plain(mount) => {
                     let tree = || host.tree(number);
                     mount_plain(root, mount, label, (proc, &tree))?;
-                    (mount, is_filled_later(mount))
+                    (mount, mount.is_filled_later())
                 }
                 PlannedMount::Cgroup {
                     mount,
@@ -103,11 +103,6 @@ fn bind_plain(root: &RootDir, mount: &Mount, tree: &dyn Fn() -> Result<OwnedFd>)
         }
     }
     Ok(apply_tree_under(root, mount, tree()?.as_fd())?)
-}
-
-/// As in [`apply_under`], which leaves out the flag for just these.
-fn is_filled_later(mount: &Mount) -> bool {
-    !mount.is_bind() && (mount.fstype == "tmpfs" || Path::new(&mount.target) == Path::new("/dev"))
 }
 
 /// A mount below that of type `cgroup`, with its propagation.

@@ -27,7 +27,7 @@ use crate::scheduling;
 const UMASK_DEFAULT: u32 = 0o022;
 
 /// Names of resources by their numbers (asm-generic/resource.h).
-const RLIMITS: [&str; 16] = [
+pub(crate) const RLIMITS: [&str; 16] = [
     "CPU",
     "FSIZE",
     "DATA",

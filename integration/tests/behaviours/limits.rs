@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use integration::{
-    cgroup::{self, Layout, MEMORY_LIMIT, Value},
+    cgroup::{self, CPU_SHARES, MEMORY_LIMIT, Value, expect},
     check::{Bench, check},
     images::Image,
     runtime::Runtime,
@@ -18,30 +18,11 @@ const CPU_QUOTA: Value = Value {
     v1: "cpu.cfs_quota_us",
     v2: "cpu.max",
 };
-const CPU_SHARES: Value = Value {
-    controller: "cpu",
-    v1: "cpu.shares",
-    v2: "cpu.weight",
-};
-
 const PIDS_LIMIT: Value = Value {
     controller: "pids",
     v1: "pids.max",
     v2: "pids.max",
 };
-
-fn expect(pid: i32, value: Value, v1: &str, v2: &str) -> Result<()> {
-    let (text, layout) = cgroup::read(pid, value)?;
-    let expected = match layout {
-        Layout::V1 => v1,
-        Layout::V2 => v2,
-    };
-    ensure!(
-        text == expected,
-        "{value:?}: expected {expected:?}, got {text:?}"
-    );
-    Ok(())
-}
 
 #[test]
 fn limits_are_seen_in_the_cgroup_and_execs_are_in_it() {

@@ -93,14 +93,7 @@ fn many_clients_start_containers_at_the_same_time() {
 fn many_execs_run_at_the_same_time_in_one_container() {
     check(RUNTIME, &[Image::Busybox], |bench| {
         let task = bench.container("execs").detach(&["sleep", "600"])?;
-        let mut running = Vec::new();
-        for number in 0..8 {
-            let script = format!("exit {number}");
-            running.push((number, task.start_exec(&[], &["sh", "-c", &script])?));
-        }
-        for (number, running) in running {
-            running.finish(SOON)?.with_code(number)?;
-        }
+        task.exec_many_at_once()?;
         task.kill_and_remove()?;
         Ok(())
     });

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::process::RLIMITS;
 use crate::procfs::Proc;
 
 use super::image::Image;
@@ -41,26 +42,6 @@ const MASKED: [&str; 22] = [
     "systemd-udevd-control.socket",
     "systemd-udevd-kernel.socket",
     "systemd-udevd.service",
-];
-
-/// Words of systemd for limits, by the numbers of asm-generic/resource.h.
-const LIMITS: [&str; 16] = [
-    "CPU",
-    "FSIZE",
-    "DATA",
-    "STACK",
-    "CORE",
-    "RSS",
-    "NPROC",
-    "NOFILE",
-    "MEMLOCK",
-    "AS",
-    "LOCKS",
-    "SIGPENDING",
-    "MSGQUEUE",
-    "NICE",
-    "RTPRIO",
-    "RTTIME",
 ];
 
 /// What the files say.
@@ -134,7 +115,8 @@ impl Files<'_> {
         let mut limits = String::new();
         for &(resource, _, hard) in self.rlimits {
             let index = usize::try_from(resource).unwrap_or(usize::MAX);
-            let Some(word) = LIMITS.get(index) else {
+            // Words of systemd for limits are the names of resources.
+            let Some(word) = RLIMITS.get(index) else {
                 continue;
             };
             let _written = match hard {
