@@ -140,7 +140,10 @@ impl Runtime for RunV {
             true => Slots::Disks,
             false => Slots::None,
         };
-        let room = joined.map_or(Room::New(network, slots), Room::Of);
+        let room = match joined {
+            Some(sandbox) => Room::Of(sandbox),
+            None => Room::New(network, slots, Image::find(&Home::find()?)?),
+        };
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
         let id = request.id.clone();
         let made = self.make(request, (wanted, room), guest, &dir);
@@ -183,8 +186,8 @@ impl Runtime for RunV {
 
 /// Where a container is going to be.
 enum Room {
-    /// In a machine that is made for it, with the links of this namespace.
-    New(links::Wanted, Slots),
+    /// In a machine that is made for it of this guest, with the links of this namespace.
+    New(links::Wanted, Slots, Image),
     /// In this one.
     Of(Arc<Sandbox>),
 }
@@ -269,9 +272,10 @@ impl RunV {
         dir.write(&journal)?;
         let mut disks = Vec::new();
         let (part, pid, root) = match room {
-            Room::New(network, slots) => {
+            Room::New(network, slots, image) => {
+                let parts = (network, slots, image);
                 let (machine, cgroup, network) =
-                    self.machine(&wanted, (network, slots), disk, (&mut journal, dir))?;
+                    self.machine(&wanted, parts, disk, (&mut journal, dir))?;
                 let pid = machine.pid;
                 let sandbox = Arc::new(Sandbox::new(request.id.clone(), machine, network));
                 (
@@ -314,12 +318,11 @@ impl RunV {
     fn machine(
         &self,
         wanted: &Wanted,
-        (network, slots): (links::Wanted, Slots),
+        (network, slots, image): (links::Wanted, Slots, Image),
         disk: PathBuf,
         (journal, dir): (&mut Journal, &StateDir),
     ) -> std::result::Result<(Machine, Cgroup, network::Identity), Error> {
         let plan = &wanted.plan;
-        let image = Image::find(&Home::find()?)?;
         let held = network.hold()?;
         // There is no process of the container yet; the thread has its network namespace, for which
         // these hooks are there.
@@ -328,11 +331,12 @@ impl RunV {
         hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
         let found = links::read(held.namespace())?;
         journal.links = network.journalled(held.namespace(), &found);
-        dir.write(journal)?;
+        if journal.links.is_some() {
+            dir.write(journal)?;
+        }
         let tied = links::tie(held.namespace(), &found);
-        if tied.is_err() {
-            // Somebody else's may be there, which is not for `delete`.
-            journal.links = None;
+        // Somebody else's may be there, which is not for `delete`.
+        if tied.is_err() && journal.links.take().is_some() {
             dir.write(journal)?;
         }
         let wires = Wires {

@@ -140,7 +140,7 @@ impl Bundle {
             (None, _) => Ok(None),
             (listener, PidOne::Program) => Ok(listener),
             (Some(_), _) => Err(Error::unsupported(
-                "linux.seccomp",
+                filter::SECCOMP,
                 "SCMP_ACT_NOTIFY is not for rich containers, whose pid 1 is not the program",
             )),
         }

@@ -183,7 +183,8 @@ fn start(hook: &Hook) -> io::Result<Started> {
     })
 }
 
-fn environment_entry(entry: &str) -> (OsString, OsString) {
+/// Name and value of an entry of a process's environment.
+pub(crate) fn environment_entry(entry: &str) -> (OsString, OsString) {
     let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
     (name.into(), value.into())
 }

@@ -93,7 +93,7 @@ impl Services {
     /// Seconds that all of them may take until they are ready, one after the other.
     #[must_use]
     pub fn limit_s(&self) -> u64 {
-        self.list.iter().map(|_| u64::from(Self::LIMIT_S)).sum()
+        self.list.len() as u64 * u64::from(Self::LIMIT_S)
     }
 }
 

@@ -103,7 +103,7 @@ pub enum Action {
     Errno,
     /// `SCMP_ACT_TRACE`: ask a tracer.
     Trace,
-    /// `SCMP_ACT_NOTIFY`: ask a listener (kernel 5.0; [`Flag::NewListener`] makes it).
+    /// `SCMP_ACT_NOTIFY`: ask a listener (kernel 5.0; [`NEW_LISTENER`] makes it).
     Notify,
     /// `SCMP_ACT_LOG`: allow and log (kernel 4.14).
     Log,

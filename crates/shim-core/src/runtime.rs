@@ -62,6 +62,7 @@ pub struct Options {
     #[serde(default)]
     pub lxcfs_optional: bool,
     /// Whether a container runs without what its kernel lacks of no_new_privs and filters.
+    #[serde(default)]
     pub hardening_optional: bool,
 }
 
@@ -315,5 +316,24 @@ pub trait Container: Send + Sync + 'static {
                 request.images.display()
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_an_older_shim_wrote_are_understood() {
+        let options = Options {
+            root: Some("/run/elsewhere".into()),
+            ..Options::default()
+        };
+        let mut text = serde_json::to_value(&options).unwrap();
+        let fields = text.as_object_mut().unwrap();
+        for younger in ["lxcfs_root", "lxcfs_optional", "hardening_optional"] {
+            assert!(fields.remove(younger).is_some(), "{younger}");
+        }
+        assert_eq!(serde_json::from_value::<Options>(text).unwrap(), options);
     }
 }

@@ -217,6 +217,7 @@ mod tests {
     /// None before Linux 6.14.
     fn scene() -> Option<Scene> {
         if !crate::Kernel::running().unwrap().at_least(6, 14) {
+            println!("skipped: pre-content events, which Linux has from 6.14");
             return None;
         }
         // /tmp may be in memory, where nothing can be watched.

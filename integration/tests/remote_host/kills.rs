@@ -124,14 +124,20 @@ fn round(
     })
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
+/// # Errors
+/// One that is set and is no number.
+fn number_from(variable: &str) -> Result<Option<u64>> {
+    let set = std::env::var(variable).ok();
+    let number = set.map(|text| text.parse().with_context(|| format!("{variable}={text}")));
+    number.transpose()
 }
 
-fn kills(times: usize) -> Result<()> {
+fn kills() -> Result<()> {
+    let times = usize::try_from(number_from(KILLS)?.unwrap_or(KILLS_DEFAULT))?;
+    ensure!(times > 0, "{KILLS}=0 would test nothing");
     let mut store = Store::with_images(&[Image::Debian])?;
     let truth = Truth::of(&store)?;
-    let seed = number_from("POUCH_SEED").map_or_else(Random::fresh_seed, Ok)?;
+    let seed = number_from("POUCH_SEED")?.map_or_else(Random::fresh_seed, Ok)?;
     println!("repeated by POUCH_SEED={seed}");
     let mut pauses_ms = Vec::new();
     let mut debts = 0;
@@ -165,6 +171,5 @@ fn the_daemon_is_killed_while_files_are_read_and_nobody_notices() {
     if !has_pre_content() {
         return;
     }
-    let times = number_from(KILLS).unwrap_or(KILLS_DEFAULT);
-    kills(usize::try_from(times).unwrap()).unwrap();
+    kills().unwrap();
 }

@@ -1,8 +1,6 @@
 //! One service: how it is started and stopped, and when it is started again. Decides nothing about
 //! the others.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -81,7 +79,7 @@ pub(super) fn start(
     let all = environment.iter().map(String::as_str).chain(more);
     let spawn = Spawn::new(Path::new(program))
         .args(arguments)
-        .env_clear_set(all.map(split).collect())
+        .env_clear_set(all.map(hooks::environment_entry).collect())
         .new_session();
     let cannot = |error| {
         failed(
@@ -132,12 +130,6 @@ pub(super) fn script(service: &Service, action: &str, environment: &[String]) ->
 pub(super) fn ended_early(service: &Service, status: ExitStatus) -> Error {
     let status = hooks::status_words(status);
     failed(service, format_args!("ended before it was ready: {status}"))
-}
-
-fn split(entry: &str) -> (OsString, OsString) {
-    let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-    let own = |text: &str| OsString::from_vec(text.as_bytes().to_vec());
-    (own(name), own(value))
 }
 
 #[cfg(test)]

@@ -206,10 +206,12 @@ impl Readers {
     fn take(&self, state: &mut State, event: PreAccess) {
         self.measured.fault();
         let id = FileId::of(&event.file).ok();
-        let (outcome, pieces) = match self.learn_writer(state, &event, id) {
+        self.learn_writer(state, &event, id);
+        let (outcome, pieces) = if self.is_own_knock(&event) {
             // Not refused: its number may be that of a reader for whom the daemon before this was asked.
-            Knock::Own => (Outcome::Here, Vec::new()),
-            Knock::None => state.needs_of(id, event.range),
+            (Outcome::Here, Vec::new())
+        } else {
+            state.needs_of(id, event.range)
         };
         if let (Some(id), [first, ..]) = (id, &pieces[..]) {
             let ahead = self.options.read_ahead;
@@ -227,7 +229,7 @@ impl Readers {
     }
 
     /// The first event of a blob that an earlier daemon watched brings what it can be written by.
-    fn learn_writer(&self, state: &mut State, event: &PreAccess, id: Option<FileId>) -> Knock {
+    fn learn_writer(&self, state: &mut State, event: &PreAccess, id: Option<FileId>) {
         if let Some(id) = id
             && let Some(blob) = state.blobs.get(&id).cloned()
             && !blob.has_writer()
@@ -240,12 +242,12 @@ impl Readers {
                 self.note_watched(state, id);
             }
         }
-        let is_own = event.pid.unsigned_abs() == std::process::id();
-        // Another reader may have been quicker; this process reads of no blob but to learn that.
-        if is_own && !self.knows_watched.load(Ordering::SeqCst) {
-            return Knock::Own;
-        }
-        Knock::None
+    }
+
+    /// Whether an event is what this process asked for to learn by what a blob is written. Another
+    /// reader may have been quicker; this process reads of no blob but to learn that.
+    fn is_own_knock(&self, event: &PreAccess) -> bool {
+        event.pid.unsigned_abs() == std::process::id() && !self.knows_watched.load(Ordering::SeqCst)
     }
 
     pub(super) fn note_watched(&self, state: &mut State, id: FileId) {
@@ -429,10 +431,4 @@ impl Readers {
     pub(super) fn lock_holder(&self) -> MutexGuard<'_, Holder> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether an event is what this process asked for to learn by what a blob is written.
-enum Knock {
-    Own,
-    None,
 }
