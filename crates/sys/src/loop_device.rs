@@ -342,6 +342,17 @@ mod tests {
         assert!(!ours());
     }
 
+    /// Waits until no device is this file's: other tests look through all devices, and one that is let go
+    /// while somebody has it open stays until that ends (LOOP_CLR_FD, loop(4)).
+    fn wait_until_of_none(file: &File) {
+        let is_of_none = || LoopDevice::of_file(file).unwrap().is_none();
+        let start = std::time::Instant::now();
+        while !is_of_none() && start.elapsed().as_secs() < 30 {
+            std::thread::yield_now();
+        }
+        assert!(is_of_none());
+    }
+
     #[test]
     fn device_shows_the_file_and_is_freed_by_itself() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -413,7 +424,7 @@ mod tests {
         drop(found);
         device.detach().unwrap();
         wait_until_free(&path, file.as_file());
-        assert!(LoopDevice::of_file(file.as_file()).unwrap().is_none());
+        wait_until_of_none(file.as_file());
     }
 
     #[test]
@@ -425,6 +436,6 @@ mod tests {
         };
         let error = LoopDevice::attach_with(file.path(), &options).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        assert!(LoopDevice::of_file(file.as_file()).unwrap().is_none());
+        wait_until_of_none(file.as_file());
     }
 }
