@@ -9,6 +9,7 @@ use integration::{
     config::Config,
     containerd::{Containerd, SETTLE_LIMIT},
     ctr::Ctr,
+    events::Events,
     images::Image,
     runtime::Runtime,
     terminal::Size,
@@ -37,6 +38,7 @@ fn a_container_runs_on_its_guests_kernel_to_its_own_end() {
         ensure!(release != host_release()?, "it is the host's");
         if bench.version() == Version::V2_4 {
             ends_and_streams(bench)?;
+            runs_out_of_memory(bench)?;
         }
         a_life(bench)
     });
@@ -52,6 +54,27 @@ fn ends_and_streams(bench: &Bench<'_>) -> Result<()> {
     let missing = bench.container("missing").run(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");
     ensure!(missing.stderr().contains("/no/such/program"), "{missing}");
+    Ok(())
+}
+
+/// Its guest's kernel kills, and containerd tells of it before the end.
+fn runs_out_of_memory(bench: &Bench<'_>) -> Result<()> {
+    let mut events = Events::follow(bench.containerd)?;
+    let limit = (16 << 20).to_string();
+    let container = bench.container("oom").flags(&["--memory-limit", &limit]);
+    // What tail keeps of a line without an end grows until it is killed; an exec's is told while init runs.
+    let script = "mkfifo /tmp/go; read line < /tmp/go; exec tail /dev/zero";
+    let task = container.detach(&["sh", "-c", script])?;
+    task.exec(&["tail", "/dev/zero"])?.with_code(137)?;
+    events.of_container(&task.id, |event| event.topic == "/tasks/oom")?;
+    task.exec(&["sh", "-c", "echo > /tmp/go"])?.success()?;
+    let code = task.remove()?;
+    ensure!(code == 137, "expected 137, got {code}");
+    let seen = events.of_container(&task.id, |event| event.topic == "/containers/delete")?;
+    let topics: Vec<_> = seen.iter().map(|event| event.topic.as_str()).collect();
+    let place = |wanted: &str| topics.iter().position(|&topic| topic == wanted);
+    let (told, ended) = (place("/tasks/oom"), place("/tasks/exit"));
+    ensure!(told.is_some() && told < ended, "got {topics:?}");
     Ok(())
 }
 

@@ -23,6 +23,8 @@ type Waiting = HashMap<u64, SyncSender<std::result::Result<Answer, Refusal>>>;
 pub(crate) enum News<'a> {
     /// A process has ended, with this code.
     Ended(&'a Process, u8),
+    /// Processes of this container were killed for memory.
+    OutOfMemory(&'a str),
     /// The agent is gone.
     Gone,
 }
@@ -223,6 +225,7 @@ fn read(shared: &Shared, tell: &impl Fn(News<'_>)) {
                 }
             }
             Ok(Some(Message::Exited { process, code })) => tell(News::Ended(&process, code)),
+            Ok(Some(Message::OutOfMemory { container })) => tell(News::OutOfMemory(&container)),
             Ok(None) => break,
             Err(error) => {
                 tracing::debug!(error = shim_core::chain(&error), "the agent says no more");

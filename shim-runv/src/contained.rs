@@ -10,7 +10,7 @@ use launch::hooks::{self, Stage};
 use launch::plan::Hook;
 use nix::sys::signal::Signal;
 use shim_core::runtime::Result;
-use shim_core::{Code, ExecRequest, ProcessIo, ShimError, SignalTarget, Started, WindowSize};
+use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, WindowSize};
 
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
@@ -267,12 +267,11 @@ impl shim_core::Container for Contained {
     }
 
     fn oom_descriptor(&self) -> Result<Option<OwnedFd>> {
-        Ok(None)
+        Ok(Some(self.machine().oom_kills.follow(&self.id)?))
     }
 
     fn take_oom(&self) -> Result<u64> {
-        let why = "OOM kills in a guest are not told";
-        Err(ShimError::new(Code::Unimplemented, why))
+        Ok(self.machine().oom_kills.take(&self.id)?)
     }
 
     fn init_exited(&self) -> Result<()> {
@@ -283,6 +282,7 @@ impl shim_core::Container for Contained {
     fn delete(&self) -> Result<()> {
         self.end();
         self.machine().processes.forget(&self.id);
+        self.machine().oom_kills.forget(&self.id);
         if self.dir.undo()?.is_some() {
             poststop(&self.journal.hooks_poststop, &self.journal.state_stopped);
         }

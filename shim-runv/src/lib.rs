@@ -23,6 +23,7 @@ mod held;
 mod journal;
 mod links;
 mod machine;
+mod oom;
 mod pod;
 mod rootfs;
 mod size;

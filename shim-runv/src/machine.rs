@@ -24,6 +24,7 @@ use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 
 use crate::agent::{Agent, News};
 use crate::journal::StateDir;
+use crate::oom::OomKills;
 use crate::qemu::{AGENT_FD, Arguments, LINK_FD, MONITOR_FD, Monitor, Slots};
 use crate::streams::Streams;
 use crate::{Error, Result};
@@ -174,6 +175,7 @@ pub(crate) struct Wires {
 pub(crate) struct Machine {
     pub(crate) agent: Agent,
     pub(crate) processes: Processes,
+    pub(crate) oom_kills: OomKills,
     /// QEMU's pid.
     pub(crate) pid: i32,
     monitor: Option<Monitor>,
@@ -227,12 +229,15 @@ impl Machine {
             return Err(not_up(&error.to_string(), dir));
         }
         let processes = Processes::default();
+        let oom_kills = OomKills::default();
         let (known, child) = (processes.clone(), Arc::clone(&qemu.0));
+        let kills = oom_kills.clone();
         let told = move |news: News<'_>| match news {
             News::Ended(process, code) => {
                 let status = ExitStatus::Exited(code.into());
                 known.end(|it| it == process, status);
             }
+            News::OutOfMemory(container) => kills.add(container),
             News::Gone => {
                 // It may be there still, without anybody to talk to.
                 kill(&child);
@@ -244,6 +249,7 @@ impl Machine {
             monitor,
             agent: Agent::new(link, told)?,
             processes,
+            oom_kills,
             pid: pid.as_raw(),
             qemu,
         };

@@ -30,6 +30,11 @@ pub enum Message {
         /// 0 to 255, or 128 and the number of the signal that ended it.
         code: u8,
     },
+    /// The guest's kernel has killed processes of a container for memory; told before their ends.
+    OutOfMemory {
+        /// The container.
+        container: String,
+    },
 }
 
 /// What the shim asks for.

@@ -5,7 +5,7 @@
 //!     | Request { number, call }                          |
 //!     |-------------------------------------------------->|  each on a thread of its own
 //!     |<--------------------------------------------------|  Reply { number, outcome }
-//!     |<--------------------------------------------------|  Event: a process ended
+//!     |<--------------------------------------------------|  Exited, OutOfMemory: by itself
 //! ```
 //! The guest is hostile as far as the shim is concerned: messages are bounded, have types, and name no
 //! path of the host. The words are the runtime specification's and containerd's.
@@ -14,7 +14,7 @@ pub mod call;
 pub mod wire;
 
 /// Version of these messages; the agent says its own in the answer to [`call::Call::Prepare`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Name of the virtio-serial port.
 pub const PORT: &str = "pouch.runv.agent";

@@ -5,7 +5,7 @@ use std::fs::{self, File as OpenFile};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle::{Bundle, HostFacts, NamespaceKind, Plan, PlanContext, ProcessContext};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies};
@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use sys::{Child, CloneFlags, Kernel, Pid};
 
 use crate::error::{Error, Result};
+use crate::oom::Oom;
 use crate::process::{Copying, Mux, Pipes, Running};
 use crate::rootfs::Rootfs;
 use crate::stub::{self, Namespaces, Standing};
@@ -26,9 +27,11 @@ const CGROUPS: &str = "/containers";
 /// A container that was made.
 #[derive(Debug)]
 pub(crate) struct Container {
-    id: String,
+    pub(crate) id: String,
     folder: PathBuf,
     cgroup: Cgroup,
+    /// Kills for memory in it.
+    pub(crate) oom: Arc<Oom>,
     facts: HostFacts,
     seccomp: Option<SeccompFilter>,
     namespaces: Vec<NamespaceKind>,
@@ -80,8 +83,9 @@ impl Container {
         let facts = facts()?;
         let plan = bundle.plan(&context(&request.id, &paths, facts)?)?;
         let cgroup = Cgroup::create_at(paths)?;
-        let made = Self::bring_up(&plan, &cgroup, &path, mux);
-        let (standing, copying) = made.inspect_err(|_| {
+        let made = Oom::watch(&cgroup)
+            .and_then(|oom| Ok((oom, Self::bring_up(&plan, &cgroup, &path, mux)?)));
+        let (oom, (standing, copying)) = made.inspect_err(|_| {
             // The first error is the one to tell.
             let _left = cgroup.delete();
         })?;
@@ -97,6 +101,7 @@ impl Container {
             id: request.id.clone(),
             folder: path,
             cgroup,
+            oom: Arc::new(oom),
             facts,
             seccomp: plan.init.process.seccomp.clone(),
             namespaces: plan.namespaces.iter().map(|it| it.kind).collect(),

@@ -11,6 +11,7 @@ mod boot;
 mod container;
 mod disks;
 mod error;
+mod oom;
 mod port;
 mod process;
 mod rootfs;

@@ -181,8 +181,27 @@ impl Agent {
             exec: None,
         };
         let (container, init) = Container::create(request, mux)?;
+        self.follow_oom(&container);
         lock(&self.containers).insert(request.id.clone(), Arc::new(container));
         Ok(Answer::Pid(self.watch(init, process)))
+    }
+
+    /// From now on its kills for memory are told.
+    fn follow_oom(self: &Arc<Self>, container: &Container) {
+        let (agent, oom) = (Arc::clone(self), Arc::clone(&container.oom));
+        let id = container.id.clone();
+        let failed = |error: Error| say(&format!("runv-agent: {}", error.chain()));
+        let follow = move || {
+            oom.follow(|| agent.out_of_memory(&id))
+                .unwrap_or_else(failed);
+        };
+        // A container runs without that rather than not.
+        thread("oom", follow).unwrap_or_else(failed);
+    }
+
+    fn out_of_memory(&self, container: &str) {
+        let container = container.to_owned();
+        self.send(&Message::OutOfMemory { container });
     }
 
     fn exec(self: &Arc<Self>, request: &Exec) -> Result<Answer> {
@@ -252,10 +271,11 @@ impl Agent {
                 let Some(process) = lock(&self.watched).remove(&pid.as_raw()) else {
                     continue;
                 };
-                if let Ok(container) = self.container(&process.container)
-                    && let Err(error) = container.ended(&process)
-                {
-                    say(&format!("runv-agent: {}", error.chain()));
+                if let Ok(container) = self.container(&process.container) {
+                    container.oom.tell(&|| self.out_of_memory(&container.id));
+                    if let Err(error) = container.ended(&process) {
+                        say(&format!("runv-agent: {}", error.chain()));
+                    }
                 }
                 let code = u8::try_from(status.code()).unwrap_or(crate::EXIT_FAILED);
                 self.send(&Message::Exited { process, code });
