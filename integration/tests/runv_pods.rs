@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use integration::{
     census::processes,
-    cri::{Access, Container, PodNetwork},
+    cri::{Access, Container, Pod, PodNetwork},
     node::{Node, check, shell},
     runtime::Runtime,
     versions::Version,
@@ -107,6 +107,7 @@ fn shares(node: &Node<'_>) -> Result<()> {
     })?;
     ensure!(cri.status(&job)?.exit_code == 9, "{:?}", cri.status(&job)?);
     cri.remove(&job)?;
+    leaves_nothing_when_it_fails(node, (&pod, &pod_id, &client), &volumes)?;
     // The guest takes its part of a disk away on its own time, after the monitor's word.
     until(
         "disks of containers that are gone go",
@@ -120,6 +121,37 @@ fn shares(node: &Node<'_>) -> Result<()> {
     cri.remove_pod(&pod_id)?;
     ensure!(machines(node)?.is_empty(), "the machine ends with its pod");
     Ok(())
+}
+
+/// A container that fails after half of its create, with its disks plugged in and mounted and its init alive.
+fn leaves_nothing_when_it_fails(
+    node: &Node<'_>,
+    (pod, pod_id, client): (&Pod, &str, &str),
+    volumes: &[(PathBuf, String, Access)],
+) -> Result<()> {
+    let cri = &node.cri;
+    // Of the whole guest: neither has a namespace. Version 1 alone counts by controller.
+    let script = "cat /proc/cgroups; ls -d /sys/fs/erofs/sd* /sys/block/sd*";
+    let seen = || Ok::<_, anyhow::Error>(cri.exec(client, &["sh", "-c", script])?.stdout);
+    let before = seen()?;
+    ensure!(before.contains("/sys/fs/erofs/sd"), "{before}");
+    let (token, ..) = &volumes[0];
+    let below_a_file = (token.clone(), "/bin/busybox/below".to_owned(), Access::Read);
+    let container = Container {
+        volumes: vec![volumes[0].clone(), below_a_file],
+        ..shell("half", "true")
+    };
+    let id = cri.create(pod, pod_id, &container)?;
+    let error = cri.start(&id).err().context("it starts")?;
+    let error = format!("{error:#}");
+    ensure!(error.contains("/bin/busybox/below"), "{error}");
+    until(
+        "nothing of it is left in the guest",
+        SOON,
+        Sources::none(),
+        || Ok((seen()? == before).then_some(())),
+    )?;
+    cri.remove(&id)
 }
 
 /// What containers of a pod share, and what not.

@@ -119,10 +119,26 @@ impl Contained {
         match self.machine().agent.ask(what, call, SET_UP_LIMIT) {
             Ok(Answer::Pid(_)) => Ok(terminal),
             other => {
+                let error = other.err().unwrap_or(Error::Answer);
                 // Its end is nobody's to know.
                 self.machine().processes.remove(&self.init());
-                other.and(Err(Error::Answer))
+                if !matches!(error, Error::Guest(_)) {
+                    self.give_up();
+                }
+                Err(error)
             }
+        }
+    }
+
+    /// Has the guest undo what it may have begun, or still does; what it refused it has undone itself. A
+    /// machine of its own ends anyway.
+    fn give_up(&self) {
+        let call = Call::Delete(self.id.clone());
+        if let Part::Member(sandbox) = &self.part
+            && let Err(error) = sandbox.machine.agent.post("the removal", call, QUICK_LIMIT)
+        {
+            let error = error.chain();
+            tracing::warn!(container = self.id, error, "what was begun stays in the guest");
         }
     }
 
@@ -141,7 +157,11 @@ impl Contained {
         match self.machine().agent.tell("the removal", call, DELETE_LIMIT) {
             // Not running: it was ended before.
             Ok(()) | Err(Error::NotRunning) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "the guest is ended as it is"),
+            Err(error) => {
+                tracing::warn!(container = self.id, error = error.chain(), "output is lost");
+                // The guest waits for nobody who takes it.
+                self.machine().processes.stop_reading(&self.id);
+            }
         }
         if let Part::Owner(sandbox, _) = &self.part {
             sandbox.machine.end();

@@ -124,6 +124,13 @@ impl Processes {
         self.lock().retain(|it, _| it.container != container);
     }
 
+    /// Nobody takes the output of a container's processes any more.
+    pub(crate) fn stop_reading(&self, container: &str) {
+        let processes = self.lock();
+        let of = processes.iter().filter(|(it, _)| it.container == container);
+        of.for_each(|(_, known)| known.streams.stop_reading());
+    }
+
     /// The process of that pid.
     pub(crate) fn find(&self, pid: i32) -> Option<Process> {
         let processes = self.lock();

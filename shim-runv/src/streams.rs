@@ -28,6 +28,8 @@ pub(crate) struct Streams {
     pub(crate) io: Io,
     /// Closed, input ends.
     input: Mutex<Option<OwnedFd>>,
+    /// What the process writes to.
+    outputs: Vec<Arc<Stream>>,
 }
 
 /// Streams of a process that is to be made, and the master of its terminal when one was asked for.
@@ -48,6 +50,7 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
                     stderr: errors.id(),
                 },
                 input: Mutex::new(Some(input)),
+                outputs: vec![Arc::clone(&output), Arc::clone(&errors)],
             };
             thread(move || feed(stdin, &input_stream, &stop))?;
             thread(move || drain(&output, stdout))?;
@@ -63,6 +66,7 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
             let streams = Streams {
                 io: Io::Terminal(stream.id()),
                 input: Mutex::new(Some(input)),
+                outputs: vec![Arc::clone(&stream)],
             };
             let typed = Arc::clone(&stream);
             thread(move || feed(slave, &typed, &stop))?;
@@ -98,6 +102,13 @@ impl Streams {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
+    }
+
+    /// Nobody takes output any more: who still has some in the guest does not wait.
+    pub(crate) fn stop_reading(&self) {
+        for output in &self.outputs {
+            output.stop_reading();
+        }
     }
 }
 

@@ -38,7 +38,8 @@ pub(crate) struct Container {
     init: Pid,
     /// By exec; none: init. Those that ended too, until their output was copied.
     processes: Mutex<BTreeMap<Option<String>, Running>>,
-    _rootfs: Rootfs,
+    /// None once it is gone.
+    rootfs: Mutex<Option<Rootfs>>,
 }
 
 /// What decides whether a field can be honoured.
@@ -87,7 +88,7 @@ impl Container {
             .and_then(|oom| Ok((oom, Self::bring_up(&plan, &cgroup, &path, mux)?)));
         let (oom, (standing, copying)) = made.inspect_err(|_| {
             // The first error is the one to tell.
-            let _left = cgroup.delete();
+            let _left = remove(&cgroup);
         })?;
         let child = standing.child;
         let init = child.pid();
@@ -107,7 +108,7 @@ impl Container {
             namespaces: plan.namespaces.iter().map(|it| it.kind).collect(),
             init,
             processes: Mutex::new(BTreeMap::from([(None, running)])),
-            _rootfs: rootfs,
+            rootfs: Mutex::new(Some(rootfs)),
         };
         Ok((container, child))
     }
@@ -236,15 +237,34 @@ impl Container {
         &self.cgroup
     }
 
-    /// Kills what is left, waits for its output and removes it.
+    /// Kills what is left and removes it, then waits until all its output was taken.
     pub(crate) fn delete(&self) -> Result<()> {
-        self.cgroup.kill_all(Signal::SIGKILL as i32)?;
-        self.cgroup.delete()?;
+        remove(&self.cgroup)?;
+        // No code panics while it holds the lock.
+        let mut rootfs = self.rootfs.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(rootfs.take());
         for (_, running) in std::mem::take(&mut *self.lock()) {
             running.copying.join();
         }
         Ok(())
     }
+}
+
+/// Ends all in a cgroup, and the cgroup.
+fn remove(cgroup: &Cgroup) -> Result<()> {
+    cgroup.kill_all(Signal::SIGKILL as i32)?;
+    Ok(cgroup.delete()?)
+}
+
+/// Ends what there is of a container that is being made, so that who makes it need not wait.
+pub(crate) fn kill_unmade(id: &str) -> Result<()> {
+    let hierarchies = Hierarchies::at_host()?;
+    let paths = CgroupPaths::new(&hierarchies, &format!("{CGROUPS}/{id}"))?;
+    let cgroup = Cgroup::from_paths(paths);
+    if cgroup.exists() {
+        cgroup.kill_all(Signal::SIGKILL as i32)?;
+    }
+    Ok(())
 }
 
 fn context(id: &str, paths: &CgroupPaths, host: HostFacts) -> Result<PlanContext> {

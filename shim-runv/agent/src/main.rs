@@ -9,6 +9,7 @@
 
 mod boot;
 mod container;
+mod containers;
 mod disks;
 mod error;
 mod oom;

@@ -15,7 +15,8 @@ use nix::time::{ClockId, clock_settime};
 use sys::Child;
 use sys::pty::WindowSize;
 
-use crate::container::Container;
+use crate::container::{Container, kill_unmade};
+use crate::containers::{Containers, GivenUp};
 use crate::error::{Error, Result};
 use crate::process::Mux;
 use crate::{port, say};
@@ -32,7 +33,7 @@ struct Agent {
     messages: Stream,
     /// Held while a message is sent.
     sending: Mutex<()>,
-    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    containers: Containers<Container>,
     /// Which process a pid is, from before it is watched until it was reaped.
     watched: Mutex<BTreeMap<i32, Process>>,
 }
@@ -63,7 +64,7 @@ pub(crate) fn until_the_end() -> Result<()> {
         streams: Mutex::new(BTreeMap::new()),
         messages,
         sending: Mutex::new(()),
-        containers: Mutex::new(BTreeMap::new()),
+        containers: Containers::default(),
         watched: Mutex::new(BTreeMap::new()),
     });
     let reaper = Arc::clone(&agent);
@@ -154,8 +155,10 @@ impl Agent {
                 Ok(Answer::Stats(Box::new(stats)))
             }
             Call::Delete(id) => {
-                self.container(&id)?.delete()?;
-                lock(&self.containers).remove(&id);
+                match self.containers.give_up(&id)? {
+                    GivenUp::Made(container) => container.delete()?,
+                    GivenUp::BeingMade => kill_unmade(&id)?,
+                }
                 Ok(Answer::Done)
             }
             Call::PowerOff => Ok(Answer::Done),
@@ -163,18 +166,11 @@ impl Agent {
     }
 
     fn container(&self, id: &str) -> Result<Arc<Container>> {
-        let containers = lock(&self.containers);
-        let container = containers.get(id).map(Arc::clone);
-        container.ok_or_else(|| Error::NotFound(format!("container {id}")))
+        self.containers.find(id)
     }
 
     fn create(self: &Arc<Self>, request: &Create) -> Result<Answer> {
-        if request.id.contains('/') || request.id.starts_with('.') {
-            return Err(Error::Invalid(format!("{:?} is no id", request.id)));
-        }
-        if lock(&self.containers).contains_key(&request.id) {
-            return Err(Error::Invalid(format!("container {} exists", request.id)));
-        }
+        let being_made = self.containers.begin(&request.id)?;
         let mux = self.take_streams(request.io)?;
         let process = Process {
             container: request.id.clone(),
@@ -182,7 +178,11 @@ impl Agent {
         };
         let (container, init) = Container::create(request, mux)?;
         self.follow_oom(&container);
-        lock(&self.containers).insert(request.id.clone(), Arc::new(container));
+        if let Some(unwanted) = being_made.done(Arc::new(container)) {
+            drop(init);
+            unwanted.delete()?;
+            return Err(Error::NotFound(format!("who wants container {}", request.id)));
+        }
         Ok(Answer::Pid(self.watch(init, process)))
     }
 
