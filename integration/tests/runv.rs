@@ -5,10 +5,11 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    census::processes,
     check::{Bench, check},
     config::Config,
     containerd::{Containerd, SETTLE_LIMIT},
-    ctr::Ctr,
+    ctr::{Ctr, Task},
     events::Events,
     images::Image,
     runtime::Runtime,
@@ -154,7 +155,9 @@ fn kills(containerd: &Containerd) -> Result<()> {
     ensure!(code == 255, "expected 255, got {code}");
 
     // The shim: the guest turns itself off, and containerd's clean-up does the rest.
-    let task = container("kills-shim").detach(&["sleep", "600"])?;
+    let data = mount(&containerd.work(), "/data", "rw");
+    let with_volume = container("kills-shim").flags(&["--mount", &data]);
+    let task = with_volume.detach(&["sleep", "600"])?;
     let qemu = task.pid()?;
     let shim = containerd.shim_of("kills-shim")?.context("it has a shim")?;
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
@@ -171,6 +174,108 @@ fn kills(containerd: &Containerd) -> Result<()> {
         task.delete()?;
     }
     task.remove_container()?;
+    Ok(())
+}
+
+/// A bind as `ctr run --mount` takes it.
+fn mount(source: &Path, target: &str, options: &str) -> String {
+    let source = source.display();
+    format!("type=bind,src={source},dst={target},options=rbind:{options}")
+}
+
+#[test]
+fn volumes_are_the_hosts_own_whoever_changes_them() {
+    let (containerd, _home) = one_containerd().unwrap();
+    let outcome = volumes(&containerd);
+    let log = containerd.log_tail();
+    outcome
+        .with_context(|| format!("its log ends:\n{log}"))
+        .unwrap();
+    containerd.finish().unwrap();
+}
+
+fn volumes(containerd: &Containerd) -> Result<()> {
+    let ctr = Ctr::of(containerd);
+    let at = |name: &str| containerd.work().join(name);
+    for name in ["data", "read", "plain", "data/below"] {
+        fs::create_dir(at(name))?;
+    }
+    for (name, text) in [
+        ("data/there", "host"),
+        ("file", "one"),
+        ("secret", "s"),
+        ("read/it", "r"),
+    ] {
+        fs::write(at(name), text)?;
+    }
+    let mounts = [
+        mount(&at("data"), "/data", "rw"),
+        mount(&at("read"), "/read", "ro"),
+        mount(&at("plain"), "/plain", "rw:nosuid:nodev:noexec"),
+        mount(&at("file"), "/etc/file", "rw"),
+    ];
+    let flags: Vec<_> = mounts
+        .iter()
+        .flat_map(|it| ["--mount", it.as_str()])
+        .collect();
+    let container = |id| ctr.container(id, Image::Busybox, RUNTIME).flags(&flags);
+    let task = container("volumes").detach(&["sleep", "600"])?;
+    let script = "cat /data/there /read/it /etc/file; echo new > /data/new; echo two > /etc/file; \
+                  touch /read/no 2>/dev/null || echo kept; cp /bin/busybox /plain/x; \
+                  /plain/x true 2>/dev/null || echo plain; grep ' /plain ' /proc/mounts";
+    let seen = task.output(script)?;
+    ensure!(seen.starts_with("hostronekept\nplain\n"), "{seen}");
+    ensure!(seen.contains("rw,nosuid,nodev,noexec"), "{seen}");
+    ensure!(fs::read_to_string(at("data/new"))? == "new\n");
+    ensure!(fs::read_to_string(at("file"))? == "two\n");
+    ensure!(fs::read_dir(at("read"))?.count() == 1);
+    // The other way; names and attributes may be a second old.
+    fs::write(at("data/below/later"), "later\n")?;
+    fs::write(at("read/it"), "changed\n")?;
+    let sees = |script: &str, expected: &str| {
+        until(expected, SOON, Sources::none(), || {
+            Ok((task.exec(&["sh", "-c", script])?.stdout() == expected).then_some(()))
+        })
+    };
+    sees("cat /data/below/later", "later\n")?;
+    sees("cat /read/it", "changed\n")?;
+    // Links lead where they do in the container.
+    let secret = at("secret").display().to_string();
+    let script =
+        format!("ln -s {secret} /data/link; ln -s ../secret /data/up; cat /data/link /data/up");
+    ensure!(task.exec(&["sh", "-c", &script])?.code() != 0);
+    ensure!(fs::read_link(at("data/link"))? == at("secret"));
+    are_killed(containerd, &task)?;
+
+    // What is left is the host's alone.
+    let again = container("again").output("cat /data/new; rm -r /data/*")?;
+    ensure!(again == "new\n", "{again:?}");
+    ensure!(fs::read_dir(at("data"))?.count() == 0);
+    Ok(())
+}
+
+/// virtiofsd lives in the container's cgroup; without it the machine has ended.
+fn are_killed(containerd: &Containerd, task: &Task<'_>) -> Result<()> {
+    let qemu = task.pid()?;
+    let cgroup = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    let all = processes()?.into_values();
+    let served: Vec<_> = all.filter(|it| it.command.contains("virtiofsd")).collect();
+    let mut ours = Vec::new();
+    for process in served {
+        // Another test's may end meanwhile.
+        if cgroup(process.pid).is_ok_and(|it| cgroup(qemu).is_ok_and(|own| own == it)) {
+            ours.push(process.pid);
+        }
+    }
+    ensure!(ours.len() == 2, "{ours:?} serve {qemu}");
+    kill(Pid::from_raw(ours[1]), Signal::SIGKILL)?;
+    let code = task.remove()?;
+    ensure!(code == 255, "expected 255, got {code}");
+    let log = containerd.log_tail();
+    ensure!(
+        log.contains("virtiofsd has ended under a virtual machine"),
+        "{log}"
+    );
     Ok(())
 }
 
@@ -194,17 +299,22 @@ fn refusals(containerd: &Containerd, home: &str) -> Result<()> {
         ensure!(ended.stderr().contains(expected), "{id}: {ended}");
         anyhow::Ok(())
     };
-    let directory = format!(
-        "type=bind,src={},dst=/data,options=rbind:",
-        containerd.work().display()
-    );
-    let flags = |access: &str| ["--mount".to_owned(), format!("{directory}{access}")];
-    let [mount, written] = flags("rw");
-    refused("written", &[&mount, &written], "can be written")?;
+    let annotation = "org.pouch.runv.volumes";
+    let [copies, odd] = ["copied", "live"].map(|word| format!("{annotation}={word}"));
+    refused("odd", &["--annotation", &odd], "neither shared nor copied")?;
+    let written = mount(&containerd.work(), "/data", "rw");
+    let flags = ["--annotation", &copies, "--mount", &written];
+    refused("written", &flags, "can be written, and the annotation")?;
+    refused(
+        "outward",
+        &["--mount", &mount(&containerd.work(), "/data", "rshared")],
+        "does not reach the host",
+    )?;
     fs::write(containerd.work().join("file"), "copied\n")?;
-    let [mount, read] = flags("ro");
+    let read = mount(&containerd.work(), "/data", "ro");
+    let flags = ["--annotation", &copies, "--mount", &read];
     let copied = ctr.container("copied", Image::Busybox, RUNTIME);
-    let copied = copied.flags(&[&mount, &read]).output("cat /data/file")?;
+    let copied = copied.flags(&flags).output("cat /data/file")?;
     ensure!(copied == "copied\n", "{copied:?}");
     let view = ["--annotation", "org.pouch.view=lxcfs"];
     refused("view", &view, "org.pouch.view")?;

@@ -99,13 +99,18 @@ fn guests_on_a_bridge_reach_the_host_each_other_and_their_ports_answer() {
         let host = format!("{subnet}.1");
         answers(network, &address, 80, "shop")?;
         answers(network, &host, 8080, "shop")?;
+        let data = containerd.work().join("data");
+        std::fs::create_dir(&data)?;
+        let volume = format!("{}:/data", data.display());
         let script = format!(
-            "grep -c nameserver /etc/resolv.conf >&2; ping -c 1 -W 5 {host} >&2 && wget -q -O - http://{address}/"
+            "grep -c nameserver /etc/resolv.conf >&2; ping -c 1 -W 5 {host} >&2 && wget -q -O - http://{address}/ | tee /data/page"
         );
+        let words = ["--rm", "-v", &volume, &image, "sh", "-c", &script];
         nerdctl
-            .run(RUNTIME, "client", &["--rm", &image, "sh", "-c", &script])?
+            .run(RUNTIME, "client", &words)?
             .success()?
             .printing("shop")?;
+        ensure!(std::fs::read_to_string(data.join("page"))? == "shop\n");
         nerdctl.call(&["rm", "-f", "web"])?.success()?;
         let links = inside(network, &["ip", "-o", "link"])?;
         ensure!(!links.contains("veth"), "{links}");

@@ -34,7 +34,7 @@ fn a_pod_is_a_machine_whose_containers_come_and_go() {
         shares(node)?;
         // Which containerd it is makes no difference.
         if node.containerd.installed.version == Version::V2_4 {
-            is_lost_with_its_machine(node)?;
+            is_shared_until_it_is_lost(node)?;
         }
         Ok(())
     });
@@ -189,12 +189,46 @@ fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Re
     Ok(())
 }
 
-fn is_lost_with_its_machine(node: &Node<'_>) -> Result<()> {
+/// Volumes of the host, a container that is killed for memory, and the end of the machine.
+fn is_shared_until_it_is_lost(node: &Node<'_>) -> Result<()> {
     let cri = &node.cri;
-    let pod = node.pod("lost", PodNetwork::Own)?;
+    let mut pod = node.pod("lost", PodNetwork::Own)?;
+    pod.annotations = vec![("org.pouch.runv.volumes".to_owned(), "shared".to_owned())];
     let pod_id = cri.run_pod(&pod)?;
-    let id = cri.create(&pod, &pod_id, &shell("one", "sleep 100000"))?;
-    cri.start(&id)?;
+    let data = node.containerd.work().join("claim");
+    fs::create_dir(&data)?;
+    fs::write(data.join("message"), "")?;
+    let with = |name: &str, access: Access, script: &str| {
+        let message = (data.join("message"), "/message".to_owned(), Access::Write);
+        let container = Container {
+            volumes: vec![(data.clone(), "/data".to_owned(), access), message],
+            memory_bytes: 32 << 20,
+            ..shell(name, script)
+        };
+        let id = cri.create(&pod, &pod_id, &container)?;
+        cri.start(&id).map(|()| id)
+    };
+    let id = with("one", Access::Write, "echo mine > /data/one; sleep 100000")?;
+    let reader = with(
+        "reader",
+        Access::Read,
+        "touch /data/two || cat /data/one > /message; exec tail /dev/zero",
+    )?;
+    until("the reader has exited", SOON, Sources::none(), || {
+        Ok(cri.has_exited(&reader)?.then_some(()))
+    })?;
+    let status = cri.status(&reader)?;
+    ensure!(
+        status.reason == "OOMKilled" && status.exit_code == 137,
+        "{status:?}"
+    );
+    ensure!(fs::read_to_string(data.join("message"))? == "mine\n");
+    cri.remove(&reader)?;
+    // Its volumes were its own; this one's are there still.
+    let again = cri.exec(&id, &["sh", "-c", "cat /message && rm /data/one"])?;
+    ensure!(again.stdout == "mine\n", "{again:?}");
+    ensure!(!data.join("one").exists() && !data.join("two").exists());
+
     let machine = machines(node)?.pop_first().context("it has a machine")?;
     kill(Pid::from_raw(machine), Signal::SIGKILL)?;
     until("its container has exited", SOON, Sources::none(), || {

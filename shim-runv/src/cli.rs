@@ -10,6 +10,7 @@ use crate::home::Home;
 use crate::image::{self, Image, Source};
 use crate::machine::find_qemu;
 use crate::qemu::Facts;
+use crate::virtiofsd::Virtiofsd;
 use crate::{Error, Result};
 
 /// Virtual machines of containers: guest images, and what this host can do.
@@ -106,6 +107,11 @@ fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
         };
         say(out, &format!("{what:<11}  {text}"));
     }
+    let volumes = match Virtiofsd::find() {
+        Ok(program) => program.path.display().to_string(),
+        Err(error) => format!("copies only: {}", error.chain()),
+    };
+    say(out, &format!("{:<11}  {volumes}", "volumes"));
     code
 }
 
@@ -123,5 +129,6 @@ mod tests {
         assert!(text.starts_with("accelerator  "), "{text}");
         assert!(text.contains("missing: no guest image"), "{text}");
         assert!(text.contains("runv image build"), "{text}");
+        assert!(text.contains("\nvolumes "), "{text}");
     }
 }

@@ -15,6 +15,7 @@ use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, WindowSize};
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
 use crate::pod::{Plugged, Sandbox};
+use crate::stage::Staged;
 use crate::{Error, streams};
 
 /// What a guest may take for setting a container up, and for a process that joins.
@@ -62,8 +63,17 @@ pub struct Contained {
     /// By which the host knows its init.
     pub(crate) pid: i32,
     pub(crate) part: Part,
-    /// Disks that came and go with it.
-    pub(crate) disks: Mutex<Vec<Plugged>>,
+    /// What came and goes with it.
+    pub(crate) brought: Mutex<Brought>,
+}
+
+/// What of the host is in a machine for one container.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    /// Disks.
+    pub(crate) disks: Vec<Plugged>,
+    /// Volumes.
+    pub(crate) volumes: Vec<Staged>,
 }
 
 /// What a container is made of in the guest.
@@ -77,6 +87,8 @@ pub(crate) struct Parts {
     pub(crate) files: Vec<File>,
     /// Directories that it mounts.
     pub(crate) directories: Vec<Directory>,
+    /// Names of volumes that it mounts.
+    pub(crate) volumes: Vec<String>,
 }
 
 impl Contained {
@@ -113,6 +125,7 @@ impl Contained {
             disk: parts.root,
             files: parts.files,
             directories: parts.directories,
+            volumes: parts.volumes,
             io,
         }));
         let what = "the making of the container";
@@ -138,7 +151,11 @@ impl Contained {
             && let Err(error) = sandbox.machine.agent.post("the removal", call, QUICK_LIMIT)
         {
             let error = error.chain();
-            tracing::warn!(container = self.id, error, "what was begun stays in the guest");
+            tracing::warn!(
+                container = self.id,
+                error,
+                "what was begun stays in the guest"
+            );
         }
     }
 
@@ -167,8 +184,8 @@ impl Contained {
             sandbox.machine.end();
         }
         // No code panics while it holds the lock.
-        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(std::mem::take(&mut *disks));
+        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *brought));
     }
 
     fn tell(&self, what: &'static str, call: Call) -> Result<()> {

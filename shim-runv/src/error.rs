@@ -46,6 +46,11 @@ pub enum Error {
     /// QEMU is not there.
     #[error("qemu-system-x86_64 is not on the PATH: install qemu-system-x86")]
     NoQemu,
+    /// Nobody can serve volumes to a guest.
+    #[error(
+        "no virtiofsd that runs: install virtiofsd, or qemu-system-common where it has one (Debian 12)"
+    )]
+    NoVirtiofsd,
     /// The guest did not come up.
     #[error("the virtual machine did not come up: {why}{console}")]
     NotUp {

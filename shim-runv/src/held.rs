@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,12 @@ impl Held {
     pub(crate) fn target(&self) -> io::Result<PathBuf> {
         let target = rustix::fs::readlinkat(self.descriptor.as_fd(), "", Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()).into())
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 

@@ -26,9 +26,12 @@ mod machine;
 mod oom;
 mod pod;
 mod rootfs;
+mod sharing;
 mod size;
 mod specification;
+mod stage;
 mod streams;
+mod virtiofsd;
 mod volumes;
 
 pub mod cli;

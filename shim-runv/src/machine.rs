@@ -25,7 +25,10 @@ use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 use crate::agent::{Agent, News};
 use crate::journal::StateDir;
 use crate::oom::OomKills;
-use crate::qemu::{AGENT_FD, Arguments, LINK_FD, MONITOR_FD, Monitor, Slots};
+use crate::qemu::{
+    AGENT_FD, Arguments, LINK_FD, MEMORY_FD, MONITOR_FD, Monitor, Slots, VOLUMES_FD,
+};
+use crate::sharing::Share;
 use crate::streams::Streams;
 use crate::{Error, Result};
 
@@ -185,6 +188,8 @@ pub(crate) struct Machine {
     pub(crate) oom_kills: OomKills,
     /// QEMU's pid.
     pub(crate) pid: i32,
+    /// What of the host it sees.
+    pub(crate) share: Option<Share>,
     monitor: Option<Monitor>,
     qemu: Qemu,
 }
@@ -218,6 +223,12 @@ impl Machine {
                 Some(pair.0)
             }
         };
+        let mut share = None;
+        if arguments.needs_shared_memory() {
+            let (started, ends) = Share::start(arguments.memory_mib, cgroup, dir)?;
+            qemu = qemu.fd(MEMORY_FD, ends.memory).fd(VOLUMES_FD, ends.socket);
+            share = Some(started);
+        }
         for (number, tap) in (LINK_FD..).zip(wires.taps) {
             qemu = qemu.fd(number, tap);
         }
@@ -225,6 +236,7 @@ impl Machine {
         let pid = qemu.pid();
         let qemu = Qemu(Arc::new(Mutex::new(qemu)));
         cgroup.attach(pid)?;
+        share.iter().try_for_each(|it| it.guard(&qemu.0))?;
         sys::process::limit_file_size_of(pid, WRITTEN_BYTES_MAX)
             .map_err(Error::io("limit what QEMU may write"))?;
         let reader = ours.try_clone().map_err(Error::io("duplicate a socket"))?;
@@ -233,7 +245,7 @@ impl Machine {
         let link = Link::start(endpoint, reader, ours).map_err(Error::io("start a thread"))?;
         if let Err(error) = link.await_peer(UP_LIMIT) {
             kill(&qemu.0);
-            return Err(not_up(&error.to_string(), dir));
+            return Err(not_up(&error.to_string(), share.as_ref(), dir));
         }
         let processes = Processes::default();
         let oom_kills = OomKills::default();
@@ -251,8 +263,10 @@ impl Machine {
                 known.end(|_| true, LOST);
             }
         };
+        share.iter().try_for_each(|it| it.is_up(cgroup))?;
         let monitor = monitor.map(Monitor::new).transpose()?;
         let machine = Self {
+            share,
             monitor,
             agent: Agent::new(link, told)?,
             processes,
@@ -277,6 +291,9 @@ impl Machine {
     pub(crate) fn end(&self) {
         kill(&self.qemu.0);
         self.agent.join();
+        if let Some(share) = &self.share {
+            share.end();
+        }
     }
 }
 
@@ -287,12 +304,17 @@ impl Drop for Machine {
 }
 
 /// The error of a machine that did not come up, with what it and QEMU said last.
-fn not_up(why: &str, dir: &StateDir) -> Error {
-    let said = tail(&dir.qemu_log());
-    let why = match said.as_str() {
-        "" => why.to_owned(),
-        said => format!("{why}: QEMU said: {said}"),
-    };
+fn not_up(why: &str, share: Option<&Share>, dir: &StateDir) -> Error {
+    let virtiofsd = share.map(Share::said).unwrap_or_default();
+    let mut why = why.to_owned();
+    for (who, said) in [
+        ("QEMU", tail(&dir.qemu_log()).as_str()),
+        ("virtiofsd", virtiofsd.as_str()),
+    ] {
+        if !said.is_empty() {
+            why = format!("{why}: {who} said: {said}");
+        }
+    }
     let console = match tail(&dir.console()).as_str() {
         "" => String::new(),
         text => format!("; its console: {text}"),
@@ -304,8 +326,12 @@ fn not_up(why: &str, dir: &StateDir) -> Error {
 fn tail(path: &Path) -> String {
     // What is not there has nothing to say.
     let bytes = std::fs::read(path).unwrap_or_default();
-    let last = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
-    let text = String::from_utf8_lossy(last);
+    one_line(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..])
+}
+
+/// What somebody else says as one line, without what a terminal would not show.
+pub(crate) fn one_line(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
     let lines = text.lines().map(|line| {
         let shown = line.chars().filter(|letter| !letter.is_control());
         shown.collect::<String>()

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::qemu::SCSI;
+use crate::sharing::Sharing;
+use crate::stage::Staged;
+use crate::volumes::Shared;
 use crate::{Error, Result};
 
 /// The annotations of containerd's CRI.
@@ -150,6 +153,23 @@ impl Sandbox {
         let order = Ordering::Relaxed;
         let before = self.units.fetch_update(order, order, next);
         before.unwrap_or_default() % UNITS_MAX + 1
+    }
+
+    /// Shares a volume with the machine.
+    ///
+    /// # Errors
+    /// What the kernel says against it.
+    pub(crate) fn share(&self, volume: &Shared) -> Result<Staged> {
+        let none = || Error::unsupported("sharing", "this machine shares no volumes");
+        self.machine.share.as_ref().ok_or_else(none)?.add(volume)
+    }
+
+    /// How its containers see volumes.
+    pub(crate) fn sharing(&self) -> Sharing {
+        match &self.machine.share {
+            Some(_) => Sharing::Live,
+            None => Sharing::OF_PODS,
+        }
     }
 
     fn unplug(&self, unit: u16) -> Result<()> {

@@ -14,13 +14,14 @@ use shim_core::runtime::Result;
 use shim_core::{CreateRequest, Created, DeleteRequest, Features, Identity, Options, Runtime};
 use sys::TimeStampCounter;
 
-use crate::contained::{Contained, Part, Parts, QUICK_LIMIT, poststop};
+use crate::contained::{Brought, Contained, Part, Parts, QUICK_LIMIT, poststop};
 use crate::home::Home;
 use crate::image::Image;
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, Wires, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
-use crate::qemu::{Arguments, Facts, Slots};
+use crate::qemu::{Arguments, Facts, Slots, Volumes};
+use crate::sharing::{Asked, Sharing};
 use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
 use crate::{Error, links, rootfs, size, specification};
 
@@ -135,14 +136,26 @@ impl Runtime for RunV {
             (None, Kind::Sandbox) => Place::Sandbox,
             (None, _) => Place::Alone,
         };
-        let guest = specification::for_guest(&request.id, &wanted.config, place)?;
-        let slots = match kind == Kind::Sandbox || !guest.volumes.directories.is_empty() {
+        let asked = Asked::of(&wanted.config)?;
+        let sharing = match &joined {
+            Some(sandbox) => sandbox.sharing(),
+            None if kind == Kind::Sandbox => Sharing::pod(asked)?,
+            None => Sharing::alone(asked)?,
+        };
+        let guest = specification::for_guest(&request.id, &wanted.config, place, sharing)?;
+        let is_sandbox = kind == Kind::Sandbox;
+        let slots = match is_sandbox || !guest.volumes.directories.is_empty() {
             true => Slots::Disks,
             false => Slots::None,
         };
+        let wants_volumes = is_sandbox || !guest.volumes.shared.is_empty();
+        let volumes = match wants_volumes && sharing == Sharing::Live {
+            true => Volumes::Shared,
+            false => Volumes::None,
+        };
         let room = match joined {
             Some(sandbox) => Room::Of(sandbox),
-            None => Room::New(network, slots, Image::find(&Home::find()?)?),
+            None => Room::New(network, (slots, volumes), Image::find(&Home::find()?)?),
         };
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
         let id = request.id.clone();
@@ -187,7 +200,7 @@ impl Runtime for RunV {
 /// Where a container is going to be.
 enum Room {
     /// In a machine that is made for it of this guest, with the links of this namespace.
-    New(links::Wanted, Slots, Image),
+    New(links::Wanted, (Slots, Volumes), Image),
     /// In this one.
     Of(Arc<Sandbox>),
 }
@@ -270,7 +283,7 @@ impl RunV {
         let state_stopped = plan.state(Status::Stopped, 0);
         let mut journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
         dir.write(&journal)?;
-        let mut disks = Vec::new();
+        let mut brought = Brought::default();
         let (part, pid, root) = match room {
             Room::New(network, slots, image) => {
                 let parts = (network, slots, image);
@@ -290,15 +303,20 @@ impl RunV {
                 hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
                 let plugged = sandbox.plug(&disk)?;
                 let disk = Disk::Unit(plugged.unit);
-                disks.push(plugged);
+                brought.disks.push(plugged);
                 (Part::Member(sandbox), next_pid(), disk)
             }
         };
+        let volumes = guest.volumes;
+        for volume in &volumes.shared {
+            brought.volumes.push(part.sandbox().share(volume)?);
+        }
         let parts = Parts {
             config: guest.config,
             root,
-            files: guest.volumes.files,
-            directories: plug(guest.volumes.directories, part.sandbox(), dir, &mut disks)?,
+            files: volumes.files,
+            directories: plug(volumes.directories, part.sandbox(), dir, &mut brought.disks)?,
+            volumes: volumes.shared.into_iter().map(|it| it.name).collect(),
         };
         let contained = Contained {
             state_running: plan.state(Status::Running, pid),
@@ -307,7 +325,7 @@ impl RunV {
             dir: dir.clone(),
             pid,
             part,
-            disks: Mutex::new(disks),
+            brought: Mutex::new(brought),
             journal,
         };
         let terminal = contained.create(parts, request.io)?;
@@ -318,7 +336,7 @@ impl RunV {
     fn machine(
         &self,
         wanted: &Wanted,
-        (network, slots, image): (links::Wanted, Slots, Image),
+        (network, (slots, volumes), image): (links::Wanted, (Slots, Volumes), Image),
         disk: PathBuf,
         (journal, dir): (&mut Journal, &StateDir),
     ) -> std::result::Result<(Machine, Cgroup, network::Identity), Error> {
@@ -353,6 +371,7 @@ impl RunV {
             tsc_khz: self.counter.and_then(TimeStampCounter::khz),
             disk: (disk, DISK.to_owned()),
             slots,
+            volumes,
             links: found.network.links.iter().map(|link| link.mac).collect(),
             console: dir.console(),
         };

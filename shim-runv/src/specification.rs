@@ -4,11 +4,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::pod::Place;
+use crate::sharing::Sharing;
 use crate::volumes::{self, Volumes};
 use crate::{Error, Result};
 
 /// What the guest is told of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Guest {
     /// Its config.json.
     pub(crate) config: Vec<u8>,
@@ -20,7 +21,12 @@ pub(crate) struct Guest {
 ///
 /// # Errors
 /// [`Error::Unsupported`] with the field, or what a file says.
-pub(crate) fn for_guest(id: &str, config: &Value, place: Place<'_>) -> Result<Guest> {
+pub(crate) fn for_guest(
+    id: &str,
+    config: &Value,
+    place: Place<'_>,
+    sharing: Sharing,
+) -> Result<Guest> {
     let mut config = config.clone();
     let root = object(&mut config, "config.json")?;
     root.insert(
@@ -40,7 +46,7 @@ pub(crate) fn for_guest(id: &str, config: &Value, place: Place<'_>) -> Result<Gu
         of_hooks(object(hooks, "hooks")?)?;
     }
     let volumes = match root.get_mut("mounts") {
-        Some(Value::Array(mounts)) => volumes::of(id, mounts, place)?,
+        Some(Value::Array(mounts)) => volumes::of(id, mounts, place, sharing)?,
         _ => Volumes::default(),
     };
     let config = serde_json::to_vec(&config).map_err(|error| Error::Usage(error.to_string()))?;
@@ -132,8 +138,11 @@ mod tests {
 
     use super::*;
 
+    const COPIES: Sharing = Sharing::Copies("there is none");
+
     fn guest(config: &Value) -> Value {
-        serde_json::from_slice(&for_guest("c", config, Place::Alone).unwrap().config).unwrap()
+        serde_json::from_slice(&for_guest("c", config, Place::Alone, COPIES).unwrap().config)
+            .unwrap()
     }
 
     #[test]
@@ -174,7 +183,7 @@ mod tests {
         let config = json!({"mounts": [
             {"destination": "/etc/hosts", "type": "bind", "source": path, "options": ["rbind", "ro"]}
         ]});
-        let made = for_guest("c", &config, Place::Alone).unwrap();
+        let made = for_guest("c", &config, Place::Alone, COPIES).unwrap();
         assert_eq!(made.volumes.files.len(), 1);
         assert_eq!(made.volumes.files[0].contents, b"127.0.0.1 localhost\n");
         let source = guest(&config)["mounts"][0]["source"].clone();
@@ -192,16 +201,18 @@ mod tests {
             }]
         });
         let place = Place::Member { id: "s", pid: 42 };
-        let made = for_guest("c", &config, place).unwrap();
+        let made = for_guest("c", &config, place, COPIES).unwrap();
         let made: Value = serde_json::from_slice(&made.config).unwrap();
         let namespaces = &made["linux"]["namespaces"];
         assert_eq!(namespaces[0]["path"], "/run/containers/s/ns/ipc");
         assert_eq!(made["mounts"][0]["source"], SHARED_MEMORY);
-        let alone = for_guest("c", &config, Place::Alone).unwrap_err();
+        let alone = for_guest("c", &config, Place::Alone, COPIES).unwrap_err();
         assert!(alone.to_string().contains("cannot be joined"), "{alone}");
         let config = json!({"linux": {"sysctl": {"net.ipv4.ip_forward": "1"}}});
-        assert!(for_guest("s", &config, Place::Sandbox).is_ok());
-        let error = for_guest("c", &config, place).unwrap_err().to_string();
+        assert!(for_guest("s", &config, Place::Sandbox, COPIES).is_ok());
+        let error = for_guest("c", &config, place, COPIES)
+            .unwrap_err()
+            .to_string();
         let expected = "linux.sysctl: net.ipv4.ip_forward is not supported";
         assert!(error.starts_with(expected), "{error}");
     }
@@ -209,7 +220,7 @@ mod tests {
     #[test]
     fn what_a_guest_cannot_have_is_refused_by_name() {
         let check = |config: Value, expected: &str| {
-            let error = for_guest("c", &config, Place::Alone)
+            let error = for_guest("c", &config, Place::Alone, COPIES)
                 .unwrap_err()
                 .to_string();
             assert!(error.starts_with(expected), "{error}");
@@ -234,7 +245,7 @@ mod tests {
         let mount = |kind: &str, source: &str| json!({"mounts": [{"destination": "/data", "type": kind, "source": source}]});
         check(
             mount("bind", "/proc"),
-            "mount at /data is not supported: /proc can be written",
+            "mount at /data is not supported: /proc can be written, and there is none",
         );
         check(
             mount("nfs", "host:/x"),

@@ -1,17 +1,20 @@
-//! What of the host a container mounts: files and read-only directories as copies, made when the container
-//! is, and emptyDirs as memory of the guest. Everything else is refused by name.
+//! What of the host a container mounts: live, where its machine shares volumes; else files and read-only
+//! directories as copies, made when the container is. EmptyDirs are memory of the guest. Everything else is
+//! refused by name.
 
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use guest::call::{File, SHARED_MEMORY, directory_path, file_path};
+use guest::call::{File, SHARED_MEMORY, VOLUME_FILE, directory_path, file_path, volume_path};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::held::Held;
 use crate::pod::Place;
+use crate::sharing::Sharing;
 use crate::{Error, Result};
 
 /// Largest file that is copied into a guest, in bytes.
@@ -35,13 +38,57 @@ const GUEST_MOUNTS: [&str; 7] = [
 /// their pod's alone.
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
+/// Volumes that a container shares with the host.
+const SHARED_MAX: usize = 96;
+
+/// What engines and kubelets mount into every container: copies do, and no machine shares its memory for
+/// them alone.
+const OF_ENGINES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
 /// What a container mounts.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Volumes {
     /// Copies of files.
     pub(crate) files: Vec<File>,
     /// Directories.
     pub(crate) directories: Vec<Directory>,
+    /// The host's own.
+    pub(crate) shared: Vec<Shared>,
+}
+
+/// A file or directory of the host that a guest sees as it is.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// By which the guest knows it: one that no other volume of its machine ever had.
+    pub(crate) name: String,
+    /// It.
+    pub(crate) held: Held,
+    /// Where it was found.
+    pub(crate) path: PathBuf,
+    /// What the guest may do.
+    pub(crate) access: Access,
+    /// How much of it is shared.
+    pub(crate) scope: Scope,
+}
+
+/// What a guest may do with a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Write it.
+    Write,
+    /// Read it; mounts below it are what they are (`ro`).
+    Read,
+    /// Read it and all mounts below it (`rro`).
+    ReadAll,
+}
+
+/// How much of the host's mounts a bind takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The one (`bind`).
+    Mount,
+    /// Those below it, too (`rbind`).
+    Tree,
 }
 
 /// A directory that a container mounts.
@@ -57,7 +104,12 @@ pub(crate) enum Directory {
 ///
 /// # Errors
 /// [`Error::Unsupported`] with the mount, or what a file says.
-pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Volumes> {
+pub(crate) fn of(
+    id: &str,
+    mounts: &mut [Value],
+    place: Place<'_>,
+    sharing: Sharing,
+) -> Result<Volumes> {
     let mut volumes = Volumes::default();
     for mount in mounts {
         let text = |field: &str| mount[field].as_str().unwrap_or_default().to_owned();
@@ -73,25 +125,7 @@ pub(crate) fn of(id: &str, mounts: &mut [Value], place: Place<'_>) -> Result<Vol
         }
         let path = Path::new(&source);
         let held = Held::at(path).map_err(Error::on("open", path))?;
-        let metadata = &held.metadata;
-        let there = if !metadata.is_dir() {
-            volumes.add_file(id, (path, &held), &target)?
-        } else if place != Place::Alone && target == SHARED_MEMORY {
-            // What a pod's containers share is theirs alone, so it can be in their machine.
-            SHARED_MEMORY.to_owned()
-        } else {
-            if is_part_of_empty_dir(path) {
-                let why =
-                    "is a subPath of an emptyDir, which is memory of the guest as a whole only";
-                return Err(refused(&target, format!("{} {why}", path.display())));
-            }
-            let directory = if place != Place::Alone && is_empty_dir(path) {
-                Directory::Memory(memory(&source, metadata))
-            } else {
-                copy(path, &options, &target)?
-            };
-            volumes.add_directory(id, directory, &target)?
-        };
+        let there = volumes.add(id, (path, held), (&target, &options), (place, sharing))?;
         mount["source"] = Value::String(there);
     }
     Ok(volumes)
@@ -121,11 +155,95 @@ fn is_part_of_empty_dir(path: &Path) -> bool {
     subpaths.ends_with("volume-subpaths") && is_empty_dir(&whole) && whole.is_dir()
 }
 
+/// Why a device or the like is refused.
+const NO_FILE: &str = "is neither a regular file nor a directory";
+
+/// What the last word about it says.
+fn access(options: &[&str]) -> Access {
+    let mut last = options.iter().rev();
+    match last.find(|it| matches!(**it, "ro" | "rro" | "rw" | "rrw")) {
+        Some(&"ro") => Access::Read,
+        Some(&"rro") => Access::ReadAll,
+        _ => Access::Write,
+    }
+}
+
 fn refused(target: &str, why: impl AsRef<str>) -> Error {
     Error::unsupported(format!("mount at {target}"), why.as_ref())
 }
 
 impl Volumes {
+    /// Gives its place in the guest.
+    fn add(
+        &mut self,
+        id: &str,
+        (path, held): (&Path, Held),
+        (target, options): (&str, &[&str]),
+        (place, sharing): (Place<'_>, Sharing),
+    ) -> Result<String> {
+        if held.metadata.is_dir() {
+            if place != Place::Alone && target == SHARED_MEMORY {
+                // What a pod's containers share is theirs alone, so it can be in their machine.
+                return Ok(SHARED_MEMORY.to_owned());
+            }
+            if is_part_of_empty_dir(path) {
+                let why =
+                    "is a subPath of an emptyDir, which is memory of the guest as a whole only";
+                return Err(refused(target, format!("{} {why}", path.display())));
+            }
+            if place != Place::Alone && is_empty_dir(path) {
+                let memory = Directory::Memory(memory(path, &held.metadata));
+                return self.add_directory(id, memory, target);
+            }
+        }
+        match sharing {
+            Sharing::Live if !OF_ENGINES.contains(&target) => {
+                self.add_shared((path, held), options, target)
+            }
+            Sharing::Copies(why) if held.metadata.is_dir() => {
+                let directory = copy(path, options, (target, why))?;
+                self.add_directory(id, directory, target)
+            }
+            Sharing::Copies(_) | Sharing::Live => self.add_file(id, (path, &held), target),
+        }
+    }
+
+    fn add_shared(
+        &mut self,
+        (path, held): (&Path, Held),
+        options: &[&str],
+        target: &str,
+    ) -> Result<String> {
+        let refuse = |why: &str| Err(refused(target, format!("{} {why}", path.display())));
+        if !held.metadata.is_dir() && !held.metadata.is_file() {
+            return refuse(NO_FILE);
+        }
+        if options.iter().any(|it| matches!(*it, "shared" | "rshared")) {
+            return refuse("is shared, and what is mounted in a guest does not reach the host");
+        }
+        if self.shared.len() == SHARED_MAX {
+            let why = format!("a container shares at most {SHARED_MAX} volumes with the host");
+            return Err(refused(target, why));
+        }
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        let mut there = volume_path(&name);
+        if held.metadata.is_file() {
+            there = format!("{there}/{VOLUME_FILE}");
+        }
+        self.shared.push(Shared {
+            name,
+            held,
+            path: path.to_owned(),
+            access: access(options),
+            scope: match options.contains(&"rbind") {
+                true => Scope::Tree,
+                false => Scope::Mount,
+            },
+        });
+        Ok(there)
+    }
+
     fn add_file(&mut self, id: &str, (path, held): (&Path, &Held), target: &str) -> Result<String> {
         let refuse = |why: &str| Err(refused(target, format!("{} {why}", path.display())));
         if self.files.len() == FILES_MAX {
@@ -134,7 +252,7 @@ impl Volumes {
         }
         let metadata = &held.metadata;
         if !metadata.is_file() {
-            return refuse("is neither a regular file nor a directory");
+            return refuse(NO_FILE);
         }
         let file = held.open().map_err(Error::on("open", path))?;
         let mut contents = Vec::new();
@@ -165,20 +283,20 @@ impl Volumes {
 }
 
 /// A directory whose copy will do, since nobody in the guest can tell.
-fn copy(path: &Path, options: &[&str], target: &str) -> Result<Directory> {
-    let mut last = options.iter().rev();
-    let last = last.find(|it| matches!(**it, "ro" | "rro" | "rw"));
-    if !matches!(last, Some(&("ro" | "rro"))) {
-        let why =
-            "can be written, and only read-only directories are brought into a guest, as copies";
-        return Err(refused(target, format!("{} {why}", path.display())));
+fn copy(path: &Path, options: &[&str], (target, why): (&str, &str)) -> Result<Directory> {
+    if access(options) == Access::Write {
+        let path = path.display();
+        let why = format!(
+            "{path} can be written, and {why}: only read-only directories are brought into a guest then, as copies"
+        );
+        return Err(refused(target, why));
     }
     Ok(Directory::Copy(path.to_owned()))
 }
 
 /// An emptyDir: its path is the same for all containers of its pod.
-fn memory(source: &str, metadata: &Metadata) -> guest::call::Directory {
-    let digest = Sha256::digest(source.as_bytes());
+fn memory(path: &Path, metadata: &Metadata) -> guest::call::Directory {
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
     guest::call::Directory::Memory {
         name: digest[..16]
             .iter()
@@ -197,6 +315,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const COPIES: Sharing = Sharing::Copies("there is none");
 
     fn bind(source: &Path, options: &[&str]) -> Value {
         json!({"destination": "/data", "type": "bind", "source": source, "options": options})
@@ -221,7 +341,7 @@ mod tests {
         fs::write(plain.join("small"), "x").unwrap();
         let check = |mount: Value, place| {
             let mut mounts = [mount];
-            let volumes = of("c", &mut mounts, place).map_err(|error| error.to_string())?;
+            let volumes = of("c", &mut mounts, place, COPIES).map_err(|error| error.to_string())?;
             Ok::<_, String>((volumes.directories, mounts[0]["source"].clone()))
         };
         let there = json!("/run/containers/c/directories/0");
@@ -245,8 +365,67 @@ mod tests {
             (bind(&empty, &["rw"]), Place::Alone),
         ] {
             let error = check(mount, place).unwrap_err();
-            assert!(error.contains("can be written"), "{error}");
+            assert!(
+                error.contains("can be written, and there is none: only"),
+                "{error}"
+            );
         }
+    }
+
+    #[test]
+    fn what_is_shared_is_the_hosts_own() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        fs::create_dir_all(at("pods/uid/volumes/kubernetes.io~empty-dir/cache")).unwrap();
+        fs::create_dir(at("data")).unwrap();
+        fs::write(at("file"), "x").unwrap();
+        let shared = |mount: Value| {
+            let mut mounts = [mount];
+            let volumes = of("c", &mut mounts, Place::Sandbox, Sharing::Live);
+            let mut volumes = volumes.map_err(|error| error.to_string())?;
+            let source = mounts[0]["source"].as_str().unwrap().to_owned();
+            Ok::<_, String>((volumes.shared.pop(), source))
+        };
+        let check = |name: &str, options: &[&str], expected: (Access, Scope), below: &str| {
+            let (volume, source) = shared(bind(&at(name), options)).unwrap();
+            let volume = volume.unwrap();
+            assert_eq!((volume.access, volume.scope), expected, "{options:?}");
+            assert_eq!(source, format!("/run/volumes/{}{below}", volume.name));
+            volume.name
+        };
+        let first = check("data", &["rbind", "rw"], (Access::Write, Scope::Tree), "");
+        let second = check("data", &["rbind"], (Access::Write, Scope::Tree), "");
+        assert_ne!(first, second);
+        check(
+            "data",
+            &["bind", "rw", "ro"],
+            (Access::Read, Scope::Mount),
+            "",
+        );
+        check(
+            "data",
+            &["rbind", "rro"],
+            (Access::ReadAll, Scope::Tree),
+            "",
+        );
+        check(
+            "file",
+            &["rbind", "rw"],
+            (Access::Write, Scope::Tree),
+            "/file",
+        );
+        let empty = bind(
+            &at("pods/uid/volumes/kubernetes.io~empty-dir/cache"),
+            &["rbind"],
+        );
+        assert!(shared(empty).unwrap().0.is_none());
+        let mut hosts = bind(&at("file"), &["rbind"]);
+        hosts["destination"] = json!("/etc/hosts");
+        assert_eq!(shared(hosts).unwrap().1, "/run/containers/c/files/0");
+        let error = shared(bind(&at("data"), &["rbind", "rshared"])).unwrap_err();
+        assert!(error.contains("does not reach the host"), "{error}");
+        let error = shared(bind(Path::new("/dev/null"), &["rbind"])).unwrap_err();
+        assert!(error.contains("neither a regular file"), "{error}");
     }
 
     #[test]
@@ -254,7 +433,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let check = |name: &str, expected: &str| {
             let mut mounts = [bind(&temporary.path().join(name), &["ro"])];
-            let error = of("c", &mut mounts, Place::Alone).unwrap_err();
+            let error = of("c", &mut mounts, Place::Alone, COPIES).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
         };
         let fifo = temporary.path().join("fifo");
@@ -265,7 +444,7 @@ mod tests {
         check("large", "larger than 1 MiB");
         large.set_len(FILE_BYTES_MAX as u64).unwrap();
         let mut mounts = [bind(&temporary.path().join("large"), &["ro"])];
-        let files = of("c", &mut mounts, Place::Alone).unwrap().files;
+        let files = of("c", &mut mounts, Place::Alone, COPIES).unwrap().files;
         assert_eq!(files[0].contents.len(), FILE_BYTES_MAX);
     }
 }

@@ -11,6 +11,9 @@ pub const PREFIX: &str = "org.pouch.";
 /// without because its kernel lacks it, as the operator allowed.
 pub const LEFT_OUT: &str = "org.pouch.left-out";
 
+/// How containers in virtual machines see volumes of the host: `shared` or `copied` (docs/runv.md).
+pub const RUNV_VOLUMES: &str = "org.pouch.runv.volumes";
+
 /// The keys of ours that mean something.
 pub const KNOWN: &[&str] = &[
     rich::MODE,
@@ -23,6 +26,7 @@ pub const KNOWN: &[&str] = &[
     rich::hooks::POSTSTOP,
     rich::hooks::TIMEOUT,
     rich::hooks::FAILURE,
+    RUNV_VOLUMES,
 ];
 
 /// Checks that every key below [`PREFIX`] is known.

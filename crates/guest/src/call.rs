@@ -110,6 +110,8 @@ pub struct Create {
     pub files: Vec<File>,
     /// Directories that config.json binds; the N-th has the path [`directory_path`] says.
     pub directories: Vec<Directory>,
+    /// Names of volumes that the host shares and config.json binds, at the paths that [`volume_path`] says.
+    pub volumes: Vec<String>,
     /// Where its program reads and writes.
     pub io: Io,
 }
@@ -264,6 +266,21 @@ pub const DIRECTORIES: &str = "directories";
 #[must_use]
 pub fn directory_path(container: &str, number: usize) -> String {
     format!("{}/{DIRECTORIES}/{number}", container_path(container))
+}
+
+/// The tag by which a machine knows what the host shares (virtiofs).
+pub const VOLUMES_TAG: &str = "volumes";
+
+/// The file in the folder of a volume that is one.
+pub const VOLUME_FILE: &str = "file";
+
+/// Where a guest has what the host shares with it, each volume in a folder of its name.
+pub const VOLUMES: &str = "/run/volumes";
+
+/// The folder of a volume in the guest.
+#[must_use]
+pub fn volume_path(name: &str) -> String {
+    format!("{VOLUMES}/{name}")
 }
 
 /// The folder of a container in the guest: its bundle there.

@@ -77,6 +77,7 @@ impl Container {
         let path = PathBuf::from(container_path(&request.id));
         let mut rootfs = Rootfs::mount(&path, &request.disk)?;
         rootfs.add_directories(&request.directories)?;
+        rootfs.add_volumes(&request.volumes)?;
         write_files(&path, &request.id, &request.files)?;
         let bundle = Bundle::parse(path.clone(), &request.config)?;
         let hierarchies = Hierarchies::at_host()?;

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use guest::call::{DIRECTORIES, Directory, Disk};
+use guest::call::{DIRECTORIES, Directory, Disk, VOLUMES, VOLUMES_TAG, volume_path};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::disks::device;
@@ -20,6 +21,8 @@ const SHARED: &str = "/run/shared";
 pub(crate) struct Rootfs {
     folder: PathBuf,
     mounted: Vec<PathBuf>,
+    /// File systems of the host's volumes, which the kernel mounts when they are looked at.
+    volumes: Vec<PathBuf>,
 }
 
 impl Rootfs {
@@ -30,6 +33,7 @@ impl Rootfs {
         let mut this = Self {
             folder: folder.to_owned(),
             mounted: Vec::new(),
+            volumes: Vec::new(),
         };
         let [lower, memory, root] = ["lower", "memory", "rootfs"].map(|name| folder.join(name));
         let from = device.to_string_lossy();
@@ -77,6 +81,20 @@ impl Rootfs {
         Ok(())
     }
 
+    /// Looks at volumes that config.json binds.
+    pub(crate) fn add_volumes(&mut self, names: &[String]) -> Result<()> {
+        if !names.is_empty() {
+            mount_volumes()?;
+        }
+        for name in names {
+            check_name(name)?;
+            let path = PathBuf::from(volume_path(name));
+            self.volumes.push(path.clone());
+            fs::read_dir(&path).map_err(Error::on("open", &path))?;
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         at: &Path,
@@ -94,6 +112,10 @@ impl Rootfs {
 
 impl Drop for Rootfs {
     fn drop(&mut self) {
+        for path in &self.volumes {
+            // One that was not looked at is none; what still uses it keeps it until its end.
+            let _none = umount2(path, MntFlags::MNT_DETACH);
+        }
         let mut is_free = true;
         for path in self.mounted.drain(..).rev() {
             // What still uses it keeps it until its end; the name is free.
@@ -107,13 +129,32 @@ impl Drop for Rootfs {
     }
 }
 
+/// Mounts what the host shares, if it is not there.
+fn mount_volumes() -> Result<()> {
+    static IS_MOUNTED: Mutex<bool> = Mutex::new(false);
+    let mut is_mounted = IS_MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_mounted {
+        let (source, path) = (Some(VOLUMES_TAG), Path::new(VOLUMES));
+        fs::create_dir_all(path).map_err(Error::on("create", path))?;
+        let nothing = None::<&str>;
+        mount(source, path, Some("virtiofs"), MsFlags::empty(), nothing)
+            .map_err(Error::on("mount virtiofs on", path))?;
+        *is_mounted = true;
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        let why = format!("{name:?} is no name of a directory");
+        return Err(Error::Invalid(why));
+    }
+    Ok(())
+}
+
 /// The directory of that name that containers share, made if it is not there.
 fn shared(name: &str, mode: u32, owner: (u32, u32)) -> Result<PathBuf> {
-    if name.is_empty() || name.starts_with('.') || name.contains('/') {
-        return Err(Error::Invalid(format!(
-            "{name:?} is no name of a directory"
-        )));
-    }
+    check_name(name)?;
     let path = Path::new(SHARED).join(name);
     fs::create_dir_all(SHARED).map_err(Error::on("create", Path::new(SHARED)))?;
     match fs::create_dir(&path) {

@@ -181,7 +181,10 @@ impl Agent {
         if let Some(unwanted) = being_made.done(Arc::new(container)) {
             drop(init);
             unwanted.delete()?;
-            return Err(Error::NotFound(format!("who wants container {}", request.id)));
+            return Err(Error::NotFound(format!(
+                "who wants container {}",
+                request.id
+            )));
         }
         Ok(Answer::Pid(self.watch(init, process)))
     }

@@ -15,13 +15,14 @@ const NEEDED: [&str; 6] = [
 ];
 
 /// Loaded where the kernel has them: what others ask for without saying so in modules.dep, what makes
-/// a guest better, and what pods need.
-const WELCOME: [&str; 5] = [
+/// a guest better, what pods need, and volumes.
+const WELCOME: [&str; 6] = [
     "crc32c_generic",
     "virtio_pci",
     "virtio_rng",
     "virtio_scsi",
     "sd_mod",
+    "virtiofs",
 ];
 
 /// Paths of the modules to load below the kernel's folder, each after what it needs.

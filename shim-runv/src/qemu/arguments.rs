@@ -14,6 +14,12 @@ pub const MONITOR_FD: i32 = 4;
 /// Descriptor number of the first link's tap; those of the others follow.
 pub const LINK_FD: i32 = 5;
 
+/// Descriptor number of the memory of a machine that shares volumes, above those of links.
+pub const MEMORY_FD: i32 = LINK_FD + 4;
+
+/// Descriptor number of the socket at which its volumes are served.
+pub const VOLUMES_FD: i32 = MEMORY_FD + 1;
+
 /// Name of the SCSI adapter, whose bus is `NAME.0`.
 pub const SCSI: &str = "pod";
 
@@ -28,6 +34,15 @@ pub enum Slots {
     None,
     /// Disks, while it runs, told by the monitor.
     Disks,
+}
+
+/// Whether a machine sees volumes of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volumes {
+    /// No.
+    None,
+    /// Those that virtiofsd serves, which maps the machine's memory.
+    Shared,
 }
 
 /// A machine to start.
@@ -47,6 +62,8 @@ pub struct Arguments {
     pub disk: (PathBuf, String),
     /// What it takes later.
     pub slots: Slots,
+    /// What of the host it sees.
+    pub volumes: Volumes,
     /// Hardware addresses of its links, at most [`LINKS_MAX`].
     pub links: Vec<network::Mac>,
     /// File for what the guest writes to its console.
@@ -78,6 +95,32 @@ impl Arguments {
             words.push("tsc=reliable".to_owned());
         }
         words.join(" ")
+    }
+
+    /// Whether another process maps its memory: it cannot be a private copy of somebody's.
+    #[must_use]
+    pub fn needs_shared_memory(&self) -> bool {
+        self.volumes == Volumes::Shared
+    }
+
+    fn shared(&self) -> Vec<(&'static str, String)> {
+        if !self.needs_shared_memory() {
+            return Vec::new();
+        }
+        let memory = format!(
+            "memory-backend-file,id=memory,size={}M,mem-path=/proc/self/fd/{MEMORY_FD},share=on",
+            self.memory_mib
+        );
+        let tag = guest::call::VOLUMES_TAG;
+        vec![
+            ("-object", memory),
+            ("-machine", "memory-backend=memory".to_owned()),
+            ("-chardev", format!("socket,id=volumes,fd={VOLUMES_FD}")),
+            (
+                "-device",
+                format!("vhost-user-fs-device,chardev=volumes,tag={tag}"),
+            ),
+        ]
     }
 
     /// The command line without the program's name.
@@ -144,7 +187,12 @@ impl Arguments {
         let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
             .map(str::to_owned)
             .into();
-        for (name, value) in pairs.into_iter().chain(slots).chain(links) {
+        for (name, value) in pairs
+            .into_iter()
+            .chain(slots)
+            .chain(self.shared())
+            .chain(links)
+        {
             words.push(name.to_owned());
             words.push(value);
         }
@@ -179,6 +227,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             tsc_khz: Some(2_100_000),
             disk: ("/l/a,b.erofs".into(), "root".into()),
             slots: Slots::None,
+            volumes: Volumes::None,
             links: Vec::new(),
             console: "/s/console".into(),
         }
@@ -211,6 +260,19 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
         };
         let line = machine.render().join(" ");
         let expected = "-device virtio-scsi-device,id=pod -chardev socket,id=monitor,fd=4 -mon chardev=monitor,mode=control";
+        assert_eq!(line, format!("{GOLDEN} {expected}"));
+    }
+
+    #[test]
+    fn a_machine_with_volumes_shares_its_memory() {
+        let machine = Arguments {
+            volumes: Volumes::Shared,
+            ..machine()
+        };
+        let line = machine.render().join(" ");
+        let expected = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/9,share=on \
+                        -machine memory-backend=memory -chardev socket,id=volumes,fd=10 \
+                        -device vhost-user-fs-device,chardev=volumes,tag=volumes";
         assert_eq!(line, format!("{GOLDEN} {expected}"));
     }
 

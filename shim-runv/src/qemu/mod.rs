@@ -5,5 +5,8 @@ mod arguments;
 mod monitor;
 
 pub use accelerator::{Accelerator, Facts};
-pub use arguments::{AGENT_FD, Arguments, LINK_FD, LINKS_MAX, MONITOR_FD, SCSI, Slots};
+pub use arguments::{
+    AGENT_FD, Arguments, LINK_FD, LINKS_MAX, MEMORY_FD, MONITOR_FD, SCSI, Slots, VOLUMES_FD,
+    Volumes,
+};
 pub(crate) use monitor::Monitor;

@@ -1,0 +1,198 @@
+//! What of the host a machine shares while it runs: whether it does at all, and what that takes. Another
+//! process maps its memory then.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bundle::annotations::RUNV_VOLUMES;
+use cgroups::Cgroup;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde_json::Value;
+use sys::Child;
+
+use crate::journal::StateDir;
+use crate::stage::{Stage, Staged};
+use crate::virtiofsd::{Daemon, Virtiofsd};
+use crate::volumes::Shared;
+use crate::{Error, Result};
+
+/// From the end of QEMU's sockets to its own.
+const END_GRACE: Duration = Duration::from_secs(1);
+
+/// What [`RUNV_VOLUMES`] asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The host's, as they are.
+    Shared,
+    /// Copies.
+    Copied,
+    /// What there is.
+    Nothing,
+}
+
+impl Asked {
+    /// By the annotations of config.json.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another word.
+    pub(crate) fn of(config: &Value) -> Result<Self> {
+        match config["annotations"][RUNV_VOLUMES].as_str() {
+            None => Ok(Self::Nothing),
+            Some("shared") => Ok(Self::Shared),
+            Some("copied") => Ok(Self::Copied),
+            Some(other) => Err(Error::Usage(format!(
+                "annotations.{RUNV_VOLUMES} is {other:?}, and neither shared nor copied"
+            ))),
+        }
+    }
+}
+
+/// How a container sees volumes of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// As they are: what changes on one side is seen on the other.
+    Live,
+    /// As copies; why not live.
+    Copies(&'static str),
+}
+
+impl Sharing {
+    /// What pods have that ask for nothing else.
+    pub(crate) const OF_PODS: Self =
+        Self::Copies("its pod is without the annotation org.pouch.runv.volumes=shared");
+
+    /// Of a container with a machine of its own, which is made when its volumes are known.
+    ///
+    /// # Errors
+    /// [`Error::NoVirtiofsd`] when it is asked for and there is none.
+    pub(crate) fn alone(asked: Asked) -> Result<Self> {
+        let why = "the annotation org.pouch.runv.volumes asks for copies";
+        match (asked, Virtiofsd::find()) {
+            (Asked::Copied, _) => Ok(Self::Copies(why)),
+            (_, Ok(_)) => Ok(Self::Live),
+            (Asked::Nothing, Err(_)) => Ok(Self::Copies("this host has no virtiofsd")),
+            (Asked::Shared, Err(none)) => Err(none),
+        }
+    }
+
+    /// Of a pod's containers, whose machine is made before their volumes are known.
+    ///
+    /// # Errors
+    /// As [`Self::alone`].
+    pub(crate) fn pod(asked: Asked) -> Result<Self> {
+        match asked {
+            Asked::Shared => Virtiofsd::find().map(|_| Self::Live),
+            Asked::Nothing | Asked::Copied => Ok(Self::OF_PODS),
+        }
+    }
+}
+
+/// Volumes of one machine and who serves them. Dropped, nobody does.
+#[derive(Debug)]
+pub(crate) struct Share {
+    stage: Arc<Stage>,
+    daemon: Daemon,
+}
+
+/// What QEMU gets of it.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// The guest's memory.
+    pub(crate) memory: OwnedFd,
+    /// The daemon's socket.
+    pub(crate) socket: OwnedFd,
+}
+
+impl Share {
+    /// Starts to serve nothing yet.
+    pub(crate) fn start(memory_mib: u64, cgroup: &Cgroup, dir: &StateDir) -> Result<(Self, Ends)> {
+        let program = Virtiofsd::find()?;
+        let place = dir.volumes();
+        std::fs::create_dir(&place).map_err(Error::on("create", &place))?;
+        let stage = Stage::make(&place)?;
+        let (daemon, socket) = Daemon::start(&program, &stage, cgroup, dir)?;
+        let stage = Arc::new(stage);
+        let memory = memory(memory_mib << 20)?;
+        let socket = socket.into();
+        Ok((Self { stage, daemon }, Ends { memory, socket }))
+    }
+
+    /// Ends a machine whose volumes nobody serves any more: its processes would wait for ever.
+    pub(crate) fn guard(&self, qemu: &Arc<Mutex<Child>>) -> Result<()> {
+        let qemu = Arc::clone(qemu);
+        self.daemon.follow(move |said| {
+            let mut qemu = qemu.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(qemu.wait_timeout(END_GRACE), Ok(None)) {
+                let pid = qemu.pid().as_raw();
+                tracing::error!(
+                    pid,
+                    said,
+                    "virtiofsd has ended under a virtual machine, which is killed"
+                );
+                // It may have ended by itself in between.
+                let _gone = qemu.kill(nix::sys::signal::Signal::SIGKILL);
+            }
+        })
+    }
+
+    /// The machine is up.
+    pub(crate) fn is_up(&self, cgroup: &Cgroup) -> Result<()> {
+        self.daemon.attach_rest(cgroup)
+    }
+
+    /// Shares a volume.
+    pub(crate) fn add(&self, volume: &Shared) -> Result<Staged> {
+        self.stage.add(volume)
+    }
+
+    /// What the daemon said last.
+    pub(crate) fn said(&self) -> String {
+        self.daemon.said()
+    }
+
+    /// Ends it; the machine has ended.
+    pub(crate) fn end(&self) {
+        self.daemon.end();
+    }
+}
+
+/// Memory that two processes map, and neither can make larger or smaller under the other.
+fn memory(bytes: u64) -> Result<OwnedFd> {
+    let make = || -> std::io::Result<OwnedFd> {
+        let memory = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let memory = File::from(memory);
+        memory.set_len(bytes)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&memory, seals)?;
+        Ok(memory.into())
+    };
+    make().map_err(Error::io(format!("make {bytes} bytes of memory to share")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_annotation_has_two_words() {
+        let asked = |value: Value| Asked::of(&json!({"annotations": {RUNV_VOLUMES: value}}));
+        assert_eq!(asked(json!("shared")).unwrap(), Asked::Shared);
+        assert_eq!(asked(json!("copied")).unwrap(), Asked::Copied);
+        assert_eq!(Asked::of(&json!({})).unwrap(), Asked::Nothing);
+        let error = asked(json!("live")).unwrap_err().to_string();
+        let expected =
+            "annotations.org.pouch.runv.volumes is \"live\", and neither shared nor copied";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn pods_have_live_volumes_when_they_ask_for_them() {
+        for asked in [Asked::Nothing, Asked::Copied] {
+            assert!(matches!(Sharing::pod(asked), Ok(Sharing::Copies(_))));
+        }
+    }
+}
