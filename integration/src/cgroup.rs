@@ -32,6 +32,13 @@ pub const CPU_SHARES: Value = Value {
     v2: "cpu.weight",
 };
 
+/// Whether it takes only what nobody else wants.
+pub const IDLE: Value = Value {
+    controller: "cpu",
+    v1: "cpu.idle",
+    v2: "cpu.idle",
+};
+
 /// The text of a value of a process's cgroup, and whether it is of v2.
 pub fn read(pid: i32, value: Value) -> Result<(String, Layout)> {
     let (directory, layout) = directory(pid, value.controller)?;

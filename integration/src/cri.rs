@@ -313,6 +313,19 @@ impl Cri {
             .context("ContainerStatus answered without a status")
     }
 
+    /// The host's number of a container's init.
+    pub fn pid(&self, id: &str) -> Result<i64> {
+        let mut client = self.client.clone();
+        let request = ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.call("ContainerStatus", client.container_status(request))?;
+        let info = answer.info.get("info").context("no info is told")?;
+        let info: serde_json::Value = serde_json::from_str(info)?;
+        info["pid"].as_i64().context("info without a pid")
+    }
+
     /// True once the container has exited.
     pub fn has_exited(&self, id: &str) -> Result<bool> {
         Ok(self.status(id)?.state() == ContainerState::ContainerExited)

@@ -2,16 +2,10 @@
 
 use anyhow::ensure;
 use integration::{
-    cgroup::{CPU_SHARES, Value, expect},
+    cgroup::{CPU_SHARES, IDLE, expect},
     check::check,
     images::Image,
     runtime::Runtime,
-};
-
-const IDLE: Value = Value {
-    controller: "cpu",
-    v1: "cpu.idle",
-    v2: "cpu.idle",
 };
 
 #[test]

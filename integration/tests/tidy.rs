@@ -46,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cgroups",
             "launch",
             "mounts",
+            "network",
             "seccomp",
             "shim-core",
             "stdio",

@@ -1,5 +1,6 @@
 //! A running container into files, by CRIU.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bundle::{Bundle, Plan, Status};
+use bundle::{Bundle, Plan, Status, Traffic};
 use cgroups::{Cgroup, Controller};
 use launch::plan::PidOne;
 use nix::sched::CloneFlags;
@@ -17,6 +18,7 @@ use crate::criu::wire::{Kind, Options, Pair};
 use crate::criu::{Criu, Note, Task};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::journal::Journal;
 use crate::state_dir::StateDir;
 use crate::{Error, Result, create, external};
 
@@ -150,6 +152,19 @@ pub(crate) fn refuse_view(view: bundle::View) -> Result<()> {
     }
 }
 
+/// A restored container's network is empty when it starts, and what is in it then comes later.
+pub(crate) fn refuse_limited(annotations: &BTreeMap<String, String>) -> Result<()> {
+    let traffic = Traffic::of(annotations)?;
+    if traffic.is_none() {
+        return Ok(());
+    }
+    let why = format!("its network has limits ({})", traffic.field());
+    Err(Error::unsupported(
+        "checkpoint and restore of this container",
+        why,
+    ))
+}
+
 impl Container {
     /// Writes the container to files, and may leave it running.
     ///
@@ -162,6 +177,8 @@ impl Container {
         let status = self.require("checkpoint", &[Status::Running, Status::Paused])?;
         let plan = self.plan()?;
         refuse_view(plan.view)?;
+        // As updates have left them.
+        refuse_limited(&Journal::read(&self.dir)?.annotations)?;
         let folders = Folders::open(request.images, request.work, LOG)?;
         let mut options = request.options;
         common(&mut options, &folders, LOG, &plan);

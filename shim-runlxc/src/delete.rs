@@ -12,7 +12,7 @@ use crate::container::{Container, KILL_LIMIT};
 use crate::id::ContainerId;
 use crate::journal::Journal;
 use crate::state_dir::StateDir;
-use crate::{Error, Result, lxc, rich_hooks, wait};
+use crate::{Error, Result, lxc, rich_hooks, traffic, wait};
 
 /// What to do with a container that still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,7 @@ fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Resu
         Err(Error::NotFound) => return Ok(()),
         ended => note(ended),
     }
+    note(traffic::lift(dir));
     note(remove_own(journal));
     note(remove_lxc_cgroups(journal));
     note(lxc::remove_locks());

@@ -129,6 +129,15 @@ pub enum Error {
         /// Bytes of the container's own limit; none: a limit above it, or the host, ran out.
         limit: Option<u64>,
     },
+    /// Limits of a container's network.
+    #[error("{field}")]
+    Traffic {
+        /// Who asked, or where.
+        field: String,
+        /// What is in the way.
+        #[source]
+        source: network::Error,
+    },
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),

@@ -52,6 +52,9 @@ pub struct Journal {
     /// Namespaces that an exec must join.
     pub namespaces: Vec<NamespaceKind>,
     /// Whether init's end takes all others along.
+    /// The network namespace that it was given by a path; none: its own, or the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<PathBuf>,
     pub pid_namespace: PidNamespace,
     /// Seconds that the start may take, startContainer hooks included.
     pub start_limit_s: u64,
@@ -131,6 +134,7 @@ impl Journal {
                 PidNamespace::Own
             } else {
                 PidNamespace::Shared
+            network: network_path(&plan.namespaces),
             },
             start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs()
                 + services_limit_s(&plan.init.pid_one),
@@ -225,6 +229,12 @@ fn services_limit_s(pid_one: &PidOne) -> u64 {
     match pid_one {
         PidOne::Stub {
             services: Some(services),
+fn network_path(namespaces: &[Namespace]) -> Option<PathBuf> {
+    let mut networks = namespaces.iter();
+    let network = networks.find(|namespace| namespace.kind == NamespaceKind::Network);
+    network?.path.clone()
+}
+
             ..
         } => services.limit_s(),
         _ => 0,

@@ -48,6 +48,8 @@ mod progress;
 mod restore;
 mod rich_hooks;
 mod start;
+mod traffic;
+mod update;
 
 pub mod cli;
 pub mod features;

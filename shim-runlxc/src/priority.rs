@@ -1,8 +1,9 @@
 //! A container's priority: carried out in its cgroup, and told.
 
-use bundle::{Plan, priority};
-use cgroups::Cgroup;
+use bundle::{Plan, Update, priority};
+use cgroups::{Applied, Cgroup, Priority, Resources};
 
+use crate::Result;
 use crate::journal::Journal;
 
 /// What the state says where no file was there to write.
@@ -12,7 +13,27 @@ const NOTHING: &str = "nothing: this kernel has no file for it, or linux.resourc
 pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) {
     let Some(wanted) = plan.priority else { return };
     let applied = cgroup.prioritise(wanted, &plan.resources);
-    let container = plan.id.as_str();
+    tell(wanted, &applied, journal);
+}
+
+/// The same for a container that runs; `own` is what its config.json says.
+pub(crate) fn change(
+    update: &Update,
+    own: &Resources,
+    cgroup: &Cgroup,
+    journal: &mut Journal,
+) -> Result<()> {
+    let Some(wanted) = update.priority else {
+        return Ok(());
+    };
+    let old = priority::of(&journal.annotations)?;
+    let applied = cgroup.reprioritise((old, wanted), &[own, &update.resources]);
+    tell(wanted, &applied, journal);
+    Ok(())
+}
+
+fn tell(wanted: Priority, applied: &[Applied], journal: &mut Journal) {
+    let container = journal.id.as_str();
     for one in applied.iter().filter(|one| one.refused.is_some()) {
         let refusal = one.to_string();
         tracing::warn!(

@@ -12,7 +12,7 @@ use launch::plan::{RootEntry, SeccompFilter, Toggle};
 use shim_core::runtime::Result;
 use shim_core::{
     CheckpointRequest, Code, CreateRequest, Created, DeleteRequest, ExecRequest, Features,
-    Identity, Options, ProcessIo, Runtime, ShimError, SignalTarget, Started,
+    Identity, Options, ProcessIo, Runtime, ShimError, SignalTarget, Started, UpdateRequest,
 };
 
 use crate::checkpoint::{self, Afterwards, Part};
@@ -307,14 +307,9 @@ impl shim_core::Container for Shimmed {
         Ok(self.container.resume()?)
     }
 
-    fn update(&self, resources_json: &[u8]) -> Result<()> {
-        let parsed = bundle::parse_resources(resources_json).map_err(Error::from)?;
-        let resources = bundle::resources(&parsed).map_err(Error::from)?;
-        Ok(self
-            .container
-            .cgroup()
-            .apply(&resources)
-            .map_err(Error::from)?)
+    fn update(&self, request: &UpdateRequest) -> Result<()> {
+        let (json, annotations) = (&request.resources_json, &request.annotations);
+        Ok(self.container.update(json, annotations)?)
     }
 
     fn pids(&self) -> Result<Vec<i32>> {

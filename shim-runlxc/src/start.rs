@@ -14,8 +14,8 @@ use crate::listener::Starting;
 use crate::{Error, Result, connect, wait};
 
 impl Container {
-    /// Runs the prestart hook of a rich container, lets init run startContainer hooks and become the
-    /// program; then runs poststart hooks.
+    /// Limits the container's network, runs the prestart hook of a rich container, lets init run
+    /// startContainer hooks and become the program; then runs poststart hooks.
     ///
     /// # Errors
     /// [`Error::State`] unless the container is created; [`Error::Inside`] with the reason why the
@@ -38,7 +38,7 @@ impl Container {
                 )));
             }
         }
-        if let Err(error) = self.prestart() {
+        if let Err(error) = self.limit_traffic_at_start().and_then(|()| self.prestart()) {
             self.end_init()?;
             return Err(error);
         }

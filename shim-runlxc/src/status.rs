@@ -18,7 +18,11 @@ fn code(error: &Error) -> Code {
         Error::InvalidId { .. } | Error::Usage(_) => Code::InvalidArgument,
         Error::Exists => Code::AlreadyExists,
         Error::NotFound | Error::NotRunning => Code::NotFound,
-        Error::State(_) => Code::FailedPrecondition,
+        Error::State(_)
+        | Error::Traffic {
+            source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
+            ..
+        } => Code::FailedPrecondition,
         Error::Bundle(bundle::Error::Unsupported { .. }) | Error::Unsupported { .. } => {
             Code::Unimplemented
         }
@@ -60,6 +64,14 @@ mod tests {
         };
         check(read(ErrorKind::NotFound), Code::InvalidArgument);
         check(read(ErrorKind::StorageFull), Code::Internal);
+        let traffic = |source| Error::Traffic {
+            field: "x".into(),
+            source,
+        };
+        check(traffic(network::Error::NoLinks), Code::FailedPrecondition);
+        let source = ErrorKind::Unsupported.into();
+        let what = "x".into();
+        check(traffic(network::Error::Io { what, source }), Code::Internal);
         check(Error::LxcMissing, Code::Unavailable);
         check(Error::Leftover { what: vec![] }, Code::Internal);
     }

@@ -10,7 +10,7 @@ use launch::hooks::{self, Stage};
 use launch::plan::Hook;
 use nix::sys::signal::Signal;
 use shim_core::runtime::Result;
-use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, WindowSize};
+use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, UpdateRequest, WindowSize};
 
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
@@ -280,10 +280,16 @@ impl shim_core::Container for Contained {
         self.tell("the resume", Call::Resume(self.id.clone()))
     }
 
-    fn update(&self, resources_json: &[u8]) -> Result<()> {
+    fn update(&self, request: &UpdateRequest) -> Result<()> {
+        let mut keys = request.annotations.keys();
+        if let Some(key) = keys.find(|key| key.starts_with(bundle::annotations::PREFIX)) {
+            let what = format!("annotations.{key}");
+            let why = "of a virtual machine only limits change while it runs";
+            return Err(Error::unsupported(what, why).into());
+        }
         let call = Call::Update {
             container: self.id.clone(),
-            resources: resources_json.to_vec(),
+            resources: request.resources_json.clone(),
         };
         self.tell("the update", call)
     }

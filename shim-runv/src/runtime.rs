@@ -96,6 +96,11 @@ impl Wanted {
             let why = "virtual machines have none yet";
             return Err(Error::unsupported(what, why));
         }
+        let traffic = bundle::Traffic::of(&plan.annotations)?;
+        if !traffic.is_none() {
+            let why = "virtual machines have no limits of their network yet";
+            return Err(Error::unsupported(traffic.field(), why));
+        }
         if plan.init.pid_one != PidOne::Program {
             let why = "a virtual machine has no rich containers";
             return Err(Error::unsupported("a rich container", why));

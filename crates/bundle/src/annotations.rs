@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result, priority, rich, view};
+use crate::{Error, Result, priority, rich, traffic, view};
 
 /// Keys below this prefix are ours; an unknown one is a mistake and is refused.
 pub const PREFIX: &str = "org.pouch.";
@@ -22,6 +22,8 @@ pub const KNOWN: &[&str] = &[
     rich::SERVICES,
     view::VIEW,
     priority::PRIORITY,
+    traffic::INGRESS,
+    traffic::EGRESS,
     rich::hooks::PRESTART,
     rich::hooks::POSTSTOP,
     rich::hooks::TIMEOUT,

@@ -16,6 +16,7 @@ use crate::plan::{HostFacts, NamespaceKind, Plan, PlanContext, Planned, SeccompL
 use crate::process::{NO_NEW_PRIVS, ProcessContext, label, process_plan, toggle};
 use crate::rich::hooks::Hooks;
 use crate::rich::{MODE, Rich};
+use crate::traffic::Traffic;
 use crate::view::View;
 use crate::{
     Error, Result, annotations, capabilities, device, filter, hook, mount, priority, resources,
@@ -69,6 +70,7 @@ impl Bundle {
         let hooks = self.hooks();
         let view = View::of(&own_annotations)?;
         if let Some(left_out) = self.left_out(&init.process) {
+        check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }
         Ok(Plan {
@@ -321,6 +323,15 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
 
 /// The label of files, as it stands between the quotes of a mount option.
 fn mount_label(
+/// Nobody's traffic is limited by a container but its own.
+fn check_traffic(traffic: Traffic, namespaces: &Namespaces) -> Result<()> {
+    if traffic.is_none() || namespaces.has(NamespaceKind::Network) {
+        return Ok(());
+    }
+    let why = "needs a network namespace other than the host's, and linux.namespaces has none";
+    Err(Error::invalid(traffic.field(), why))
+}
+
     linux: &Linux,
     host: &HostFacts,
     warnings: &mut Vec<String>,

@@ -24,6 +24,8 @@ pub mod rich;
 mod scheduling;
 mod sysctl;
 mod systemd;
+pub mod traffic;
+mod update;
 pub mod view;
 
 mod convert;
@@ -45,4 +47,6 @@ pub use resources::resources;
 pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
 pub use seccomp::NEW_LISTENER;
 pub use state::{State, Status};
+pub use traffic::Traffic;
+pub use update::Update;
 pub use view::View;

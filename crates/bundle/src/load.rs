@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::plan::Planned;
-use crate::{Error, Result, names, tolerance};
+use crate::{Error, Result, names, resources, tolerance};
 
 /// Upper bound of config.json: far above what execve takes, far below what hurts.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
@@ -81,6 +81,16 @@ impl Bundle {
     pub fn cgroups_path(&self) -> Option<String> {
         let path = self.spec.linux().as_ref()?.cgroups_path().as_ref()?;
         Some(path.to_string_lossy().into_owned()).filter(|path| !path.is_empty())
+    }
+
+    /// `linux.resources`, but for devices; none of them when it is absent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field.
+    pub fn resources(&self) -> Result<cgroups::Resources> {
+        let linux = self.spec.linux().as_ref();
+        let spec = linux.and_then(|linux| linux.resources().as_ref());
+        spec.map_or_else(|| Ok(cgroups::Resources::default()), resources)
     }
 
     /// The annotations, sorted.

@@ -36,6 +36,8 @@ pub const PRESTART_RUNS: &str = "prestart.json";
 pub const POSTSTOP_DUE: &str = "poststop.due";
 /// The state directory of the container that such a hook runs in, in the state directory.
 pub const POSTSTOP: &str = "poststop";
+/// A network with limits of ours that may outlive the container, in the state directory.
+pub const TRAFFIC: &str = "traffic.json";
 /// The generated LXC configuration, in the state directory.
 pub const LXC_CONFIG: &str = "lxc.conf";
 /// What LXC said, in the state directory.

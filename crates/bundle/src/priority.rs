@@ -17,7 +17,7 @@ pub const APPLIED: &str = "org.pouch.priority.applied";
 ///
 /// # Errors
 /// [`Error::Invalid`] for another word than the known ones.
-pub(crate) fn of(annotations: &BTreeMap<String, String>) -> Result<Option<Priority>> {
+pub fn of(annotations: &BTreeMap<String, String>) -> Result<Option<Priority>> {
     let Some(word) = annotations.get(PRIORITY) else {
         return Ok(None);
     };

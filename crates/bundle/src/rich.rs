@@ -38,7 +38,7 @@ const OF_MODES: [(&str, &[Mode]); 3] = [
 
 /// What containerd's CRI marks the sandbox of a pod with. It hands the annotations of a pod to the
 /// sandbox as well, whose image has neither an init nor the programs of hooks.
-const SANDBOX: (&str, &str) = ("io.kubernetes.cri.container-type", "sandbox");
+pub(crate) const SANDBOX: (&str, &str) = ("io.kubernetes.cri.container-type", "sandbox");
 
 /// PouchContainer's daemon told its runtime by these two variables.
 const POUCH_RICH: &str = "rich_mode";

@@ -55,18 +55,21 @@ struct Knob {
     unified: Option<&'static str>,
     /// For each priority in the order of [`Priority::ALL`]; none: not written.
     values: [Option<&'static str>; 4],
+    /// What takes a value back, for a priority that has none; none: another file does that.
+    neutral: Option<&'static str>,
     /// Whether config.json says it itself; the same file by its name in `linux.resources.unified`
     /// always does.
     is_set: fn(&Resources) -> bool,
 }
 
 /// In the order in which they are written: weights are refused once a cgroup is idle (Linux 5.15).
-const KNOBS: [Knob; 9] = [
+const KNOBS: [Knob; 11] = [
     Knob {
         controller: Controller::Cpu,
         legacy: Some("cpu.shares"),
         unified: None,
         values: [Some("4096"), Some("1024"), Some("128"), None],
+        neutral: None,
         is_set: sets_shares,
     },
     Knob {
@@ -74,6 +77,7 @@ const KNOBS: [Knob; 9] = [
         legacy: None,
         unified: Some("cpu.weight"),
         values: [Some("400"), Some("100"), Some("12"), None],
+        neutral: None,
         is_set: sets_shares,
     },
     // SCHED_IDLE for all of its tasks: Linux 5.15, in both versions.
@@ -82,6 +86,7 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("cpu.idle"),
         unified: Some("cpu.idle"),
         values: [None, None, None, Some("1")],
+        neutral: Some("0"),
         is_set: |resources| resources.cpu.idle.is_some() || sets_shares(resources),
     },
     // Alibaba Cloud Linux: group identity.
@@ -90,6 +95,7 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("cpu.bvt_warp_ns"),
         unified: Some("cpu.bvt_warp_ns"),
         values: [Some("2"), Some("1"), Some("-1"), Some("-1")],
+        neutral: None,
         is_set: |_| false,
     },
     // Alibaba Cloud Linux: who is killed first when memory ends, 0 to 12.
@@ -98,7 +104,31 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("memory.priority"),
         unified: Some("memory.priority"),
         values: [Some("12"), Some("8"), Some("4"), Some("0")],
+        neutral: None,
         is_set: |_| false,
+    },
+    // Memory that is taken from others first, as far as the cgroups above have such a share.
+    Knob {
+        controller: Controller::Memory,
+        legacy: None,
+        unified: Some("memory.low"),
+        values: [Some("max"), None, None, None],
+        neutral: Some("0"),
+        is_set: |resources| resources.memory.reservation.is_some(),
+    },
+    // Classes 7075:1 to 7075:4 for the operator's own tc(8) filters and firewalls.
+    Knob {
+        controller: Controller::NetCls,
+        legacy: Some("net_cls.classid"),
+        unified: None,
+        values: [
+            Some("0x70750001"),
+            Some("0x70750002"),
+            Some("0x70750003"),
+            Some("0x70750004"),
+        ],
+        neutral: None,
+        is_set: |resources| resources.network.class_id.is_some_and(|class| class != 0),
     },
     // CFQ, before Linux 5.0.
     Knob {
@@ -106,6 +136,7 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("blkio.weight"),
         unified: None,
         values: [Some("1000"), Some("500"), Some("100"), Some("10")],
+        neutral: None,
         is_set: sets_io_weight,
     },
     Knob {
@@ -113,6 +144,7 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("blkio.bfq.weight"),
         unified: Some("io.bfq.weight"),
         values: [Some("800"), Some("100"), Some("20"), Some("1")],
+        neutral: None,
         is_set: sets_io_weight,
     },
     Knob {
@@ -120,6 +152,7 @@ const KNOBS: [Knob; 9] = [
         legacy: None,
         unified: Some("io.weight"),
         values: [Some("800"), Some("100"), Some("20"), Some("1")],
+        neutral: None,
         is_set: sets_io_weight,
     },
     // Linux 5.14.
@@ -128,9 +161,17 @@ const KNOBS: [Knob; 9] = [
         legacy: Some("blkio.prio.class"),
         unified: Some("io.prio.class"),
         values: [None, None, Some("restrict-to-be"), Some("idle")],
+        neutral: Some("no-change"),
         is_set: |_| false,
     },
 ];
+
+impl Knob {
+    fn value(&self, priority: Priority) -> Option<&'static str> {
+        let index = Priority::ALL.iter().position(|&other| other == priority);
+        self.values.get(index?).copied().flatten()
+    }
+}
 
 fn sets_shares(resources: &Resources) -> bool {
     let names = ["cpu.weight", "cpu.weight.nice"];
@@ -176,19 +217,40 @@ impl Cgroup {
     /// after [`Cgroup::apply`].
     #[must_use]
     pub fn prioritise(&self, priority: Priority, resources: &Resources) -> Vec<Applied> {
-        let index = Priority::ALL.iter().position(|&other| other == priority);
-        let write = |knob: &Knob| {
-            let value = knob.values.get(index?).copied().flatten()?;
-            if (knob.is_set)(resources) {
-                return None;
-            }
-            let (directory, file) = self.place_of(knob)?;
-            if names_one(resources, &[file]) {
-                return None;
-            }
-            apply(directory, file, value)
+        let knobs = KNOBS.iter();
+        let write = |knob: &Knob| self.write_knob(knob, knob.value(priority)?, &[resources]);
+        knobs.filter_map(write).collect()
+    }
+
+    /// Gives it another priority than it had; what one of `set` says itself stays.
+    #[must_use]
+    pub fn reprioritise(
+        &self,
+        (old, new): (Option<Priority>, Priority),
+        set: &[&Resources],
+    ) -> Vec<Applied> {
+        let take_back = |knob: &Knob| {
+            let was_written = old.and_then(|old| knob.value(old)).is_some();
+            let neutral = knob.neutral.filter(|_| knob.value(new).is_none());
+            self.write_knob(knob, neutral.filter(|_| was_written)?, set)
         };
-        KNOBS.iter().filter_map(write).collect()
+        // First: a cgroup that is idle takes no weight.
+        let mut applied: Vec<_> = KNOBS.iter().filter_map(take_back).collect();
+        let write = |knob: &Knob| self.write_knob(knob, knob.value(new)?, set);
+        applied.extend(KNOBS.iter().filter_map(write));
+        applied
+    }
+
+    /// None: there is no such file, or it is not ours to write.
+    fn write_knob(&self, knob: &Knob, value: &'static str, set: &[&Resources]) -> Option<Applied> {
+        if set.iter().any(|resources| (knob.is_set)(resources)) {
+            return None;
+        }
+        let (directory, file) = self.place_of(knob)?;
+        if set.iter().any(|resources| names_one(resources, &[file])) {
+            return None;
+        }
+        apply(directory, file, value)
     }
 
     fn place_of(&self, knob: &Knob) -> Option<(&Path, &'static str)> {
@@ -360,6 +422,62 @@ mod tests {
             let told: Vec<_> = applied.iter().map(Applied::to_string).collect();
             assert_eq!(told.join(" "), expected, "{file}");
         }
+    }
+
+    #[test]
+    fn another_priority_takes_back_what_the_old_one_had_written() {
+        let files = ["cpu.shares", "cpu.idle", "blkio.prio.class"];
+        let shares = Resources {
+            cpu: crate::resources::Cpu {
+                shares: Some(512),
+                ..Default::default()
+            },
+            ..Resources::default()
+        };
+        let none = Resources::default();
+        for (old, new, set, expected) in [
+            (
+                Some(Priority::BestEffort),
+                Priority::Online,
+                &none,
+                "cpu.idle=0 blkio.prio.class=no-change cpu.shares=1024",
+            ),
+            (None, Priority::Online, &none, "cpu.shares=1024"),
+            (
+                Some(Priority::Offline),
+                Priority::BestEffort,
+                &none,
+                "cpu.idle=1 blkio.prio.class=idle",
+            ),
+            (
+                Some(Priority::BestEffort),
+                Priority::OnlineHigh,
+                &shares,
+                "blkio.prio.class=no-change",
+            ),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let cgroup = cgroup(root.path(), &files);
+            let applied = cgroup.reprioritise((old, new), &[&none, set]);
+            let told: Vec<_> = applied.iter().map(Applied::to_string).collect();
+            assert_eq!(told.join(" "), expected, "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn the_highest_keeps_its_memory_until_it_is_another() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = unified(root.path(), &["memory.low"]);
+        let mut own = Resources::default();
+        let told = |change, own: &Resources| {
+            let applied = cgroup.reprioritise(change, &[own]);
+            applied.iter().map(Applied::to_string).collect::<Vec<_>>()
+        };
+        let (high, online) = (Priority::OnlineHigh, Priority::Online);
+        assert_eq!(told((None, high), &own), ["memory.low=max"]);
+        assert_eq!(told((Some(high), online), &own), ["memory.low=0"]);
+        own.memory.reservation = Some(4096);
+        assert!(told((Some(online), high), &own).is_empty());
     }
 
     #[test]

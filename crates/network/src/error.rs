@@ -45,6 +45,12 @@ pub enum Error {
         "link {0} in the network namespace has an ingress queueing discipline already: another machine, or other traffic control, uses it"
     )]
     Taken(String),
+    /// Somebody else decides already how fast a link sends.
+    #[error("link {0} in the network namespace has a queueing discipline already that is not ours")]
+    Shaped(String),
+    /// There is nothing to be limited.
+    #[error("the network namespace has no link that is up, beside its loopback")]
+    NoLinks,
     /// There is no link with that hardware address.
     #[error("no link has the hardware address {0}, which is to be {1}")]
     NoLink(crate::Mac, String),

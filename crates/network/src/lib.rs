@@ -1,5 +1,6 @@
 //! The network of a container as values: read from its namespace by rtnetlink(7), tied to the machine it
-//! runs in, written again inside of that. Must not know who asks, nor keep anything on disk.
+//! runs in, written again inside of that; and how fast its links may be. Must not know who asks, nor keep
+//! anything on disk.
 //!
 //! ```text
 //!   host, in the container's network namespace                     guest
@@ -12,15 +13,18 @@ mod rtnetlink;
 mod values;
 
 mod apply;
+mod limit;
 mod namespace;
 mod read;
 mod tie;
+mod token_bucket;
 
 #[cfg(test)]
 mod tests;
 
 pub use apply::apply;
 pub use error::{Error, Result};
+pub use limit::{Limit, Limits, lift, limit};
 pub use namespace::{HeldNamespace, Identity, Namespace};
 pub use read::{Found, read};
 pub use tie::{Tied, tie, untie};

@@ -7,11 +7,12 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 
 use crate::rtnetlink::Rtnetlink;
 use crate::{
-    Address, Error, HeldNamespace, Link, Mac, Neighbour, Network, Result, Route, apply, read, tie,
-    untie,
+    Address, Error, HeldNamespace, Limit, Limits, Link, Mac, Neighbour, Network, Result, Route,
+    apply, lift, limit, read, tie, untie,
 };
 
 /// Two links that are each other's ends, in this thread's namespace.
@@ -211,4 +212,112 @@ fn links_with_one_hardware_address_are_refused_by_name() {
     let inside = || inside(twins);
     let error = held.namespace().run(inside).unwrap_err().to_string();
     assert!(error.contains("with the hardware address of"), "{error}");
+}
+
+/// Kinds of the queueing disciplines of this namespace, but for those that the kernel gives itself.
+fn disciplines() -> Result<Vec<String>> {
+    let all = Message::GetQueueDiscipline(TcMessage::default());
+    let messages = Rtnetlink::open()?.dump("list queueing disciplines", &all)?;
+    let mut kinds = Vec::new();
+    for message in messages {
+        if let Message::NewQueueDiscipline(message) = message
+            && message.header.handle != TcHandle::UNSPEC
+        {
+            kinds.extend(message.attributes.into_iter().find_map(|it| match it {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            }));
+        }
+    }
+    kinds.sort();
+    Ok(kinds)
+}
+
+/// Something at the root of a link that is not ours.
+fn put_at_root(index: u32) -> Result<()> {
+    let header = TcHeader {
+        index: index.cast_signed(),
+        parent: TcHandle::ROOT,
+        handle: TcHandle::from(0x0001_0000),
+        ..TcHeader::default()
+    };
+    let kind = TcAttribute::Kind("pfifo".to_owned());
+    let message = TcMessage::from_parts(header, vec![kind]);
+    let message = Message::NewQueueDiscipline(message);
+    Rtnetlink::open()?.change("add pfifo", message, NLM_F_CREATE | NLM_F_EXCL)
+}
+
+const RATE: Option<Limit> = Some(Limit::BytesPerSecond(1_000_000));
+const BOTH: Limits = Limits {
+    ingress: RATE,
+    egress: RATE,
+};
+
+#[test]
+fn links_that_are_up_are_limited_in_each_direction_until_that_is_lifted() {
+    let held = HeldNamespace::create().unwrap();
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let inside = || {
+        veth(macs)?;
+        assert!(matches!(limit(BOTH), Err(Error::NoLinks)), "both are down");
+        up("first")?;
+        up("second")?;
+        let found = read()?;
+        let check = |ingress, egress, kinds: &[&str]| {
+            // What is there already is no hindrance.
+            for _ in 0..2 {
+                limit(Limits { ingress, egress })?;
+                assert_eq!(disciplines()?, kinds);
+            }
+            Ok(())
+        };
+        let (keep, lifted) = (None, Some(Limit::Lifted));
+        check(keep, RATE, &["tbf"; 2])?;
+        let all = ["ingress", "ingress", "tbf", "tbf", "tbf", "tbf"];
+        check(RATE, keep, &all)?;
+        check(Some(Limit::BytesPerSecond(2_000_000)), keep, &all)?;
+        check(keep, lifted, &all[..4])?;
+        check(lifted, RATE, &["tbf"; 2])?;
+        check(RATE, RATE, &all)?;
+        lift()?;
+        lift()?;
+        assert!(disciplines()?.is_empty());
+        assert_eq!(read()?, found, "no link is left");
+        Ok(())
+    };
+    held.namespace().run(inside).unwrap();
+}
+
+#[test]
+fn what_others_do_with_traffic_stays() {
+    let held = HeldNamespace::create().unwrap();
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let inside = || {
+        veth(macs)?;
+        up("first")?;
+        up("second")?;
+        let found = read()?;
+        let only_egress = Limits {
+            ingress: None,
+            egress: RATE,
+        };
+        put_at_root(found.indexes[0])?;
+        assert!(matches!(limit(BOTH), Err(Error::Shaped(_))));
+        lift()?;
+        assert_eq!(disciplines()?, ["pfifo"]);
+        let tied = tie(&found)?;
+        let only_ingress = Limits {
+            ingress: RATE,
+            egress: None,
+        };
+        assert!(matches!(limit(only_ingress), Err(Error::Taken(_))));
+        assert!(matches!(limit(only_egress), Err(Error::Shaped(_))));
+        lift()?;
+        // Those of the taps, too.
+        let all = ["ingress", "ingress", "ingress", "ingress", "pfifo"];
+        assert_eq!(disciplines()?, all);
+        drop(tied);
+        untie(&found.indexes)
+    };
+    held.namespace().run(inside).unwrap();
 }

@@ -83,7 +83,7 @@ pub fn untie(indexes: &[u32]) -> Result<()> {
 }
 
 /// No such link, or none of its (EINVAL, since 2.6.32 for a discipline that is not there).
-fn is_absent(error: &Error) -> bool {
+pub(crate) fn is_absent(error: &Error) -> bool {
     let absent = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
     absent
         .iter()
@@ -112,8 +112,9 @@ fn tie_one(kernel: &mut Rtnetlink, link: u32, position: usize, mtu: u32) -> Resu
     Ok(tap)
 }
 
-/// The tap is the machine's; the kernel of the host has nothing to say there.
-fn be_silent(name: &str) -> Result<()> {
+/// A tap is the machine's, and packets at an ifb are somebody else's: the kernel of the host has nothing
+/// to say there.
+pub(crate) fn be_silent(name: &str) -> Result<()> {
     let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
     match fs::write(&path, "1") {
         // A kernel without IPv6.
@@ -134,7 +135,7 @@ fn ingress(index: u32) -> TcMessage {
 }
 
 /// All that comes in at one goes out at the other.
-fn redirect(kernel: &mut Rtnetlink, from: u32, to: u32) -> Result<()> {
+pub(crate) fn redirect(kernel: &mut Rtnetlink, from: u32, to: u32) -> Result<()> {
     let what = format!("add an ingress queueing discipline to link {from}");
     let discipline = Message::NewQueueDiscipline(ingress(from));
     kernel.change(&what, discipline, NLM_F_CREATE | NLM_F_EXCL)?;

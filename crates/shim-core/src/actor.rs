@@ -223,11 +223,8 @@ impl<C: Container> Actor<C> {
     fn on_container_command(&mut self, command: ContainerCommand) {
         let (container, world) = (&self.container, &self.world);
         match command {
-            ContainerCommand::Update {
-                resources_json,
-                reply,
-            } => {
-                let job = jobs::update(container, world, resources_json);
+            ContainerCommand::Update { request, reply } => {
+                let job = jobs::update(container, world, request);
                 if let Some(reply) = self.allowed(&Request::Update, reply) {
                     self.run_beside(jobs::answer(reply, job));
                 }

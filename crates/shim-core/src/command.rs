@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::request::{Deleted, Exec, ProcessInfo, ProcessState};
-use crate::runtime::{CheckpointRequest, Stats};
+use crate::runtime::{CheckpointRequest, Stats, UpdateRequest};
 use crate::{Code, ShimError};
 
 /// A question to an actor; in the order of the Task API.
@@ -62,7 +62,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) enum ContainerCommand {
     Update {
-        resources_json: Vec<u8>,
+        request: UpdateRequest,
         reply: Reply<()>,
     },
     Checkpoint {

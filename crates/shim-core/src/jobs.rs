@@ -15,7 +15,7 @@ use crate::exits::{Exited, Expectation};
 use crate::process_io::{self, Io};
 use crate::request::{Deleted, Exec, ProcessInfo};
 use crate::runtime::{
-    CheckpointRequest, Container, ExecRequest, Options, SignalTarget, Started, Stats,
+    CheckpointRequest, Container, ExecRequest, Options, SignalTarget, Started, Stats, UpdateRequest,
 };
 use crate::shim::World;
 use crate::{Code, ShimError, rootfs};
@@ -231,10 +231,10 @@ pub(crate) fn kill<C: Container>(
 pub(crate) fn update<C: Container>(
     container: &Arc<C>,
     world: &World,
-    resources_json: Vec<u8>,
+    request: UpdateRequest,
 ) -> impl Future<Output = Result<(), ShimError>> + Send + use<C> {
     let container = Arc::clone(container);
-    let update = move || container.update(&resources_json);
+    let update = move || container.update(&request);
     world.blocking.run(Kind::Client, "update", update)
 }
 

@@ -46,6 +46,6 @@ pub use logging::level_word;
 pub use run::run;
 pub use runtime::{
     CheckpointRequest, Container, CreateRequest, Created, DeleteRequest, ExecRequest, Features,
-    Identity, Options, ProcessIo, Runtime, SignalTarget, Started, Stats, WindowSize,
+    Identity, Options, ProcessIo, Runtime, SignalTarget, Started, Stats, UpdateRequest, WindowSize,
 };
 pub use time::rfc3339;

@@ -14,6 +14,7 @@
 //! * A pid is given to `sys::watch` before the process can run a container's program, so that its
 //!   exit is never missed. When a call fails, it leaves no process behind.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -142,6 +143,15 @@ pub enum SignalTarget {
     },
 }
 
+/// What is to change of a running container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateRequest {
+    /// Limits: an OCI `linux.resources` object.
+    pub resources_json: Vec<u8>,
+    /// Words for the runtime.
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// A container to be written to files; the words of containerd's `CheckpointOptions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointRequest {
@@ -255,11 +265,11 @@ pub trait Container: Send + Sync + 'static {
     /// When the kernel refuses.
     fn resume(&self) -> Result<()>;
 
-    /// Applies an OCI `linux.resources` object (JSON).
+    /// Applies limits, and what annotations ask for.
     ///
     /// # Errors
     /// [`Code::InvalidArgument`] for a bad value, by name.
-    fn update(&self, resources_json: &[u8]) -> Result<()>;
+    fn update(&self, request: &UpdateRequest) -> Result<()>;
 
     /// Host pids of all processes in the container.
     ///

@@ -219,14 +219,10 @@ impl<R: Runtime> Task for Service<R> {
         _context: &TtrpcContext,
         request: api::UpdateTaskRequest,
     ) -> ttrpc::Result<Empty> {
-        let resources_json = convert::resources(&request).map_err(to_wire)?;
-        let update = |reply| {
-            Command::Container(ContainerCommand::Update {
-                resources_json,
-                reply,
-            })
-        };
-        self.ask(&request.id, SLOW, update).await?;
+        let id = request.id.clone();
+        let request = convert::update(request).map_err(to_wire)?;
+        let update = |reply| Command::Container(ContainerCommand::Update { request, reply });
+        self.ask(&id, SLOW, update).await?;
         Ok(Empty::new())
     }
 

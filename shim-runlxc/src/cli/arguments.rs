@@ -302,8 +302,19 @@ pub(crate) struct Update {
     /// other options are ignored then
     #[arg(short, long, value_name = "FILE|-")]
     pub(crate) resources: Option<PathBuf>,
+    /// An annotation that may change while a container runs: org.pouch.priority,
+    /// org.pouch.net.ingress, org.pouch.net.egress
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation)]
+    pub(crate) annotations: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) limits: Limits,
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("is not of the form KEY=VALUE".to_owned()),
+    }
 }
 
 /// Limits by name; 0 leaves a value as it is, but for pids.

@@ -26,11 +26,7 @@ pub(crate) fn update(root: &Path, arguments: &Update) -> Result<ExitCode> {
         Some(path) => read(path)?,
         None => from_options(&arguments.limits)?.to_string().into_bytes(),
     };
-    let resources = bundle::resources(&bundle::parse_resources(&text)?)?;
-    if resources.memory.kernel.is_some() || resources.memory.kernel_tcp.is_some() {
-        tracing::warn!("limits of kernel memory are ignored");
-    }
-    container.cgroup().apply(&resources)?;
+    container.update(&text, &arguments.annotations.iter().cloned().collect())?;
     Ok(ExitCode::SUCCESS)
 }
 

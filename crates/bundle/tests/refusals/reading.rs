@@ -191,3 +191,17 @@ fn an_images_systemd_gets_a_cgroup_namespace_and_tmpfs() {
         check(&[mode.clone(), namespaces, hostname], &why);
     }
 }
+
+#[test]
+fn only_a_network_of_its_own_is_limited() {
+    let limited = ("/annotations", json!({"org.pouch.net.egress": "1mbit"}));
+    let namespaces = |more: Value| json!([{"type": "mount"}, {"type": "uts"}, more]);
+    let own = namespaces(json!({"type": "network"}));
+    accepted(&[limited.clone(), ("/linux/namespaces", own)]);
+    let hosts = namespaces(json!({"type": "pid"}));
+    check(
+        &[limited, ("/linux/namespaces", hosts)],
+        "annotations.org.pouch.net.egress: needs a network namespace other than the host's, and \
+         linux.namespaces has none",
+    );
+}

@@ -13,6 +13,7 @@ use task::{ExecId, Exit, ProcessName, Status};
 
 use super::{any, options, pid, timestamp};
 use crate::request::{Create, Deleted, Exec, ProcessInfo, ProcessState, RootfsMount, Stdio};
+use crate::runtime::UpdateRequest;
 use crate::{Code, ShimError};
 
 /// Longest container id: a file name with room for a suffix.
@@ -69,9 +70,18 @@ pub(crate) fn exec(request: wire_api::ExecProcessRequest) -> Result<Exec, ShimEr
     })
 }
 
-/// The `linux.resources` of an update, as JSON.
-pub(crate) fn resources(request: &wire_api::UpdateTaskRequest) -> Result<Vec<u8>, ShimError> {
-    json_of(request.resources.as_ref(), "LinuxResources").map(<[u8]>::to_vec)
+/// Who changes annotations alone sends no limits.
+pub(crate) fn update(request: wire_api::UpdateTaskRequest) -> Result<UpdateRequest, ShimError> {
+    let resources = request.resources.as_ref();
+    let resources_json = if resources.is_none() && !request.annotations.is_empty() {
+        b"{}".to_vec()
+    } else {
+        json_of(resources, "LinuxResources")?.to_vec()
+    };
+    Ok(UpdateRequest {
+        resources_json,
+        annotations: request.annotations.into_iter().collect(),
+    })
 }
 
 /// The process a request is for; without an exec id it is init.

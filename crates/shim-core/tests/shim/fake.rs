@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use serde::Deserialize;
 use shim_core::{
     Code, Container, CreateRequest, Created, DeleteRequest, ExecRequest, Features, Identity,
-    Options, ProcessIo, Runtime, ShimError, SignalTarget, Started, Stats,
+    Options, ProcessIo, Runtime, ShimError, SignalTarget, Started, Stats, UpdateRequest,
 };
 
 /// Waits for a line, then becomes the program: an init that `start` lets go.
@@ -188,9 +188,14 @@ impl Container for FakeContainer {
         self.signal(SignalTarget::Init, 18)
     }
 
-    fn update(&self, resources_json: &[u8]) -> Result<(), ShimError> {
+    fn update(&self, request: &UpdateRequest) -> Result<(), ShimError> {
         pass(&self.bundle, self.annotations.update_gate.as_deref())?;
-        std::fs::write(self.bundle.join("resources"), resources_json).map_err(internal)
+        std::fs::write(
+            self.bundle.join("annotations"),
+            format!("{:?}", request.annotations),
+        )
+        .map_err(internal)?;
+        std::fs::write(self.bundle.join("resources"), &request.resources_json).map_err(internal)
     }
 
     fn pids(&self) -> Result<Vec<i32>, ShimError> {

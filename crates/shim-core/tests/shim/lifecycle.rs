@@ -500,6 +500,17 @@ async fn limits_and_numbers_pass() {
         .unwrap();
     let applied = std::fs::read(bundle.join("resources")).unwrap();
     assert_eq!(applied, br#"{"pids":{"limit":7}}"#);
+    let annotations = api::UpdateTaskRequest {
+        id: "c".into(),
+        annotations: [("io.example".to_owned(), "now".to_owned())].into(),
+        ..Default::default()
+    };
+    let updated = shim.tasks.update(context(), &annotations).await;
+    updated.unwrap();
+    let applied =
+        ["resources", "annotations"].map(|name| std::fs::read(bundle.join(name)).unwrap());
+    assert_eq!(applied[0], b"{}", "no limits came along");
+    assert_eq!(applied[1], br#"{"io.example": "now"}"#);
     let wrong = shim
         .tasks
         .update(context(), &update("WindowsResources"))
