@@ -178,3 +178,67 @@ fn a_stop_reaches_the_program_and_a_killed_supervisor_ends_nothing() {
         Ok(())
     });
 }
+
+#[test]
+fn the_start_waits_until_the_program_is_ready() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let late = "sleep 0.5";
+        for (name, ready, program, is_there) in [
+            (
+                "port",
+                "ready=port:8080",
+                "exec httpd -f -p 8080",
+                "grep -q ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6",
+            ),
+            (
+                "file",
+                "ready=file:/tmp/up",
+                ": >/tmp/up; exec sleep 600",
+                "test -e /tmp/up",
+            ),
+        ] {
+            let container = rich(bench, name, &[ready]);
+            let script = format!("{late}; {program}");
+            let task = container.detach(&["sh", "-c", &script])?;
+            task.exec(&["sh", "-c", is_there])?
+                .success()
+                .with_context(|| format!("{name}: it was not ready"))?;
+            task.kill_and_remove()?;
+        }
+        for (name, annotations, program, why) in [
+            (
+                "never",
+                &["ready=port:8080", "ready-timeout=1"][..],
+                "exec sleep 600",
+                "org.pouch.rich.ready (port:8080): the program was not ready after 1s",
+            ),
+            (
+                "gone",
+                &["ready=file:/tmp/up"],
+                "exit 3",
+                "org.pouch.rich.ready (file:/tmp/up): the container ended before its program was \
+                 ready",
+            ),
+            (
+                "silent",
+                &["ready=notify", "ready-timeout=1"],
+                "case $NOTIFY_SOCKET in @org.pouch.rich.ready/*) exec sleep 600;; esac",
+                "org.pouch.rich.ready (notify): the program was not ready after 1s",
+            ),
+            (
+                "nobody",
+                &["ready=booted"],
+                "true",
+                "only systemd says booted, and mode is dumb-init",
+            ),
+        ] {
+            let refused = rich(bench, name, annotations).shell(program)?;
+            ensure!(refused.code() != 0, "{name}: it ran");
+            ensure!(refused.stderr().contains(why), "{name}: {refused}");
+            for (id, _) in bench.ctr().tasks()? {
+                bench.ctr().task(&id).remove()?;
+            }
+        }
+        Ok(())
+    });
+}

@@ -49,6 +49,29 @@ fn the_program_is_a_unit_and_its_output_and_exit_code_are_the_containers() {
 }
 
 #[test]
+fn the_start_waits_for_the_programs_word_or_that_of_systemd() {
+    on_systemd(|bench| {
+        // What it says after that finds somebody who hears it, too.
+        let script = "sleep 0.5; : >/tmp/up; systemd-notify --ready && systemd-notify --status=x && \
+                      : >/tmp/said; exec sleep 600";
+        let task = rich(bench, "word")
+            .rich("ready=notify")
+            .detach(&["sh", "-c", script])?;
+        asked(&task, "test -e /tmp/up")?.success()?;
+        asked(&task, "until [ -e /tmp/said ]; do sleep 0.05; done")?.success()?;
+        task.kill_and_remove()?;
+        let task = rich(bench, "booted")
+            .rich("ready=booted")
+            .detach(&["sleep", "600"])?;
+        let state = asked(&task, "systemctl is-system-running")?.stdout();
+        let is_up = ["running\n", "degraded\n"].contains(&state.as_str());
+        ensure!(is_up, "{state}");
+        task.kill_and_remove()?;
+        Ok(())
+    });
+}
+
+#[test]
 fn user_environment_directory_and_any_argument_arrive_intact() {
     on_systemd(|bench| {
         let container = rich(bench, "intact").rich("user=daemon").flags(&[

@@ -1,6 +1,6 @@
 //! Rich containers with an image's own sysvinit as pid 1.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -27,7 +27,7 @@ echo slow $1 >>/seen/order
 ";
 
 const PROGRAM: &str = "trap 'echo program stop >>/seen/order; exit 7' TERM; \
-                       echo program start >>/seen/order; while :; do sleep 1 & wait; done";
+                       echo program start >>/seen/order; : >/seen/started; while :; do sleep 1 & wait; done";
 
 fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
     bench.container(name).rich("mode=sbin-init")
@@ -43,13 +43,21 @@ fn with_service<'a>(bench: &Bench<'a>, name: &str, directory: &Path) -> Result<T
     fs::write(&script, SERVICE)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     fs::write(directory.join("order"), "")?;
+    match fs::remove_file(directory.join("started")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let container = rich(bench, name)
         .rich("services=cron,slow")
+        .rich("ready=file:/seen/started")
         .bound(&script, "/etc/init.d/slow")
         .bound(directory, "/seen");
     let task = container.detach(&["sh", "-c", PROGRAM])?;
-    let started = "until grep -q 'program start' /seen/order; do sleep 0.1; done";
-    task.exec(&["sh", "-c", started])?.success()?;
+    let order = fs::read_to_string(directory.join("order"))?;
+    ensure!(
+        order.contains("program start"),
+        "the start did not wait: {order:?}"
+    );
     Ok(task)
 }
 

@@ -129,6 +129,26 @@ pub enum Error {
         /// Bytes of the container's own limit; none: a limit above it, or the host, ran out.
         limit: Option<u64>,
     },
+    /// The program of a rich container is not ready in time.
+    #[error(
+        "{} ({value}): the program was not ready after {limit:?}",
+        bundle::rich::ready::READY
+    )]
+    NotReady {
+        /// What was waited for.
+        value: String,
+        /// How long.
+        limit: Duration,
+    },
+    /// The program of a rich container, or its init, has ended before it was ready.
+    #[error(
+        "{} ({value}): the container ended before its program was ready",
+        bundle::rich::ready::READY
+    )]
+    EndedUnready {
+        /// What was waited for.
+        value: String,
+    },
     /// Limits of a container's network.
     #[error("{field}")]
     Traffic {

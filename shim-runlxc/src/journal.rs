@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bundle::annotations::LEFT_OUT;
 use bundle::capabilities::NONE as NO_CAPABILITIES;
 use bundle::rich::hooks::Hooks;
+use bundle::rich::ready::Readiness;
 use bundle::{Namespace, NamespaceKind, Plan, SeccompListener};
 use cgroups::{CgroupDir, CgroupPaths};
 use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling, Toggle};
@@ -51,10 +52,10 @@ pub struct Journal {
     pub cgroup: CgroupPaths,
     /// Namespaces that an exec must join.
     pub namespaces: Vec<NamespaceKind>,
-    /// Whether init's end takes all others along.
     /// The network namespace that it was given by a path; none: its own, or the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<PathBuf>,
+    /// Whether init's end takes all others along.
     pub pid_namespace: PidNamespace,
     /// Seconds that the start may take, startContainer hooks included.
     pub start_limit_s: u64,
@@ -82,6 +83,9 @@ pub struct Journal {
     /// What runs in a rich container before its program and after its end.
     #[serde(default, skip_serializing_if = "Hooks::is_none")]
     pub rich_hooks: Hooks,
+    /// What its start waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Readiness>,
     /// Init; none until the stub said hello. Until then nobody of ours is in `cgroup`.
     pub init: Option<ProcessId>,
     /// Whether `create` came to its end.
@@ -130,11 +134,11 @@ impl Journal {
             lxc_cgroups: Vec::new(),
             cgroup,
             namespaces: plan.namespaces.iter().map(|n| n.kind).collect(),
+            network: network_path(&plan.namespaces),
             pid_namespace: if plan.namespaces.iter().any(own_pids) {
                 PidNamespace::Own
             } else {
                 PidNamespace::Shared
-            network: network_path(&plan.namespaces),
             },
             start_limit_s: with_hooks(START_LIMIT, start_hooks).as_secs()
                 + services_limit_s(&plan.init.pid_one),
@@ -147,6 +151,7 @@ impl Journal {
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),
             rich_hooks: plan.rich_hooks.clone(),
+            ready: plan.ready.clone(),
             init: None,
             phase: Phase::Creating,
         }
@@ -224,17 +229,17 @@ impl Journal {
     }
 }
 
-/// By how much services lengthen the start.
-fn services_limit_s(pid_one: &PidOne) -> u64 {
-    match pid_one {
-        PidOne::Stub {
-            services: Some(services),
 fn network_path(namespaces: &[Namespace]) -> Option<PathBuf> {
     let mut networks = namespaces.iter();
     let network = networks.find(|namespace| namespace.kind == NamespaceKind::Network);
     network?.path.clone()
 }
 
+/// By how much services lengthen the start.
+fn services_limit_s(pid_one: &PidOne) -> u64 {
+    match pid_one {
+        PidOne::Stub {
+            services: Some(services),
             ..
         } => services.limit_s(),
         _ => 0,

@@ -45,6 +45,7 @@ mod membership;
 pub mod out_of_memory;
 mod priority;
 mod progress;
+mod readiness;
 mod restore;
 mod rich_hooks;
 mod start;

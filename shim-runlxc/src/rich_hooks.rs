@@ -366,6 +366,7 @@ fn reshape(plan: &mut Plan, command: &Command) {
     plan.init.create_container_hooks.clear();
     plan.init.start_container_hooks.clear();
     plan.rich_hooks = hooks::Hooks::default();
+    plan.ready = None;
     plan.init.process = command.process(&plan.init.process);
     plan.init.pid_one = PidOne::Stub {
         rewrites: Vec::new(),

@@ -15,7 +15,8 @@ use crate::{Error, Result, connect, wait};
 
 impl Container {
     /// Limits the container's network, runs the prestart hook of a rich container, lets init run
-    /// startContainer hooks and become the program; then runs poststart hooks.
+    /// startContainer hooks and become the program; then runs poststart hooks, and waits until the
+    /// program is ready where that is asked for.
     ///
     /// # Errors
     /// [`Error::State`] unless the container is created; [`Error::Inside`] with the reason why the
@@ -42,6 +43,13 @@ impl Container {
             self.end_init()?;
             return Err(error);
         }
+        let awaited = match self.begin_to_await() {
+            Ok(awaited) => awaited,
+            Err(error) => {
+                self.end_init()?;
+                return Err(error);
+            }
+        };
         let limit = Duration::from_secs(self.journal.start_limit_s);
         let what = "the start of the container's program";
         let channel = Channel::over(self.connect()?, what, limit)?;
@@ -73,7 +81,14 @@ impl Container {
             }
         }
         self.forget_start_socket()?;
-        self.poststart()
+        self.poststart()?;
+        match awaited.map_or(Ok(()), |awaited| self.await_ready(awaited)) {
+            Err(error) => {
+                self.end_init()?;
+                Err(error)
+            }
+            ready => ready,
+        }
     }
 
     /// Makes sure that an init which did not start is seen as stopped by whoever asks next.

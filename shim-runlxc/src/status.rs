@@ -19,6 +19,7 @@ fn code(error: &Error) -> Code {
         Error::Exists => Code::AlreadyExists,
         Error::NotFound | Error::NotRunning => Code::NotFound,
         Error::State(_)
+        | Error::EndedUnready { .. }
         | Error::Traffic {
             source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
             ..
@@ -39,7 +40,7 @@ fn code(error: &Error) -> Code {
             FailureKind::Host | FailureKind::Hook => Code::Internal,
         },
         Error::LeftFrozen { failed, .. } | Error::OtherStub { failed, .. } => code(failed),
-        Error::Timeout { .. } => Code::DeadlineExceeded,
+        Error::Timeout { .. } | Error::NotReady { .. } => Code::DeadlineExceeded,
         Error::LxcMissing | Error::StubMissing { .. } => Code::Unavailable,
         _ => Code::Internal,
     }

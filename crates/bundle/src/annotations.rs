@@ -24,6 +24,8 @@ pub const KNOWN: &[&str] = &[
     priority::PRIORITY,
     traffic::INGRESS,
     traffic::EGRESS,
+    rich::ready::READY,
+    rich::ready::TIMEOUT,
     rich::hooks::PRESTART,
     rich::hooks::POSTSTOP,
     rich::hooks::TIMEOUT,

@@ -50,9 +50,10 @@ impl Bundle {
         )?;
         let init_of_image = || (context.init_of)(Path::new(&init.root.path));
         let rich = Rich::of(&own_annotations, self.env(), init_of_image)?;
-        let mut rich_hooks = Hooks::default();
+        let (mut rich_hooks, mut ready) = (Hooks::default(), None);
         if let Some(rich) = rich {
             rich_hooks = rich.hooks.clone();
+            ready = rich.ready.clone();
             // Whoever decided it, the state tells.
             own_annotations.insert(MODE.to_owned(), rich.mode.as_str().to_owned());
             let filter = linux.seccomp().as_ref();
@@ -69,8 +70,8 @@ impl Bundle {
         );
         let hooks = self.hooks();
         let view = View::of(&own_annotations)?;
-        if let Some(left_out) = self.left_out(&init.process) {
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
+        if let Some(left_out) = self.left_out(&init.process) {
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }
         Ok(Plan {
@@ -88,6 +89,7 @@ impl Bundle {
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,
             hooks_poststop: hook::hooks("poststop", hooks.poststop())?,
             rich_hooks,
+            ready,
             init,
             view,
             seccomp_listener,
@@ -321,8 +323,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// The label of files, as it stands between the quotes of a mount option.
-fn mount_label(
 /// Nobody's traffic is limited by a container but its own.
 fn check_traffic(traffic: Traffic, namespaces: &Namespaces) -> Result<()> {
     if traffic.is_none() || namespaces.has(NamespaceKind::Network) {
@@ -332,6 +332,8 @@ fn check_traffic(traffic: Traffic, namespaces: &Namespaces) -> Result<()> {
     Err(Error::invalid(traffic.field(), why))
 }
 
+/// The label of files, as it stands between the quotes of a mount option.
+fn mount_label(
     linux: &Linux,
     host: &HostFacts,
     warnings: &mut Vec<String>,

@@ -10,6 +10,7 @@ use mounts::{Mount, MountOptions};
 
 use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
+use crate::rich::ready::Readiness;
 use crate::rich::{Mode, Rich};
 use crate::{Error, Result};
 
@@ -70,6 +71,7 @@ pub(crate) fn wanted(rich: &Rich, context: &PlanContext) -> ImageInit {
         id: context.id.clone(),
         user: rich.user.clone(),
         services: rich.services.clone(),
+        notify_socket: rich.ready.as_ref().and_then(Readiness::socket_of_init),
     }
 }
 

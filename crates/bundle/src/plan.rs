@@ -9,6 +9,7 @@ use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
 
 use crate::rich::hooks::Hooks;
+use crate::rich::ready::Readiness;
 use crate::{State, Status, View, state};
 
 /// What the caller knows and config.json does not say.
@@ -122,6 +123,9 @@ pub struct Plan {
     /// What runs in a rich container before its program and after its end.
     #[serde(default, skip_serializing_if = "Hooks::is_none")]
     pub rich_hooks: Hooks,
+    /// What its start waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Readiness>,
     /// What pid 1 does. Its two states lack the pid: send what [`Plan::init_for`] returns.
     pub init: InitPlan,
     /// Whose resources it sees; the mounts that make it so are not among those of `init` yet.

@@ -3,6 +3,7 @@
 
 mod filter;
 pub mod hooks;
+pub mod ready;
 mod rewrites;
 pub mod services;
 
@@ -29,11 +30,15 @@ pub const USER: &str = "org.pouch.rich.user";
 /// Services to run beside the program: `cron,ssh`.
 pub const SERVICES: &str = "org.pouch.rich.services";
 
-/// What only some modes have.
-const OF_MODES: [(&str, &[Mode]); 3] = [
+const ALL_MODES: [Mode; 3] = [Mode::Systemd, Mode::SbinInit, Mode::DumbInit];
+
+/// What only rich containers have, and some only in some modes.
+const OF_MODES: [(&str, &[Mode]); 5] = [
     (SIGNALS, &[Mode::DumbInit]),
     (USER, &[Mode::Systemd, Mode::SbinInit]),
-    (SERVICES, &[Mode::Systemd, Mode::SbinInit, Mode::DumbInit]),
+    (SERVICES, &ALL_MODES),
+    (ready::READY, &ALL_MODES),
+    (ready::TIMEOUT, &ALL_MODES),
 ];
 
 /// What containerd's CRI marks the sandbox of a pod with. It hands the annotations of a pod to the
@@ -76,6 +81,8 @@ pub struct Rich {
     pub own_services: Vec<Service>,
     /// What runs in it before its program and after its end.
     pub hooks: hooks::Hooks,
+    /// What its start waits for.
+    pub ready: Option<ready::Readiness>,
 }
 
 /// Who is pid 1 of a rich container.
@@ -188,6 +195,7 @@ impl Rich {
             services: names,
             own_services: own,
             hooks: hooks::Hooks::of(annotations)?,
+            ready: ready::Readiness::of(annotations, mode, &ready::socket())?,
         }))
     }
 
@@ -198,6 +206,10 @@ impl Rich {
         (init, namespaces): (&mut InitPlan, &mut Namespaces),
         filter: Option<&LinuxSeccomp>,
     ) -> Result<()> {
+        let word = self.ready.as_ref().and_then(ready::Readiness::of_program);
+        if word.is_some() {
+            ready::replace_socket(&mut init.process.env, word);
+        }
         match self.mode {
             Mode::DumbInit => {
                 init.pid_one = self.pid_one(namespaces, filter, &init.process)?;

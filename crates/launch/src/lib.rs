@@ -18,6 +18,7 @@ mod host_side;
 pub mod image_init;
 pub mod init;
 mod labels;
+pub mod listening;
 mod masks;
 pub mod plan;
 mod process;
@@ -33,3 +34,4 @@ pub mod view;
 
 pub use error::{Error, Result};
 pub use procfs::sysctl_path;
+pub use services::says_ready;

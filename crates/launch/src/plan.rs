@@ -74,6 +74,9 @@ pub struct ImageInit {
     pub user: Option<String>,
     /// What to start beside the program: units with their suffix, or names of scripts.
     pub services: Vec<String>,
+    /// Where the init itself says that it has started all, as sd_notify(3) has it.
+    #[serde(default)]
+    pub notify_socket: Option<String>,
 }
 
 /// What runs beside a program whose parent is the stub.
@@ -129,6 +132,8 @@ pub enum Ready {
     File(String),
     /// When it says so (sd_notify(3)).
     Notified,
+    /// When somebody listens at this port of TCP.
+    Port(u16),
 }
 
 /// A signal that the program gets as another one.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use launch::plan::{Process, Toggle};
 use serde::{Deserialize, Serialize};
 
-use super::annotation;
+use super::{annotation, ready};
 use crate::annotations::nearest;
 use crate::{Error, Result};
 
@@ -121,8 +121,11 @@ impl Command {
 
 /// A process of the container's root in `/`, as [`Command::process`].
 pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
+    let mut env = program.env.clone();
+    ready::replace_socket(&mut env, None);
     Process {
         args,
+        env,
         cwd: "/".to_owned(),
         uid: 0,
         gid: 0,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use launch::plan::{Ready, Service, ServiceKind};
 
-use super::{Mode, SERVICES, annotation, hooks};
+use super::{Mode, SERVICES, annotation, hooks, ready};
 use crate::{Error, Result};
 
 /// Before the name of a service: the command that it is. A service without one is a script of the
@@ -98,16 +98,16 @@ fn service(annotations: &BTreeMap<String, String>, name: &str) -> Result<Service
 }
 
 fn readiness(key: &str, text: &str) -> Result<Ready> {
-    match text.split_once(':') {
-        Some(("file", path)) if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') => {
-            Ok(Ready::File(path.to_owned()))
-        }
-        None if text == "notify" => Ok(Ready::Notified),
-        _ => {
-            let why = format!("{text:?} is neither file:/PATH nor notify");
-            Err(Error::invalid(annotation(key), why))
-        }
-    }
+    let known = match text.split_once(':') {
+        Some(("file", path)) => ready::absolute_file(path).map(Ready::File),
+        Some(("port", number)) => ready::port(number).map(Ready::Port),
+        None if text == "notify" => Some(Ready::Notified),
+        _ => None,
+    };
+    known.ok_or_else(|| {
+        let why = format!("{text:?} is none of file:/PATH, port:1 to port:65535, notify");
+        Error::invalid(annotation(key), why)
+    })
 }
 
 #[cfg(test)]
@@ -132,8 +132,11 @@ mod tests {
             ("say", "sh:exec say"),
             ("say.ready", "notify"),
             ("rc.local", "/bin/true"),
+            ("http", "/bin/httpd"),
+            ("http.ready", "port:80"),
         ];
-        let services = parse(&annotations, &["cron", "say", "web", "rc.local"]).unwrap();
+        let names = ["cron", "say", "web", "rc.local", "http"];
+        let services = parse(&annotations, &names).unwrap();
         let command = |args: &[&str], ready| ServiceKind::Command {
             args: args.iter().map(|&word| word.to_owned()).collect(),
             ready,
@@ -149,6 +152,7 @@ mod tests {
                     Ready::File("/run/web.pid".to_owned())
                 ),
                 command(&["/bin/true"], Ready::Started),
+                command(&["/bin/httpd"], Ready::Port(80)),
             ]
         );
     }
@@ -168,14 +172,14 @@ mod tests {
                  when it has ended",
             ),
             (
-                &[("web", "/web"), ("web.ready", "port:80")],
+                &[("web", "/web"), ("web.ready", "port:http")],
                 &["web"],
-                "web.ready: \"port:80\" is neither file:/PATH nor notify",
+                "web.ready: \"port:http\" is none of file:/PATH, port:1 to port:65535, notify",
             ),
             (
                 &[("web", "/web"), ("web.ready", "file:x")],
                 &["web"],
-                "web.ready: \"file:x\" is neither file:/PATH nor notify",
+                "web.ready: \"file:x\" is none of file:/PATH, port:1 to port:65535, notify",
             ),
         ] {
             let message = parse(annotations, names).unwrap_err().to_string();

@@ -26,6 +26,7 @@ use crate::control::{self, Failure, FromStub, ToStub};
 use crate::error::{Error, Result, host};
 use crate::plan::Services;
 
+pub use readiness::says_ready;
 pub(crate) use supervisor::Supervisor;
 
 /// Where scripts lie (LSB 3.1, System Initialization).

@@ -1,13 +1,16 @@
-//! When a service is ready: at once, when a file is there, or when it says so (sd_notify(3)).
+//! When a service is ready: at once, when a file is there, when somebody listens at a
+//! port, or when it says so (sd_notify(3)).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{UnixAddr, bind, getsockname};
 
 use crate::error::{Result, host};
+use crate::listening::is_listening;
 use crate::plan::{Ready, Service};
 
 use super::process::failed;
@@ -18,6 +21,11 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// So many messages are taken at a time: whoever sends them without end keeps nobody from a deadline.
 const MESSAGES_MAX: usize = 64;
 
+/// Tables of the supervisor's network.
+const TABLES: &str = "/proc/self/net";
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// What tells that a service is ready.
 #[derive(Debug)]
 pub(super) enum Watch {
@@ -27,6 +35,8 @@ pub(super) enum Watch {
     File(Inotify, PathBuf),
     /// Messages of the service; the name of the socket for its environment.
     Messages(UnixDatagram, String),
+    /// The kernel's table of ports, which tells of no change.
+    Port(u16),
 }
 
 impl Watch {
@@ -52,6 +62,7 @@ impl Watch {
                 };
                 Ok(Self::File(inotify.map_err(cannot)?, path))
             }
+            Ready::Port(port) => Ok(Self::Port(*port)),
             Ready::Notified => {
                 let step = || "make a socket for messages of a service".to_owned();
                 let socket = UnixDatagram::unbound().map_err(host(step))?;
@@ -70,7 +81,7 @@ impl Watch {
     /// it is started again.
     pub(super) fn once_ready(self) -> Self {
         match self {
-            Self::None | Self::File(..) => Self::None,
+            Self::None | Self::File(..) | Self::Port(_) => Self::None,
             Self::Messages(..) => self,
         }
     }
@@ -86,16 +97,23 @@ impl Watch {
     /// What to wait at.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::None => None,
+            Self::None | Self::Port(_) => None,
             Self::File(inotify, _) => Some(inotify.as_fd()),
             Self::Messages(socket, _) => Some(socket.as_fd()),
         }
+    }
+
+    /// How long to wait at most before the next look; none: the descriptor tells.
+    pub(super) fn look_every(&self) -> Option<Duration> {
+        matches!(self, Self::Port(_)).then_some(LOOK_EVERY)
     }
 
     /// Whether it is so far. What had come until now is taken, lest the service waits to send more.
     pub(super) fn is_ready(&self) -> bool {
         match self {
             Self::None => true,
+            // A container without /proc has no such table, and waits for its limit.
+            Self::Port(port) => is_listening(Path::new(TABLES), *port).unwrap_or(false),
             Self::File(inotify, path) => {
                 // What changed does not matter: the file is there or not.
                 let _seen = inotify.read_events();
@@ -116,8 +134,10 @@ impl Watch {
     }
 }
 
-/// Lines of the form NAME=VALUE; others are the service's own affair.
-fn says_ready(message: &[u8]) -> bool {
+/// Whether a message of sd_notify(3) says so: lines of the form NAME=VALUE, of which others are the
+/// sender's own affair.
+#[must_use]
+pub fn says_ready(message: &[u8]) -> bool {
     message
         .split(|&byte| byte == b'\n')
         .any(|line| line == b"READY=1")

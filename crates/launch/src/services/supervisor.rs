@@ -116,7 +116,8 @@ impl Running<'_> {
                     format_args!("is not ready after {limit:?}"),
                 ));
             };
-            for (pid, status) in self.wait(&ready, Some(left))? {
+            let pause = ready.look_every().map_or(left, |every| every.min(left));
+            for (pid, status) in self.wait(&ready, Some(pause))? {
                 if matches!(life, Life::Up { pid: own, .. } if own == pid) {
                     return Err(ended_early(service, status));
                 }

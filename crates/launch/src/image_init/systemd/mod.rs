@@ -42,13 +42,18 @@ pub(super) fn furnish(
         rlimits: &plan.process.rlimits,
     };
     files.make(&furnished.proc)?;
+    let socket = wanted.notify_socket.iter();
+    let socket = socket.map(|name| format!("NOTIFY_SOCKET={name}"));
     Ok(Program {
         args: vec![image.systemd, "--unit=multi-user.target".to_owned()],
-        env: vec![
+        env: [
             SEARCH_PATH.to_owned(),
             format!("container={CONTAINER}"),
             format!("container_uuid={uuid}"),
-        ],
+        ]
+        .into_iter()
+        .chain(socket)
+        .collect(),
         // A signal to stop may come before it listens.
         signals: SignalsAtFirst::Blocked,
     })
