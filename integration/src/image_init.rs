@@ -42,6 +42,25 @@ pub fn ends_as_the_program<'a>(rich: impl Fn(&str) -> Container<'a>) -> Result<(
     Ok(())
 }
 
+/// With a policy it is started again until it has ended well, or until a stop.
+pub fn is_started_again<'a>(rich: impl Fn(&str) -> Container<'a>) -> Result<()> {
+    let script = "echo x >>/tmp/runs; [ $(grep -c x /tmp/runs) -ge 3 ] || exit 5; echo third";
+    let ended = rich("failing").rich("restart=on-failure").shell(script)?;
+    let ended = ended.with_code(0)?;
+    ensure!(ended.stdout() == "third\n", "{ended}");
+    let task = rich("always").rich("restart=always").detach(&[
+        "sh",
+        "-c",
+        "trap 'exit 7' TERM; echo x >>/tmp/runs; while [ $(grep -c x /tmp/runs) -ge 3 ]; do sleep 1 & wait; done",
+    ])?;
+    let third = "until [ $(grep -c x /tmp/runs) -ge 3 ]; do sleep 0.05; done";
+    task.exec(&["sh", "-c", third])?.success()?;
+    task.kill(Signal::SIGTERM)?;
+    let code = task.remove()?;
+    ensure!(code == 7, "expected 7, got {code}");
+    Ok(())
+}
+
 /// A terminal is the program's, with its size; the init says nothing there (`silent` is in what it
 /// would say).
 pub fn a_terminal_is_the_programs(container: &Container<'_>, silent: &str) -> Result<()> {

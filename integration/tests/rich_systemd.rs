@@ -206,3 +206,8 @@ fn a_terminal_is_the_programs_alone() {
         Ok(())
     });
 }
+
+#[test]
+fn the_program_is_started_again_where_that_is_asked_for() {
+    on_systemd(|bench| image_init::is_started_again(|name| rich(bench, name)));
+}

@@ -172,3 +172,8 @@ fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
         Ok(())
     });
 }
+
+#[test]
+fn the_program_is_started_again_where_that_is_asked_for() {
+    on_sysvinit(|bench| image_init::is_started_again(|name| rich(bench, name)));
+}

@@ -20,6 +20,7 @@ pub const KNOWN: &[&str] = &[
     rich::SIGNALS,
     rich::USER,
     rich::SERVICES,
+    rich::RESTART,
     view::VIEW,
     priority::PRIORITY,
     traffic::INGRESS,

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use launch::image_init::OWN;
-use launch::plan::{ImageInit, InitPlan, PidOne, PlannedMount};
+use launch::plan::{ImageInit, InitPlan, PidOne, PlannedMount, Restart};
 use mounts::flags::{NODEV, NOEXEC, NOSUID, RDONLY};
 use mounts::{Mount, MountOptions};
 
 use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
 use crate::rich::ready::Readiness;
-use crate::rich::{Mode, Rich};
+use crate::rich::{Mode, RESTART, Rich};
 use crate::{Error, Result};
 
 const RUN: &str = "/run";
@@ -71,6 +71,7 @@ pub(crate) fn wanted(rich: &Rich, context: &PlanContext) -> ImageInit {
         id: context.id.clone(),
         user: rich.user.clone(),
         services: rich.services.clone(),
+        restart: rich.restart,
         notify_socket: rich.ready.as_ref().and_then(Readiness::socket_of_init),
     }
 }
@@ -95,6 +96,10 @@ pub(crate) fn check(rich: &Rich, init: &InitPlan, namespaces: &Namespaces) -> Re
     }
     if init.process.preserve_fds > 0 {
         return unsupported("with descriptors from 3 up for the program");
+    }
+    if rich.restart != Restart::Never && init.process.terminal.is_some() {
+        let why = "a terminal ends with the program that has it, and process.terminal is true";
+        return Err(Error::invalid(format!("annotations.{RESTART}"), why));
     }
     if !namespaces.makes(NamespaceKind::Pid) {
         return invalid("needs a new pid namespace, and linux.namespaces has none");

@@ -4,13 +4,14 @@
 mod filter;
 pub mod hooks;
 pub mod ready;
+mod restart;
 mod rewrites;
 pub mod services;
 
 use std::collections::BTreeMap;
 
 use launch::image_init::style::Style;
-use launch::plan::{InitPlan, PidOne, Process, Rewrite, Service, Services};
+use launch::plan::{InitPlan, PidOne, Process, Restart, Rewrite, Service, Services};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::annotations::nearest;
@@ -27,15 +28,18 @@ pub const SIGNALS: &str = "org.pouch.rich.signals";
 
 /// Who the program runs as, by the image's name of the user.
 pub const USER: &str = "org.pouch.rich.user";
+/// Whether the program is started again when it has ended: `no`, `on-failure`, `always`.
+pub const RESTART: &str = "org.pouch.rich.restart";
 /// Services to run beside the program: `cron,ssh`.
 pub const SERVICES: &str = "org.pouch.rich.services";
 
 const ALL_MODES: [Mode; 3] = [Mode::Systemd, Mode::SbinInit, Mode::DumbInit];
 
 /// What only rich containers have, and some only in some modes.
-const OF_MODES: [(&str, &[Mode]); 5] = [
+const OF_MODES: [(&str, &[Mode]); 6] = [
     (SIGNALS, &[Mode::DumbInit]),
     (USER, &[Mode::Systemd, Mode::SbinInit]),
+    (RESTART, &[Mode::Systemd, Mode::SbinInit]),
     (SERVICES, &ALL_MODES),
     (ready::READY, &ALL_MODES),
     (ready::TIMEOUT, &ALL_MODES),
@@ -75,6 +79,8 @@ pub struct Rich {
     pub rewrites: Vec<Rewrite>,
     /// The program's user by the image's name of it; none: `process.user`.
     pub user: Option<String>,
+    /// Whether the program is started again when it has ended.
+    pub restart: Restart,
     /// Names of units, or of scripts.
     pub services: Vec<String>,
     /// In mode dumb-init, what those names are.
@@ -192,6 +198,7 @@ impl Rich {
             asked_by: asked.field,
             rewrites: rewrites.transpose()?.unwrap_or_default(),
             user: annotations.get(USER).cloned(),
+            restart: restart::of(annotations)?,
             services: names,
             own_services: own,
             hooks: hooks::Hooks::of(annotations)?,

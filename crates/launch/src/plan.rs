@@ -77,6 +77,21 @@ pub struct ImageInit {
     /// Where the init itself says that it has started all, as sd_notify(3) has it.
     #[serde(default)]
     pub notify_socket: Option<String>,
+    /// Whether the program is started again when it has ended.
+    #[serde(default)]
+    pub restart: Restart,
+}
+
+/// Whether a program is started again when it has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    /// Its end is the container's.
+    #[default]
+    Never,
+    /// Unless its code was 0.
+    OnFailure,
+    /// However it ended.
+    Always,
 }
 
 /// What runs beside a program whose parent is the stub.

@@ -190,6 +190,13 @@ fn an_images_systemd_gets_a_cgroup_namespace_and_tmpfs() {
         let why = format!("annotations.org.pouch.rich.mode{why}");
         check(&[mode.clone(), namespaces, hostname], &why);
     }
+    let again = json!({"org.pouch.rich.mode": "systemd", "org.pouch.rich.restart": "always"});
+    let terminal = ("/process/terminal", json!(true));
+    check(
+        &[("/annotations", again), terminal],
+        "annotations.org.pouch.rich.restart: a terminal ends with the program that has it, and \
+         process.terminal is true",
+    );
 }
 
 #[test]

@@ -10,15 +10,16 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sys::ExitStatus;
 use sys::pty::set_controlling;
 
-use crate::control::{self, Received, ToStub};
+use crate::control::{self, Received};
 use crate::error::{Error, Result, host};
 use crate::init::End;
-use crate::plan::Process;
+use crate::plan::{Process, Restart};
 use crate::process;
 use crate::procfs::Proc;
 use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Side};
 
-use super::{OWN, keeper, refusal};
+use super::keeper::Kept;
+use super::{OWN, keeper, refusal, restarts};
 
 /// Of a program that was not seen to end: whoever kills its parent kills it, too.
 const KILLED: i32 = 137;
@@ -40,7 +41,14 @@ pub fn run() -> Result<End> {
     refuse_elsewhere()?;
     let mut status = Status::create()?;
     status.write(FAILED)?;
-    match start()? {
+    let application = Application::receive()?;
+    if application.restart != Restart::Never {
+        let ended = restarts::run(application.restart, &mut |code| status.write(code))?;
+        if let restarts::Side::First(code) = ended {
+            return Ok(End::Program(ExitStatus::Exited(code)));
+        }
+    }
+    match start(application)? {
         Started::Parent(reaper, plan) => {
             status.write(KILLED)?;
             let ended = stay(reaper, &plan);
@@ -69,12 +77,11 @@ enum Started {
     Child(Box<Option<Application>>),
 }
 
-fn start() -> Result<Started> {
-    let Application { plan, fds } = Application::receive()?;
+fn start(application: Application) -> Result<Started> {
     match reaper::fork()? {
-        Side::Parent(reaper) => Ok(Started::Parent(reaper, Box::new(plan))),
+        Side::Parent(reaper) => Ok(Started::Parent(reaper, Box::new(application.plan))),
         Side::Child(gate) => Ok(Started::Child(Box::new(match gate.wait() {
-            Passage::Open => Some(Application { plan, fds }),
+            Passage::Open => Some(application),
             Passage::Closed => None,
         }))),
     }
@@ -94,23 +101,25 @@ fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
 /// What the keeper gave.
 struct Application {
     plan: Process,
+    restart: Restart,
     fds: Vec<OwnedFd>,
 }
 
 impl Application {
     fn receive() -> Result<Self> {
-        // Its plan is given once: the program runs only once in each start.
+        // Its plan is given once: whoever asks again has no program to run.
         let socket = keeper::say(keeper::Word::Application, &[])?;
         match control::recv(&socket)? {
             Some(Received {
-                message: ToStub::Exec(plan),
+                message: Kept { process, restart },
                 fds,
                 ..
             }) => Ok(Self {
-                plan: plan.process,
+                plan: process,
+                restart,
                 fds,
             }),
-            _ => Err(Error::Unexpected("instead of a program")),
+            None => Err(Error::Unexpected("instead of a program")),
         }
     }
 

@@ -14,10 +14,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{self, Limit, ToStub};
+use crate::control::{self, Limit};
 use crate::error::{Error, Result, host};
 use crate::init::End;
-use crate::plan::{ExecPlan, Process};
+use crate::plan::{Process, Restart};
 use crate::process;
 
 use super::OWN;
@@ -59,10 +59,18 @@ pub(super) fn listen() -> Result<UnixListener> {
     UnixListener::bind(&path).map_err(host(|| format!("bind {path}")))
 }
 
+/// What is given with the program's streams.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) process: Process,
+    pub(super) restart: Restart,
+}
+
 /// What is kept; the standard streams are this process' own, unless there is a terminal.
 pub(super) struct Keeper {
     pub(super) listener: UnixListener,
     pub(super) application: Process,
+    pub(super) restart: Restart,
     pub(super) terminal: Option<OwnedFd>,
 }
 
@@ -77,10 +85,10 @@ impl Keeper {
             .thread_set_mask()
             .map_err(host(|| "block signals".to_owned()))?;
         process::keep_right_to_signal(container)?;
-        let plan = ToStub::Exec(Box::new(ExecPlan {
-            namespaces: Vec::new(),
+        let kept = Kept {
             process: self.application,
-        }));
+            restart: self.restart,
+        };
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let fds = match &self.terminal {
             Some(terminal) => vec![terminal.as_fd()],
@@ -94,7 +102,7 @@ impl Keeper {
             })?;
             match word_of(&connection) {
                 // One that went away before it had all is followed by another, or by nobody.
-                Some((Word::Application, _)) if control::send(&connection, &plan, &fds).is_ok() => {
+                Some((Word::Application, _)) if control::send(&connection, &kept, &fds).is_ok() => {
                     return Ok(End::Forked);
                 }
                 Some((Word::Started, kept)) => started = kept,

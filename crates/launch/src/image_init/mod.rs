@@ -23,6 +23,7 @@ mod accounts;
 mod application;
 mod files;
 mod keeper;
+mod restarts;
 mod shutdown;
 pub mod style;
 mod systemd;
@@ -190,6 +191,7 @@ fn prepare(
             Ok(Prepared::Keeper(keeper::Keeper {
                 listener,
                 application,
+                restart: wanted.restart,
                 terminal: slave,
             }))
         }

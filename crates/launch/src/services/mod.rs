@@ -26,6 +26,7 @@ use crate::control::{self, Failure, FromStub, ToStub};
 use crate::error::{Error, Result, host};
 use crate::plan::Services;
 
+pub(crate) use process::{STEADY, WAIT_MAX, WAIT_MIN};
 pub use readiness::says_ready;
 pub(crate) use supervisor::Supervisor;
 

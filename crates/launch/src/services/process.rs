@@ -13,11 +13,11 @@ use crate::plan::{Hook, Service, ServiceKind, Services};
 use super::SCRIPTS;
 
 /// The first wait before a service is started again; each one after it is twice as long.
-const WAIT_MIN: Duration = Duration::from_millis(100);
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_MIN: Duration = Duration::from_millis(100);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Whoever ran so long begins with the first wait again.
-const STEADY: Duration = Duration::from_secs(60);
+pub(crate) const STEADY: Duration = Duration::from_secs(60);
 
 /// What a service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
