@@ -21,10 +21,10 @@ UNITS := snapshotter-quota.service snapshotter-quota.socket snapshotter-remote-s
 EXAMPLES := $(DESTDIR)$(PREFIX)/share/pouch-plugins
 
 # What apt has and the build, the tests or the demo use (erofs-utils: fsck.erofs, a second opinion on image disks;
-# podman: runlxc as its runtime; lxcfs: containers that see their limits).
+# podman: runlxc as its runtime; lxcfs: containers that see their limits; ssh: logins over a bridge).
 PACKAGES := containerd runc lxc busybox-static mmdebstrap debian-archive-keyring \
 	containernetworking-plugins iproute2 iptables xz-utils kmod cpio qemu-system-x86 protobuf-compiler \
-	btrfs-progs xfsprogs e2fsprogs erofs-utils libprotobuf-dev podman lxcfs
+	btrfs-progs xfsprogs e2fsprogs erofs-utils libprotobuf-dev podman lxcfs openssh-client
 
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60

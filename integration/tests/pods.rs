@@ -1,13 +1,15 @@
 //! Pods through CRI with runlxc on every containerd: sandbox, containers, exec, logs, stats, one shim per pod.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
 use integration::{
-    cri::{Container, Pod, PodNetwork},
+    cgroup::{IDLE, expect},
+    cri::{Access, Container, Cri, Pod, PodNetwork},
     images::Image,
     node::{self, Node, shell},
-    runtime::Runtime,
+    process::{Running, command, output_of},
+    runtime::{Runtime, built},
     snapshotter::{Setup, Snapshotter},
     wait::{SOON, Sources, until},
 };
@@ -20,7 +22,11 @@ fn check(behaviour: impl Fn(&Node<'_>) -> Result<()>) {
 fn a_pod_runs_containers_execs_logs_and_reports_exit_codes() {
     check(|node| {
         let cri = &node.cri;
-        let pod = node.pod("life", PodNetwork::Own)?;
+        let slow = ("org.pouch.net.egress".to_owned(), "20mbit".to_owned());
+        let pod = Pod {
+            annotations: vec![slow],
+            ..node.pod("life", PodNetwork::Own)?
+        };
         let pod_id = cri.run_pod(&pod)?;
         let address = cri.pod_address(&pod_id)?;
         ensure!(
@@ -40,6 +46,7 @@ fn a_pod_runs_containers_execs_logs_and_reports_exit_codes() {
             ran.stdout.contains(&address),
             "the container has the pod's network: {ran:?}"
         );
+        network_and_priority_change(cri, &service_id)?;
         let log = pod.log_directory.join(service.log_path());
         until("the log has the first line", SOON, Sources::none(), || {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -70,6 +77,47 @@ fn a_pod_runs_containers_execs_logs_and_reports_exit_codes() {
         cri.remove(&service_id)?;
         cri.remove_pod(&pod_id)
     });
+}
+
+/// In a pod whose traffic is limited.
+fn network_and_priority_change(cri: &Cri, id: &str) -> Result<()> {
+    let pid = cri.pid(id)?;
+    let limits = || {
+        let mut tc = command("nsenter");
+        tc.arg(format!("--net=/proc/{pid}/ns/net"));
+        output_of(tc.args(["tc", "qdisc"]), SOON)
+    };
+    ensure!(limits()?.contains("rate 20Mbit"), "{}", limits()?);
+    let change = |annotations: &[&str]| {
+        let mut update = command(built("runlxc")?);
+        update.args(["--root", "/run/containerd/runlxc/k8s.io", "update", id]);
+        for annotation in annotations {
+            update.args(["--annotation", annotation]);
+        }
+        Running::start(&mut update)?.finish(SOON)
+    };
+    // CRI hands on no annotations of an update.
+    change(&[
+        "org.pouch.net.egress=unlimited",
+        "org.pouch.net.ingress=40mbit",
+        "org.pouch.priority=best-effort",
+    ])?
+    .success()?;
+    let now = limits()?;
+    ensure!(
+        !now.contains("20Mbit") && now.contains("rate 40Mbit"),
+        "{now}"
+    );
+    expect(i32::try_from(pid)?, IDLE, "1", "1")?;
+    change(&["org.pouch.priority=online"])?.success()?;
+    expect(i32::try_from(pid)?, IDLE, "0", "0")?;
+    let refused = change(&["org.pouch.rich.mode=systemd"])?;
+    let why = "cannot change while a container runs";
+    ensure!(
+        refused.code() == 1 && refused.stderr().contains(why),
+        "{refused}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -167,6 +215,32 @@ fn containers_of_pods_have_the_limits_that_the_snapshotter_was_configured_with()
     });
 }
 
+/// What an image without keys of its own needs for logins by a key of the host's.
+const PREPARED: &str = "sh:cat /proc/1/comm >/var/before && ssh-keygen -A >/dev/null && \
+                        install -D -m 600 /keys/id.pub /root/.ssh/authorized_keys";
+
+/// What a command prints that root runs by a login over the bridge.
+fn by_ssh(node: &Node<'_>, key: &Path, address: &str, line: &str) -> Result<String> {
+    let network = format!("--net=/proc/{}/ns/net", node.containerd.pid()?);
+    until("one can log in", SOON, Sources::none(), || {
+        let mut ssh = command("nsenter");
+        ssh.arg(&network)
+            .args(["ssh", "-q", "-F", "none", "-i"])
+            .arg(key);
+        for option in [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+        ] {
+            ssh.args(["-o", option]);
+        }
+        ssh.arg(format!("root@{address}")).arg(line);
+        let ended = Running::start(&mut ssh)?.finish(SOON)?;
+        // Until sshd listens.
+        Ok((ended.code() == 0).then(|| ended.stdout()))
+    })
+}
+
 #[test]
 fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
     node::check_on(
@@ -179,8 +253,8 @@ fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
                 annotations: [
                     ("mode", "systemd"),
                     ("user", "daemon"),
-                    ("services", "cron"),
-                    ("prestart", "sh:cat /proc/1/comm >/var/before"),
+                    ("services", "cron,ssh"),
+                    ("prestart", PREPARED),
                 ]
                 .map(|(key, value)| (format!("org.pouch.rich.{key}"), value.to_owned()))
                 .to_vec(),
@@ -189,8 +263,14 @@ fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
             let pod_id = cri.run_pod(&pod)?;
             let script = "trap 'echo bye; exit 5' TERM; systemctl is-active cron; id -un; \
                       while :; do sleep 1 & wait; done";
+            let keys = tempfile::tempdir()?;
+            let key = keys.path().join("id");
+            let mut generate = command("ssh-keygen");
+            generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+            output_of(generate.arg(&key), SOON)?;
             let shop = Container {
                 image: Image::DebianSystemd.reference(),
+                volumes: vec![(keys.path().to_owned(), "/keys".to_owned(), Access::Read)],
                 ..shell("shop", script)
             };
             let id = cri.create(&pod, &pod_id, &shop)?;
@@ -210,6 +290,10 @@ fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
             has("daemon")?;
             let ran = cri.exec(&id, &["sh", "-c", "cat /proc/1/comm /var/before"])?;
             ensure!(ran.stdout == "systemd\nrunlxc-init\n", "{ran:?}");
+            let address = cri.pod_address(&pod_id)?;
+            let inside = "cat /proc/1/comm; systemctl is-active cron pouch-application";
+            let said = by_ssh(node, &key, &address, inside)?;
+            ensure!(said == "systemd\nactive\nactive\n", "{said:?}");
             cri.stop(&id, 60)?;
             has("bye")?;
             let status = cri.status(&id)?;
