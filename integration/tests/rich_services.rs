@@ -242,3 +242,72 @@ fn the_start_waits_until_the_program_is_ready() {
         Ok(())
     });
 }
+
+#[test]
+fn components_of_the_operator_run_on_either_side_of_the_program() {
+    let components = tempfile::tempdir().unwrap();
+    let options = operators(components.path()).unwrap();
+    let passwd = components.path().join("passwd");
+    fs::write(&passwd, "root:x:0:0::/:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n").unwrap();
+    check(
+        RUNTIME,
+        &[Image::Busybox, Image::DebianSystemd, Image::DebianSysvinit],
+        |bench| {
+            let mode = match bench.image {
+                Image::DebianSystemd => "mode=systemd",
+                Image::DebianSysvinit => "mode=sbin-init",
+                _ => "mode=dumb-init",
+            };
+            let with = |name: &str| {
+                let mut container = bench.container(name).rich(mode);
+                if bench.image == Image::Busybox {
+                    container = container.bound(&passwd, "/etc/passwd");
+                }
+                container.flags(&["--runtime-config-path", &options])
+            };
+            let script = "until [ -e /tmp/last ]; do sleep 0.05; done; cat /dev/shm/first; \
+                          echo x 2>/dev/null >/run/pouch/first/x || echo read-only";
+            let ended = with("both").rich("components=last").shell(script)?;
+            let shown = ended.with_code(0)?.stdout();
+            ensure!(shown == "first 1\nread-only\n", "{shown:?}");
+            let refused = with("none").rich("components=lost").shell("true")?;
+            let why = "component lost: ";
+            ensure!(
+                refused.code() != 0 && refused.stderr().contains(why),
+                "{refused}"
+            );
+            Ok(())
+        },
+    );
+}
+
+/// Components `first`, which every rich container has, and `last`; gives the runtime's options.
+fn operators(root: &Path) -> Result<String> {
+    let first = "#!/bin/sh\necho first $(id -u) >/dev/shm/first\nexec sleep 600\n";
+    for (name, manifest) in [
+        (
+            "first",
+            "start = \"/run/pouch/first/agent\"\nuser = \"daemon\"\n",
+        ),
+        (
+            "last",
+            "start = \"sh:until [ -e /dev/shm/first ]; do sleep 0.05; done; : >/tmp/last; exec sleep 600\"\n\
+             when = \"after\"\n",
+        ),
+    ] {
+        let directory = root.join(name);
+        fs::create_dir(&directory)?;
+        fs::write(directory.join("component.toml"), manifest)?;
+        let agent = directory.join("agent");
+        fs::write(&agent, first)?;
+        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755))?;
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+    let options = root.join("options.toml");
+    let text = format!(
+        "ComponentsRoot = \"{}\"\nComponents = \"first\"\n",
+        root.display()
+    );
+    fs::write(&options, text)?;
+    Ok(options.display().to_string())
+}

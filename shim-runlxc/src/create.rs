@@ -10,6 +10,7 @@ use launch::hooks::{self, Stage};
 use launch::plan::{Hook, PidOne, RootEntry, Toggle};
 
 use crate::bring_up::Attempt;
+use crate::components::{self, Components};
 use crate::container::Container;
 use crate::host::{Host, cgroup_view};
 use crate::id::ContainerId;
@@ -41,6 +42,8 @@ pub struct Request<'a> {
     pub parent: Parent,
     /// Where a container gets the view of its limits from, if it asks for one.
     pub lxcfs: Lxcfs,
+    /// What of the operator's a rich container may have.
+    pub components: Components,
     /// Whether it may run without what the kernel lacks of no_new_privs and filters.
     pub hardening_optional: Toggle,
 }
@@ -89,6 +92,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         root_entry: request.root_entry,
         ..context(host, request.id, &paths)
     })?;
+    components::add(&mut plan, &request.components)?;
     let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);
     if let Some(mode) = plan.annotations.get(bundle::rich::MODE) {

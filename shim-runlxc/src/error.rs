@@ -149,6 +149,14 @@ pub enum Error {
         /// What was waited for.
         value: String,
     },
+    /// An operator's component that a rich container cannot have.
+    #[error("component {name}: {why}")]
+    Component {
+        /// Its name.
+        name: String,
+        /// What is in the way.
+        why: String,
+    },
     /// Limits of a container's network.
     #[error("{field}")]
     Traffic {

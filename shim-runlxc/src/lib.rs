@@ -29,6 +29,7 @@ mod agent;
 mod bring_up;
 mod channel;
 mod checkpoint;
+pub mod components;
 mod connect;
 pub mod container;
 pub mod create;

@@ -16,6 +16,7 @@ use shim_core::{
 };
 
 use crate::checkpoint::{self, Afterwards, Part};
+use crate::components::Components;
 use crate::container::Container;
 use crate::create::{self, Parent, Stdio};
 use crate::criu::wire::{CgroupsMode, Options as CriuOptions};
@@ -74,6 +75,14 @@ fn lxcfs(options: &Options) -> Lxcfs {
     Lxcfs {
         root: options.lxcfs_root.clone().unwrap_or(usual.root),
         is_optional: options.lxcfs_optional,
+    }
+}
+
+fn components(options: &Options) -> Components {
+    let usual = Components::default();
+    Components {
+        root: options.components_root.clone().unwrap_or(usual.root),
+        always: options.components.clone(),
     }
 }
 
@@ -155,6 +164,7 @@ impl Runtime for RunLxc {
                 },
                 parent: Parent::Us,
                 lxcfs: lxcfs(options),
+                components: components(options),
                 hardening_optional: hardening_optional(options.hardening_optional)?,
             },
         )?;

@@ -20,6 +20,7 @@ fn code(error: &Error) -> Code {
         Error::NotFound | Error::NotRunning => Code::NotFound,
         Error::State(_)
         | Error::EndedUnready { .. }
+        | Error::Component { .. }
         | Error::Traffic {
             source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
             ..

@@ -21,6 +21,7 @@ pub const KNOWN: &[&str] = &[
     rich::USER,
     rich::SERVICES,
     rich::RESTART,
+    rich::components::COMPONENTS,
     view::VIEW,
     priority::PRIORITY,
     traffic::INGRESS,

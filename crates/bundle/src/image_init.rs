@@ -72,6 +72,7 @@ pub(crate) fn wanted(rich: &Rich, context: &PlanContext) -> ImageInit {
         user: rich.user.clone(),
         services: rich.services.clone(),
         restart: rich.restart,
+        components: Vec::new(),
         notify_socket: rich.ready.as_ref().and_then(Readiness::socket_of_init),
     }
 }

@@ -1,6 +1,7 @@
 //! Rich containers: what annotations below `org.pouch.rich.` ask for, or PouchContainer's own
 //! spelling in the environment and in labels. What is not known is refused by its name.
 
+pub mod components;
 mod filter;
 pub mod hooks;
 pub mod ready;
@@ -36,11 +37,12 @@ pub const SERVICES: &str = "org.pouch.rich.services";
 const ALL_MODES: [Mode; 3] = [Mode::Systemd, Mode::SbinInit, Mode::DumbInit];
 
 /// What only rich containers have, and some only in some modes.
-const OF_MODES: [(&str, &[Mode]); 6] = [
+const OF_MODES: [(&str, &[Mode]); 7] = [
     (SIGNALS, &[Mode::DumbInit]),
     (USER, &[Mode::Systemd, Mode::SbinInit]),
     (RESTART, &[Mode::Systemd, Mode::SbinInit]),
     (SERVICES, &ALL_MODES),
+    (components::COMPONENTS, &ALL_MODES),
     (ready::READY, &ALL_MODES),
     (ready::TIMEOUT, &ALL_MODES),
 ];
@@ -188,6 +190,7 @@ impl Rich {
             let why = format!("mode {}{why} has no such thing", mode.as_str());
             return Err(Error::invalid(annotation(key), why));
         }
+        components::names(annotations)?;
         let services = annotations.get(SERVICES);
         let services = services.map(|text| image_init::services(&annotation(SERVICES), text, mode));
         let names = services.transpose()?.unwrap_or_default();
@@ -262,7 +265,7 @@ impl Rich {
         }
         let services = Services {
             list: self.own_services,
-            process: hooks::process(Vec::new(), program),
+            ..services::beside(program)
         };
         Ok(PidOne::Stub {
             rewrites: self.rewrites,

@@ -74,6 +74,9 @@ pub struct ImageInit {
     pub user: Option<String>,
     /// What to start beside the program: units with their suffix, or names of scripts.
     pub services: Vec<String>,
+    /// Commands of the operator's.
+    #[serde(default)]
+    pub components: Vec<Service>,
     /// Where the init itself says that it has started all, as sd_notify(3) has it.
     #[serde(default)]
     pub notify_socket: Option<String>,
@@ -111,7 +114,8 @@ impl Services {
     /// Seconds that all of them may take until they are ready, one after the other.
     #[must_use]
     pub fn limit_s(&self) -> u64 {
-        self.list.len() as u64 * u64::from(Self::LIMIT_S)
+        let awaited = self.list.iter().filter(|it| it.when == When::Before);
+        awaited.count() as u64 * u64::from(Self::LIMIT_S)
     }
 }
 
@@ -122,6 +126,22 @@ pub struct Service {
     pub name: String,
     /// What it is.
     pub kind: ServiceKind,
+    /// Who it runs as, by the image's name; none: root of the container.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Whether the program waits for it.
+    #[serde(default)]
+    pub when: When,
+}
+
+/// On which side of the start of a program something beside it is started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// Before it, until it is ready.
+    #[default]
+    Before,
+    /// After it.
+    After,
 }
 
 /// What a service is.

@@ -62,6 +62,12 @@ pub struct Options {
     /// A container that asks for lxcfs runs without it where there is none.
     #[serde(default)]
     pub lxcfs_optional: bool,
+    /// Where operators' components lie on the host instead of their usual place.
+    #[serde(default)]
+    pub components_root: Option<PathBuf>,
+    /// Those that every rich container has.
+    #[serde(default)]
+    pub components: Vec<String>,
     /// Whether a container runs without what its kernel lacks of no_new_privs and filters.
     #[serde(default)]
     pub hardening_optional: bool,
@@ -341,7 +347,13 @@ mod tests {
         };
         let mut text = serde_json::to_value(&options).unwrap();
         let fields = text.as_object_mut().unwrap();
-        for younger in ["lxcfs_root", "lxcfs_optional", "hardening_optional"] {
+        for younger in [
+            "lxcfs_root",
+            "lxcfs_optional",
+            "components_root",
+            "components",
+            "hardening_optional",
+        ] {
             assert!(fields.remove(younger).is_some(), "{younger}");
         }
         assert_eq!(serde_json::from_value::<Options>(text).unwrap(), options);

@@ -29,6 +29,7 @@ mod mounted_image;
 mod netlink;
 #[cfg(test)]
 mod old_kernel;
+mod pointers;
 mod pre_content;
 pub mod process;
 pub mod project_quota;
@@ -40,6 +41,7 @@ mod socket;
 mod spawn;
 mod tap;
 mod time_stamp_counter;
+mod user;
 mod user_namespace;
 mod xattr;
 
@@ -64,5 +66,6 @@ pub use socket::{
 pub use spawn::{Place, Source, Spawn};
 pub use tap::open_tap;
 pub use time_stamp_counter::TimeStampCounter;
+pub use user::User;
 pub use user_namespace::user_namespace;
 pub use xattr::set_xattr;

@@ -18,6 +18,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::Pid;
 
 use crate::child::{self, Child};
+use crate::pointers::Pointers;
+use crate::user::User;
 use crate::{fd, process, raw};
 
 /// A descriptor for a program: given away, or lent until the spawn is over.
@@ -64,6 +66,7 @@ pub struct Spawn<'a> {
     fds: Vec<(RawFd, Source<'a>)>,
     cwd: Option<PathBuf>,
     session: Session,
+    user: Option<User>,
     namespaces: Vec<(OwnedFd, CloneFlags)>,
     unshare: CloneFlags,
     time_offsets: String,
@@ -88,6 +91,7 @@ impl<'a> Spawn<'a> {
             fds: Vec::new(),
             cwd: None,
             session: Session::Inherit,
+            user: None,
             namespaces: Vec::new(),
             unshare: CloneFlags::empty(),
             time_offsets: String::new(),
@@ -146,6 +150,12 @@ impl<'a> Spawn<'a> {
     /// Makes it the leader of a session without a controlling terminal.
     pub fn new_session(mut self) -> Self {
         self.session = Session::New;
+        self
+    }
+
+    /// Has it run as that user, instead of the caller.
+    pub fn user(mut self, user: User) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -243,6 +253,7 @@ struct Prepared {
     /// One above every target.
     above: RawFd,
     session: Session,
+    user: Option<User>,
     namespaces: Vec<(RawFd, libc::c_int)>,
     unshare: libc::c_int,
     time_offsets: String,
@@ -253,27 +264,6 @@ struct Prepared {
     report: RawFd,
     /// Owns the number in `fds` for standard streams that were not given, if any.
     _null: Option<OwnedFd>,
-}
-
-/// Strings with a NULL-terminated array of pointers to them.
-struct Pointers {
-    _strings: Vec<CString>,
-    array: Vec<*const libc::c_char>,
-}
-
-impl Pointers {
-    fn new(strings: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Self> {
-        let strings: Vec<_> = strings
-            .into_iter()
-            .map(CString::new)
-            .collect::<Result<_, _>>()?;
-        let array = strings.iter().map(|string| string.as_ptr());
-        let array = array.chain([std::ptr::null()]).collect();
-        Ok(Self {
-            _strings: strings,
-            array,
-        })
-    }
 }
 
 impl Prepared {
@@ -303,6 +293,7 @@ impl Prepared {
             fds,
             above,
             session: spawn.session,
+            user: spawn.user.clone(),
             namespaces: spawn
                 .namespaces
                 .iter()
@@ -397,7 +388,7 @@ fn fork_by(
 const CLONE_NEWTIME: libc::c_int = 0x80;
 
 /// A step of the child that can fail, by the number it has in the record.
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 11] = [
     "execve",
     "prctl(PR_SET_PDEATHSIG)",
     "setsid",
@@ -408,6 +399,7 @@ const STEPS: [&str; 10] = [
     "set up signals",
     "change the AppArmor profile",
     "set clocks off",
+    "become the user",
 ];
 const EXECVE: u8 = 0;
 const PDEATHSIG: u8 = 1;
@@ -419,6 +411,7 @@ const CHDIR: u8 = 6;
 const SIGNALS: u8 = 7;
 const PROFILE: u8 = 8;
 const CLOCKS: u8 = 9;
+const USER: u8 = 10;
 
 /// Where a process asks for the profile of its next program: AppArmor's own file since 5.8, else
 /// the one that all security modules share.
@@ -479,6 +472,9 @@ fn become_program(prepared: &mut Prepared) -> Result<Infallible, (u8, i32)> {
         check(CHDIR, unsafe { libc::chdir(cwd.as_ptr()) })?;
     }
     move_fds(prepared)?;
+    if let Some(user) = &prepared.user {
+        user.wear().map_err(|errno| (USER, errno))?;
+    }
     process::signals_to_default();
     check(SIGNALS, process::unblock_signals())?;
     let (argv, envp) = (prepared.argv.array.as_ptr(), prepared.envp.array.as_ptr());
@@ -762,6 +758,18 @@ mod tests {
         assert_eq!(words, ["monotonic", "-7", "0", "boottime", "1000", "5"]);
         let error = sh("").time_namespace("nonsense").spawn().unwrap_err();
         assert_eq!(error.to_string(), "set clocks off in the new process");
+    }
+
+    #[test]
+    fn another_user_has_its_groups_and_no_capability() {
+        let user = User {
+            uid: 1234,
+            gid: 1235,
+            additional_gids: vec![7, 9],
+        };
+        let script = "id -u; id -g; id -G; grep CapEff /proc/self/status";
+        let (text, _) = output(sh(script).user(user));
+        assert_eq!(text, "1234\n1235\n1235 7 9\nCapEff:\t0000000000000000\n");
     }
 
     #[test]

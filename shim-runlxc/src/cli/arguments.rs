@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::quantity;
 use crate::criu::wire::CgroupsMode;
-use crate::lxcfs;
+use crate::{components, lxcfs};
 
 /// Where the state of containers is unless `--root` says otherwise.
 pub(crate) const ROOT: &str = "/run/runlxc";
@@ -44,6 +44,8 @@ pub(crate) struct Arguments {
     pub(crate) rootless: Option<String>,
     #[command(flatten)]
     pub(crate) lxcfs: Lxcfs,
+    #[command(flatten)]
+    pub(crate) components: Components,
     /// Run containers without what this kernel lacks of no_new_privs and seccomp
     #[arg(long)]
     pub(crate) hardening_optional: bool,
@@ -63,6 +65,24 @@ pub(crate) struct Lxcfs {
     /// Run a container that asks for lxcfs without it where there is none
     #[arg(long)]
     pub(crate) lxcfs_optional: bool,
+}
+
+/// Operators' directories for rich containers.
+#[derive(Debug, Args)]
+pub(crate) struct Components {
+    /// Where components lie that a container may ask for by org.pouch.rich.components
+    #[arg(long, value_name = "DIR", default_value = components::ROOT)]
+    pub(crate) components_root: PathBuf,
+    /// Components that every rich container has
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = component)]
+    pub(crate) components: Vec<String>,
+}
+
+fn component(name: &str) -> Result<String, String> {
+    match bundle::rich::components::is_name(name) {
+        true => Ok(name.to_owned()),
+        false => Err("is no name of a component".to_owned()),
+    }
 }
 
 /// Form of the log.

@@ -10,6 +10,7 @@ use launch::plan::{RootEntry, Toggle};
 
 use super::arguments::{Create, Delete, Id, Kill, Run};
 use super::{console, foreground, signal};
+use crate::components::Components;
 use crate::container::Container;
 use crate::create::{self, Created, Parent, Stdio};
 use crate::delete::{self, Running};
@@ -37,6 +38,8 @@ impl OwnStreams {
 pub(crate) struct Settings {
     /// Where the view of their limits comes from.
     pub(crate) lxcfs: Lxcfs,
+    /// What of the operator's rich ones may have.
+    pub(crate) components: Components,
     /// Whether they may run without what the kernel lacks of no_new_privs and filters.
     pub(crate) hardening_optional: Toggle,
 }
@@ -134,6 +137,7 @@ fn make(
             },
             parent,
             lxcfs: settings.lxcfs,
+            components: settings.components,
             hardening_optional: settings.hardening_optional,
         },
     )

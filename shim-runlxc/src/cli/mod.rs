@@ -32,6 +32,7 @@ use tracing::Level;
 use self::arguments::{Arguments, Command, Spec};
 use self::lifecycle::Settings;
 use self::log::Target;
+use crate::components::Components;
 use crate::host::{self, Host};
 use crate::lxcfs::Lxcfs;
 use crate::{Error, Result, features};
@@ -187,6 +188,13 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         lxcfs: Lxcfs {
             root: std::path::absolute(root).map_err(Error::on("resolve --lxcfs-root", root))?,
             is_optional: arguments.lxcfs.lxcfs_optional,
+        },
+        components: Components {
+            root: std::path::absolute(&arguments.components.components_root).map_err(Error::on(
+                "resolve --components-root",
+                &arguments.components.components_root,
+            ))?,
+            always: arguments.components.components.clone(),
         },
         hardening_optional: host::hardening_optional(arguments.hardening_optional)?,
     })

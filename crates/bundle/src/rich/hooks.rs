@@ -91,7 +91,7 @@ impl Hooks {
         let on_failure = on_failure.transpose()?.unwrap_or_default();
         let command = |key: &str| match annotations.get(key) {
             Some(text) => Ok(Some(Command {
-                args: arguments(key, text)?,
+                args: arguments(&annotation(key), text)?,
                 timeout_s,
                 on_failure,
             })),
@@ -138,9 +138,9 @@ pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
     }
 }
 
-/// The words of a command as an annotation has it.
-pub(super) fn arguments(key: &str, text: &str) -> Result<Vec<String>> {
-    let refuse = |why: String| Err(Error::invalid(annotation(key), why));
+/// The words of a command as an annotation has it; `field` says it.
+pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
+    let refuse = |why: String| Err(Error::invalid(field, why));
     if text.len() > COMMAND_BYTES_MAX {
         let why = format!("{} bytes, and {COMMAND_BYTES_MAX} are the most", text.len());
         return refuse(why);
@@ -157,7 +157,7 @@ pub(super) fn arguments(key: &str, text: &str) -> Result<Vec<String>> {
     if text.starts_with(OF_HOST) {
         let why = "scripts of the host are not run in containers; mount it into this one and name \
                    the path that it has there";
-        return Err(Error::unsupported(annotation(key), why));
+        return Err(Error::unsupported(field, why));
     }
     if !text.starts_with('/') {
         let why = format!(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use launch::plan::{Ready, Service, ServiceKind};
+use launch::plan::{Process, Ready, Service, ServiceKind, Services, When};
 
 use super::{Mode, SERVICES, annotation, hooks, ready};
 use crate::{Error, Result};
@@ -82,8 +82,10 @@ fn service(annotations: &BTreeMap<String, String>, name: &str) -> Result<Service
     let ready_key = format!("{key}{READY}");
     let kind = match (annotations.get(&key), annotations.get(&ready_key)) {
         (Some(text), ready) => ServiceKind::Command {
-            args: hooks::arguments(&key, text)?,
-            ready: ready.map_or(Ok(Ready::Started), |text| readiness(&ready_key, text))?,
+            args: hooks::arguments(&annotation(&key), text)?,
+            ready: ready.map_or(Ok(Ready::Started), |text| {
+                readiness(&annotation(&ready_key), text)
+            })?,
         },
         (None, Some(_)) => {
             let why = format!("without {key} it is a script, which is ready when it has ended");
@@ -94,10 +96,33 @@ fn service(annotations: &BTreeMap<String, String>, name: &str) -> Result<Service
     Ok(Service {
         name: name.to_owned(),
         kind,
+        user: None,
+        when: When::Before,
     })
 }
 
-fn readiness(key: &str, text: &str) -> Result<Ready> {
+/// The words of a command, as annotations have it; `field` says it.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is none.
+pub fn command(field: &str, text: &str) -> Result<Vec<String>> {
+    hooks::arguments(field, text)
+}
+
+/// None yet, beside that program.
+#[must_use]
+pub fn beside(program: &Process) -> Services {
+    Services {
+        list: Vec::new(),
+        process: hooks::process(Vec::new(), program),
+    }
+}
+
+/// When a command is ready; `field` says it.
+///
+/// # Errors
+/// [`Error::Invalid`] for what means nothing.
+pub fn readiness(field: &str, text: &str) -> Result<Ready> {
     let known = match text.split_once(':') {
         Some(("file", path)) => ready::absolute_file(path).map(Ready::File),
         Some(("port", number)) => ready::port(number).map(Ready::Port),
@@ -106,7 +131,7 @@ fn readiness(key: &str, text: &str) -> Result<Ready> {
     };
     known.ok_or_else(|| {
         let why = format!("{text:?} is none of file:/PATH, port:1 to port:65535, notify");
-        Error::invalid(annotation(key), why)
+        Error::invalid(field, why)
     })
 }
 

@@ -16,16 +16,16 @@ const GROUP: &str = "/etc/group";
 
 /// A user.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) additional_gids: Vec<u32>,
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) additional_gids: Vec<u32>,
 }
 
-/// Looks a user up by its name.
-pub(super) fn find(name: &str) -> Result<Account> {
+/// Looks a user up by its name, for `field`.
+pub(crate) fn find(field: &str, name: &str) -> Result<Account> {
     let Some((uid, gid)) = user(&text_of(PASSWD)?, name) else {
-        let why = format!("org.pouch.rich.user: no user {name:?} in {PASSWD} of the image");
+        let why = format!("{field}: no user {name:?} in {PASSWD} of the image");
         return Err(refusal(why));
     };
     Ok(Account {

@@ -19,8 +19,9 @@
 //! job, and how pid 1 comes to its last program. Nothing is written but to tmpfs: what is bound
 //! over files of the image lies in [`OWN`]. Must not give pid 1 a right that the program lacks.
 
-mod accounts;
+pub(crate) mod accounts;
 mod application;
+mod component;
 mod files;
 mod keeper;
 mod restarts;
@@ -47,6 +48,7 @@ use crate::start;
 use self::keeper::Word;
 
 pub use application::run as run_application;
+pub use component::component;
 pub use shutdown::run as run_shutdown;
 pub use systemd::{SHUTDOWN, halt};
 pub use sysv::{cover, end, halt as power_off, job, listening, stop};
@@ -241,7 +243,7 @@ fn application_of(program: &Process, user: Option<&str>) -> Result<Process> {
         sets.bounding = u64::MAX;
     }
     if let Some(name) = user {
-        let account = accounts::find(name)?;
+        let account = accounts::find("org.pouch.rich.user", name)?;
         application.uid = account.uid;
         application.gid = account.gid;
         application.additional_gids = account.additional_gids;

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sys::{ExitStatus, Pid, Spawn};
+use sys::{ExitStatus, Pid, Spawn, User};
 
 use crate::error::{Error, Result};
 use crate::hooks::{self, Stage};
+use crate::image_init::accounts;
 use crate::plan::{Hook, Service, ServiceKind, Services};
 
 use super::SCRIPTS;
@@ -33,7 +34,7 @@ pub(super) enum Life {
         /// Before it is started again.
         wait: Duration,
     },
-    /// It has ended, and is started again then.
+    /// It has ended, or comes after the program, and is started then.
     Waiting { until: Instant, wait: Duration },
 }
 
@@ -77,10 +78,18 @@ pub(super) fn start(
         return Err(failed(service, "has no command"));
     };
     let all = environment.iter().map(String::as_str).chain(more);
-    let spawn = Spawn::new(Path::new(program))
+    let mut spawn = Spawn::new(Path::new(program))
         .args(arguments)
         .env_clear_set(all.map(hooks::environment_entry).collect())
         .new_session();
+    if let Some(name) = &service.user {
+        let found = accounts::find(&format!("component {}", service.name), name)?;
+        spawn = spawn.user(User {
+            uid: found.uid,
+            gid: found.gid,
+            additional_gids: found.additional_gids,
+        });
+    }
     let cannot = |error| {
         failed(
             service,

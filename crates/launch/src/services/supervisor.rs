@@ -15,10 +15,10 @@ use crate::control::{self, FromStub, ToStub};
 use crate::devices;
 use crate::error::{Result, host};
 use crate::init::End;
-use crate::plan::{Service, ServiceKind, Services};
+use crate::plan::{Service, ServiceKind, Services, When};
 use crate::process;
 
-use super::process::{Life, after_end, ended_early, failed, script, start};
+use super::process::{Life, WAIT_MIN, after_end, ended_early, failed, script, start};
 use super::readiness::Watch;
 
 /// How long one may take to end before it is killed.
@@ -74,6 +74,7 @@ impl Supervisor {
         if started.is_ok() {
             // Who waited for it may have been killed.
             let _unheard = control::send(&self.socket, &FromStub::Ready, &[]);
+            running.plan_later_ones();
             running.supervise()?;
         }
         running.stop_all()?;
@@ -93,11 +94,21 @@ struct Running<'a> {
 
 impl Running<'_> {
     fn start_all(&mut self) -> Result<()> {
-        let services = self.services;
+        let services = self.services.iter().enumerate();
         services
-            .iter()
-            .enumerate()
+            .filter(|(_, service)| service.when == When::Before)
             .try_for_each(|(index, service)| self.start_until_ready(index, service))
+    }
+
+    /// What comes after the program is started as what has ended is.
+    fn plan_later_ones(&mut self) {
+        let until = Instant::now();
+        for (life, service) in self.lives.iter_mut().zip(self.services) {
+            if service.when == When::After {
+                let wait = WAIT_MIN;
+                *life = Life::Waiting { until, wait };
+            }
+        }
     }
 
     fn start_until_ready(&mut self, index: usize, service: &Service) -> Result<()> {

@@ -160,6 +160,10 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
             "root" => parsed.options.root = path(&key, &word(&key, &value)?)?,
             "lxcfsroot" => parsed.options.lxcfs_root = path(&key, &word(&key, &value)?)?,
             "lxcfsoptional" => parsed.options.lxcfs_optional = truth(&key, &value)?,
+            "componentsroot" => {
+                parsed.options.components_root = path(&key, &word(&key, &value)?)?;
+            }
+            "components" => parsed.options.components = names(&key, &word(&key, &value)?)?,
             "hardeningoptional" => parsed.options.hardening_optional = truth(&key, &value)?,
             "systemdcgroup" => refuse(&key, truth(&key, &value)?)?,
             "binaryname" | "criupath" | "criuimagepath" | "criuworkpath" => {
@@ -171,7 +175,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
     Ok(parsed)
 }
 
-const KNOWN_KEYS: [&str; 9] = [
+const KNOWN_KEYS: [&str; 11] = [
     "NoPivotRoot",
     "NoNewKeyring",
     "ShimCgroup",
@@ -180,6 +184,8 @@ const KNOWN_KEYS: [&str; 9] = [
     "Root",
     "LxcfsRoot",
     "LxcfsOptional",
+    "ComponentsRoot",
+    "Components",
     "HardeningOptional",
 ];
 
@@ -188,6 +194,20 @@ fn unknown_key(key: &str) -> ShimError {
         "unknown runtime option {key}; known are {}",
         KNOWN_KEYS.join(", ")
     ))
+}
+
+/// Of components, with commas; none: an empty text.
+fn names(key: &str, text: &str) -> Result<Vec<String>, ShimError> {
+    let names: Vec<_> = text.split(',').filter(|_| !text.is_empty()).collect();
+    match names
+        .iter()
+        .find(|name| !bundle::rich::components::is_name(name))
+    {
+        Some(name) => Err(invalid(format!(
+            "runtime option {key}: {name:?} is no name of a component"
+        ))),
+        None => Ok(names.into_iter().map(str::to_owned).collect()),
+    }
 }
 
 fn truth(key: &str, value: &toml::Value) -> Result<bool, ShimError> {
@@ -376,6 +396,21 @@ mod tests {
     }
 
     #[test]
+    fn components_are_the_operators_to_name() {
+        let text = "ComponentsRoot = \"/srv/ops\"\nComponents = \"monitor,logs\"";
+        let options = generic(&[(26, text)]).unwrap().options;
+        assert_eq!(options.components_root, Some("/srv/ops".into()));
+        assert_eq!(options.components, ["monitor", "logs"]);
+        let none = generic(&[(26, "Components = \"\"")]).unwrap().options;
+        assert!(none.components.is_empty());
+        let refused = generic(&[(26, "Components = \"a,../b\"")]).unwrap_err();
+        assert_eq!(
+            refused,
+            "runtime option Components: \"../b\" is no name of a component"
+        );
+    }
+
+    #[test]
     fn a_path_is_read_when_there_is_one() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "IoUid = 7").unwrap();
@@ -442,7 +477,7 @@ mod tests {
         check(
             generic(&[(26, "IoUiid = 1")]),
             "unknown runtime option IoUiid; known are NoPivotRoot, NoNewKeyring, ShimCgroup, \
-             IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional, \
+             IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional, ComponentsRoot, Components, \
              HardeningOptional",
         );
         check(

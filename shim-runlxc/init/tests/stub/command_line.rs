@@ -33,7 +33,7 @@ fn the_version_is_told_and_anything_unknown_refused() {
         None => format!("{version}\n"),
     };
     let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | \
-                 exec CONTROL_FD | --version; in a container: application | halt | job | \
+                 exec CONTROL_FD | --version; in a container: application | component NAME | halt | job | \
                  listening | power-off | stop | end\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.

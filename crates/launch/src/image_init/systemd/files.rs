@@ -6,9 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::plan::When;
 use crate::process::RLIMITS;
 use crate::procfs::Proc;
 
+use super::super::component::Component;
 use super::image::Image;
 use super::{CONTAINER, OWN, UNIT};
 use crate::image_init::files::{copy_stub, cover, link, make_directory, write};
@@ -50,6 +52,7 @@ pub(super) struct Files<'a> {
     pub(super) os_release: &'a [u8],
     pub(super) image: &'a Image,
     pub(super) rlimits: &'a [(u32, u64, u64)],
+    pub(super) components: Vec<Component>,
 }
 
 impl Files<'_> {
@@ -99,6 +102,12 @@ impl Files<'_> {
         for (name, path) in &self.image.services {
             link(path, &format!("{wants}/{name}"))?;
         }
+        for component in &self.components {
+            let name = unit_of(component);
+            let unit = format!("{UNITS}/{name}");
+            write(&unit, of_component(component).as_bytes(), 0o644)?;
+            link(&unit, &format!("{wants}/{name}"))?;
+        }
         Ok(())
     }
 
@@ -111,6 +120,11 @@ impl Files<'_> {
         let mut after = "basic.target network.target".to_owned();
         for (name, _) in &self.image.services {
             let _written = write!(after, " {name}");
+        }
+        for component in &self.components {
+            if component.when == When::Before {
+                let _written = write!(after, " {}", unit_of(component));
+            }
         }
         let mut limits = String::new();
         for &(resource, _, hard) in self.rlimits {
@@ -141,6 +155,33 @@ impl Files<'_> {
     }
 }
 
+/// The unit that a component is.
+fn unit_of(component: &Component) -> String {
+    format!("pouch-component-{}.service", component.name)
+}
+
+fn of_component(component: &Component) -> String {
+    let Component { name, .. } = component;
+    let kind = match component.is_notifying {
+        true => "notify",
+        false => "simple",
+    };
+    let after = match component.when {
+        When::Before => String::new(),
+        When::After => format!(" {UNIT}"),
+    };
+    format!(
+        "[Unit]\n\
+         Description=Component {name} of the host's operator\n\
+         After=basic.target network.target{after}\n\
+         \n\
+         [Service]\n\
+         Type={kind}\n\
+         ExecStart={OWN}/init component {name}\n\
+         Restart=always\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -162,11 +203,29 @@ mod tests {
             os_release: &[],
             image: &image,
             rlimits: &[(7, 1, 1024), (4, 0, u64::MAX), (99, 1, 1)],
+            components: [("first", When::Before), ("last", When::After)]
+                .map(|(name, when)| Component {
+                    name: name.to_owned(),
+                    when,
+                    is_notifying: when == When::Before,
+                })
+                .into(),
         };
         let unit = files.unit();
+        let after = "After=basic.target network.target cron.service \
+                     pouch-component-first.service\n";
+        assert!(unit.contains(after), "{unit}");
+        let [first, last] = [0, 1].map(|index| of_component(&files.components[index]));
         assert!(
-            unit.contains("After=basic.target network.target cron.service\n"),
-            "{unit}"
+            first.contains("After=basic.target network.target\n"),
+            "{first}"
+        );
+        let command = "Type=notify\nExecStart=/run/runlxc/init component first\n";
+        assert!(first.contains(command), "{first}");
+        let after = "After=basic.target network.target pouch-application.service\n";
+        assert!(
+            last.contains(after) && last.contains("Type=simple\n"),
+            "{last}"
         );
         assert!(
             unit.ends_with("LimitNOFILE=1024\nLimitCORE=infinity\n"),

@@ -16,6 +16,7 @@ use crate::init::{End, Furnished};
 use crate::plan::{ImageInit, InitPlan};
 
 use super::application::refuse_elsewhere;
+use super::component;
 use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, refusal};
 
 /// What systemd runs as its last program; then it is the stub.
@@ -40,6 +41,7 @@ pub(super) fn furnish(
         os_release: &furnished.from_host.os_release,
         image: &image,
         rlimits: &plan.process.rlimits,
+        components: component::prepare(&wanted.components)?,
     };
     files.make(&furnished.proc)?;
     let socket = wanted.notify_socket.iter();

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 
 use super::super::OWN;
+use super::super::component::Component;
+use crate::plan::When;
 
 /// Where it is.
 pub(super) const PATH: &str = "/etc/inittab";
@@ -22,6 +24,9 @@ const LEFT_OUT: [&str; 7] = [
     "powerokwait",
     "powerfailnow",
 ];
+
+/// Ours, beside components.
+const OWN_ENTRIES: usize = 8;
 
 /// An inittab, and the level that it leads to.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +70,7 @@ impl<'a> Entry<'a> {
 ///
 /// Entries are started in their order, and one with `wait` holds up those behind it: the program
 /// comes after all that the level starts, and in level 0 it is stopped before anything else is.
-pub(super) fn of(image: &str) -> Inittab {
+pub(super) fn of(image: &str, components: &[Component]) -> Inittab {
     let entries: Vec<_> = image.lines().filter_map(Entry::parse).collect();
     let level = entries
         .iter()
@@ -76,7 +81,7 @@ pub(super) fn of(image: &str) -> Inittab {
     let kept = entries
         .iter()
         .filter(|entry| !LEFT_OUT.contains(&entry.action) && !entry.is_about_a_terminal());
-    let ids = own_ids(&entries);
+    let ids = own_ids(&entries, components.len());
     let mut text = format!("{}:{level}:initdefault:\n", ids[0]);
     let _written = writeln!(text, "{}::sysinit:+{OWN}/init listening", ids[7]);
     for (id, rest) in ids[1..]
@@ -86,6 +91,17 @@ pub(super) fn of(image: &str) -> Inittab {
         let _written = writeln!(text, "{id}::{rest}+{OWN}/init power-off");
     }
     let _written = writeln!(text, "{}:06:wait:+{OWN}/init stop", ids[4]);
+    let (before, after): (Vec<_>, Vec<_>) = components
+        .iter()
+        .zip(&ids[OWN_ENTRIES..])
+        .partition(|(component, _)| component.when == When::Before);
+    let jobs = |text: &mut String, components: &[(&Component, &String)]| {
+        for (component, id) in components {
+            let name = &component.name;
+            let _written = writeln!(text, "{id}:2345:respawn:+{OWN}/init component {name}");
+        }
+    };
+    jobs(&mut text, &before);
     for Entry {
         id,
         levels,
@@ -96,15 +112,16 @@ pub(super) fn of(image: &str) -> Inittab {
         let _written = writeln!(text, "{id}:{levels}:{action}:{process}");
     }
     let _written = writeln!(text, "{}:0123456:respawn:+{OWN}/init job", ids[5]);
+    jobs(&mut text, &after);
     let _written = writeln!(text, "{}:06:wait:+{OWN}/init end", ids[6]);
     Inittab { text, level }
 }
 
 /// Ids of ours that the image has not: of two with the same one, sysvinit drops the second.
-fn own_ids(entries: &[Entry<'_>]) -> Vec<String> {
+fn own_ids(entries: &[Entry<'_>], more: usize) -> Vec<String> {
     let is_free = |id: &String| entries.iter().all(|entry| entry.id != id);
     let all = (0..1000).map(|number| format!("r{number:03}"));
-    all.filter(is_free).take(8).collect()
+    all.filter(is_free).take(OWN_ENTRIES + more).collect()
 }
 
 #[cfg(test)]
@@ -144,9 +161,25 @@ r001:2345:respawn:/usr/sbin/own-daemon -x a:b
 r006:0123456:respawn:+/run/runlxc/init job
 r007:06:wait:+/run/runlxc/init end
 ";
-        let inittab = of(DEBIAN);
+        let inittab = of(DEBIAN, &[]);
         assert_eq!(inittab.text, expected);
         assert_eq!(inittab.level, '3');
+    }
+
+    #[test]
+    fn components_are_on_either_side_of_the_program() {
+        let component = |name: &str, when| Component {
+            name: name.to_owned(),
+            when,
+            is_notifying: false,
+        };
+        let all = [component("b", When::After), component("a", When::Before)];
+        let text = of("l3:3:wait:/etc/init.d/rc 3\n", &all).text;
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at("respawn:+/run/runlxc/init component a\n") < at("/etc/init.d/rc 3"));
+        assert!(at("respawn:+/run/runlxc/init component b\n") > at("init job"));
+        let ids: std::collections::BTreeSet<_> = text.lines().map(|line| &line[..4]).collect();
+        assert_eq!(ids.len(), text.lines().count(), "{text}");
     }
 
     #[test]
@@ -157,7 +190,7 @@ r007:06:wait:+/run/runlxc/init end
             "id::initdefault:\n",
             "id:S:initdefault:",
         ] {
-            assert_eq!(of(text).level, '2', "{text:?}");
+            assert_eq!(of(text, &[]).level, '2', "{text:?}");
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::init::Furnished;
 use crate::plan::ImageInit;
 
 use super::accounts::read_regular;
+use super::component;
 use super::files::{copy_stub, cover as bind_over, link, make_directory, write};
 use super::style::{self, Style};
 use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, refusal};
@@ -53,9 +54,9 @@ pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Progr
     };
     let services = wanted.services.iter().map(|name| rc::Service::find(name));
     let services: Vec<_> = services.collect::<Result<_>>()?;
-    let inittab = inittab::of(&String::from_utf8_lossy(&text));
-
     copy_stub(&furnished.proc)?;
+    let components = component::prepare(&wanted.components)?;
+    let inittab = inittab::of(&String::from_utf8_lossy(&text), &components);
     make_directory(&format!("{OWN}/sbin"))?;
     write(&original(), b"", 0o755)?;
     bind_over(&init.to_string_lossy(), original().as_ref())?;
