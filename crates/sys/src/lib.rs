@@ -29,6 +29,7 @@ mod mounted_image;
 mod netlink;
 #[cfg(test)]
 mod old_kernel;
+pub mod page_cache;
 mod pointers;
 mod pre_content;
 pub mod process;

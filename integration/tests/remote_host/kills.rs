@@ -40,13 +40,13 @@ const BYTES_MAX: u64 = 128 << 10;
 const READ: &str = "usr/lib/x86_64-linux-gnu";
 
 /// A read that has ended.
-struct Done {
+pub(super) struct Done {
     begun: Instant,
     took: Duration,
 }
 
 /// Reads at random until it is told to stop, and says how long each read took.
-fn read(
+pub(super) fn read(
     (truth, mounted): (&Truth, &Path),
     files: &[PathBuf],
     seed: u64,

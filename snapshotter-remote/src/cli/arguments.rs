@@ -31,6 +31,10 @@ pub(super) enum Command {
     Serve(HostServe),
     /// List the disks of this host, and how much of each is here.
     Status(Host),
+    /// Keep disks in this host's cache, whatever it is short of.
+    Pin(Pins),
+    /// Let disks go from the cache again when it is short of room.
+    Unpin(Pins),
     /// Try what disks need on this host; fails when somebody must act.
     Doctor(Host),
 }
@@ -46,6 +50,15 @@ pub(super) struct Host {
     /// Its socket, if it is not that of the configuration.
     #[arg(long, value_name = "SOCKET")]
     pub(super) address: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Pins {
+    /// The disks, as `status` names them: sha256:...
+    #[arg(value_name = "CHAINID", required = true)]
+    pub(super) chain_ids: Vec<ChainId>,
+    #[command(flatten)]
+    pub(super) host: Host,
 }
 
 #[derive(Debug, Clone, Args)]

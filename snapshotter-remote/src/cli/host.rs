@@ -3,7 +3,7 @@
 use std::{fmt::Write, process::ExitCode};
 
 use super::{
-    arguments::{Host, HostServe},
+    arguments::{ChainId, Host, HostServe, Pins},
     bytes, in_one_line, out,
 };
 use crate::{Result, host};
@@ -47,7 +47,8 @@ fn override_by(config: &mut host::Config, asked: &HostServe) {
 pub(super) fn status(asked: &Host) -> Result<ExitCode> {
     let config = config(asked)?;
     let mut text = String::new();
-    for disk in host::status(&config.root, &config.store.keys()?)? {
+    let status = host::status(&config.root, &config.store.keys()?)?;
+    for disk in status.disks {
         match disk {
             Ok(disk) => {
                 let (all, here) = disk.chunks;
@@ -60,10 +61,11 @@ pub(super) fn status(asked: &Host) -> Result<ExitCode> {
                     true => ", mounted",
                     false => "",
                 };
+                let pinned = if disk.is_pinned { ", pinned" } else { "" };
                 let plural = if disk.layers == 1 { "" } else { "s" };
                 writeln!(
                     text,
-                    "sha256:{}  {} layer{plural}  {}  {fetched}{mounted}",
+                    "sha256:{}  {} layer{plural}  {}  {fetched}{mounted}{pinned}",
                     disk.chain_id,
                     disk.layers,
                     bytes(disk.bytes)
@@ -73,7 +75,42 @@ pub(super) fn status(asked: &Host) -> Result<ExitCode> {
         }
         .expect("a string takes everything");
     }
+    for chain_id in status.pinned_elsewhere {
+        writeln!(text, "sha256:{chain_id}  not here, pinned").expect("a string takes everything");
+    }
+    let most = match config.cache.max_bytes {
+        0 => "without a limit".to_owned(),
+        most => format!("at most {}", bytes(most)),
+    };
+    writeln!(text, "cache  {}, {most}", bytes(status.cache_bytes))
+        .expect("a string takes everything");
     out(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `snapshotter-remote pin`.
+pub(super) fn pin(asked: &Pins) -> Result<ExitCode> {
+    let root = config(&asked.host)?.root;
+    for ChainId(chain_id) in &asked.chain_ids {
+        let said = match host::pin(&root, *chain_id)? {
+            true => "pinned",
+            false => "was pinned",
+        };
+        out(&format!("sha256:{chain_id}  {said}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `snapshotter-remote unpin`.
+pub(super) fn unpin(asked: &Pins) -> Result<ExitCode> {
+    let root = config(&asked.host)?.root;
+    for ChainId(chain_id) in &asked.chain_ids {
+        let said = match host::unpin(&root, *chain_id)? {
+            true => "pinned no more",
+            false => "was not pinned",
+        };
+        out(&format!("sha256:{chain_id}  {said}\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -31,6 +31,8 @@ pub fn main() -> ExitCode {
         Command::Store(command) => store::perform(&command),
         Command::Serve(asked) => host::serve(&asked),
         Command::Status(asked) => host::status(&asked),
+        Command::Pin(asked) => host::pin(&asked),
+        Command::Unpin(asked) => host::unpin(&asked),
         Command::Doctor(asked) => host::doctor(&asked),
     };
     match performed {

@@ -5,8 +5,11 @@
 //!  ROOT/blobs/TABLE/table   which chunks it is; its digest is the directory's name
 //!  ROOT/blobs/TABLE/data    sparse, as long as the blob; holes of it are zeros by the table, too
 //!  ROOT/blobs/TABLE/map     a bit for each piece of the table: 1 is on the disk
+//!  ROOT/blobs/TABLE/opened  see opens.rs
 //!
 //!  absent --one fetches, others wait--> verified, written --> readable --fdatasync--> in the map
+//!     ^                                                          |
+//!     +---------- punched <-- out of the map <-- hidden <--------+   blob/eviction.rs
 //! ```
 //!
 //! What was written and is not in the map when a daemon is killed is found again: it is what its digest says, or not there.
@@ -22,26 +25,42 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use disk::{BLOCK_BYTES, Digest};
 use snapshot_core::{Error, Result};
 
-use super::{client::Patience, files};
+pub(super) use eviction::Hidden;
+
+use super::{client::Patience, files, opens::Opens};
 use crate::{
     chunk::ChunkId,
     table::{PIECES_MAX, Piece, Table},
 };
 
+mod eviction;
+
 /// Length that a stored table may have.
 pub(super) const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
 
-/// Where chunks come from, verified.
+/// Counts uses of chunks, so that it is known which was used last.
+static USES: AtomicU64 = AtomicU64::new(1);
+
+/// Where chunks come from, verified, and who sees to it that there is room for them.
 pub(super) trait Source: std::fmt::Debug + Sync {
     /// The contents of a chunk of that many blocks, tried for that long.
     fn chunk(&self, id: ChunkId, blocks: u32, patience: Patience) -> Result<Vec<u8>>;
+
+    /// The disk had no room for so many bytes: whether there may be some now.
+    fn make_room(&self, bytes: u64) -> bool;
+
+    /// So many bytes have been written to the cache.
+    fn wrote(&self, bytes: u64);
+
+    /// Whether there is room for what nobody has asked for.
+    fn has_room(&self) -> bool;
 
     /// Nothing more is fetched: who waits for a chunk is told that it failed.
     fn close(&self);
@@ -60,7 +79,11 @@ pub(super) struct Blob {
     writer: OnceLock<File>,
     /// Whether the file was there before, so that more may be in it than the map says.
     may_have_more: bool,
+    /// Whether that was looked for.
+    has_found: AtomicBool,
     state: Mutex<State>,
+    /// Who has the file open.
+    opens: Mutex<Opens>,
     /// Held while the map is written, so that no older one takes its place.
     syncing: Mutex<()>,
     /// A chunk is there, or failed.
@@ -73,9 +96,16 @@ struct State {
     readable: Vec<bool>,
     /// Chunks that are not.
     missing: usize,
+    /// Those that somebody fetches or takes away.
     fetching: BTreeSet<usize>,
     /// Whether the map on the disk has less.
     unsynced: bool,
+    /// When each piece was used last, by [`USES`].
+    used: Vec<u64>,
+    /// How many are about to mount it.
+    mounting: usize,
+    /// How often that has begun.
+    mountings: u64,
 }
 
 impl Blob {
@@ -114,6 +144,8 @@ impl Blob {
         let data = options.open(&path).map_err(Error::io("open", &path))?;
         let bytes = u64::from(table.blocks()) * BLOCK_BYTES;
         let length = data.metadata().map_err(Error::io("look at", &path))?.len();
+        // A file that was just made has been opened by nobody else.
+        let opens = Opens::read(&directory, length == 0 && bytes > 0)?;
         let map = files::read(&directory.join("map"), PIECES_MAX)?.unwrap_or_default();
         // A map beside another file says nothing of this one.
         let map = if length == bytes { map } else { Vec::new() };
@@ -123,12 +155,14 @@ impl Blob {
         Ok(Self {
             name,
             state: Mutex::new(State::new(&table, &map)),
+            opens: Mutex::new(opens),
             starts: starts(&table),
             table,
             directory,
             data,
             writer: OnceLock::new(),
             may_have_more: length == bytes,
+            has_found: AtomicBool::new(false),
             syncing: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -184,17 +218,20 @@ impl Blob {
         self.lock().missing == 0
     }
 
-    /// Pieces of a range of bytes that cannot be read yet.
+    /// Pieces of a range of bytes, which somebody reads, that cannot be read yet.
     pub(super) fn missing_in(&self, bytes: Range<u64>) -> Vec<usize> {
         let end_block = bytes.end.div_ceil(BLOCK_BYTES);
         let first_block = bytes.start / BLOCK_BYTES;
-        let state = self.lock();
+        let mut state = self.lock();
+        let now = USES.fetch_add(1, Ordering::Relaxed);
         // The last that begins at or before the first block.
         let first = self
             .starts
             .partition_point(|start| u64::from(*start) <= first_block);
         let pieces = first.saturating_sub(1)..state.readable.len();
         let pieces = pieces.take_while(|index| u64::from(self.starts[*index]) < end_block);
+        let state = &mut *state;
+        let pieces = pieces.inspect(|index| state.used[*index] = now);
         pieces.filter(|index| !state.readable[*index]).collect()
     }
 
@@ -254,9 +291,9 @@ impl Blob {
             }
             packed(&state.readable)
         };
-        let path = self.directory.join("data");
+        let path = self.path();
         let synced = self.data.sync_data().map_err(Error::io("sync", path));
-        let placed = synced.and_then(|()| files::place(&self.directory.join("map"), &map));
+        let placed = synced.and_then(|()| self.place_map(&map));
         if placed.is_err() {
             self.lock().unsynced = true;
         }
@@ -288,14 +325,31 @@ impl Blob {
         let _fetching = Fetching { of: self, index };
         if !self.has_already(index, id) {
             let contents = source.chunk(id, blocks, patience)?;
-            let at = u64::from(self.starts[index]) * BLOCK_BYTES;
-            let written = self.writer.wait().write_all_at(&contents, at);
-            written.map_err(Error::io("write", self.directory.join("data")))?;
+            self.write(index, &contents, source)?;
         }
         let mut state = self.lock();
         state.readable[index] = true;
+        state.used[index] = USES.fetch_add(1, Ordering::Relaxed);
         state.missing -= 1;
         state.unsynced = true;
+        Ok(())
+    }
+
+    /// Writes a chunk; when the disk is full, once more after others have made room.
+    fn write(&self, index: usize, contents: &[u8], source: &dyn Source) -> Result<()> {
+        let at = u64::from(self.starts[index]) * BLOCK_BYTES;
+        let bytes = contents.len() as u64;
+        let write = || self.writer.wait().write_all_at(contents, at);
+        let written = match write() {
+            Err(error) if files::is_full(&error) && source.make_room(bytes) => write(),
+            written => written,
+        };
+        if written.is_err() {
+            // Part of it may be there, and takes room for nothing.
+            drop(self.punch(index));
+        }
+        written.map_err(Error::io("write", self.directory.join("data")))?;
+        source.wrote(bytes);
         Ok(())
     }
 
@@ -341,6 +395,7 @@ impl State {
             .collect();
         Self {
             missing: readable.iter().filter(|is| !**is).count(),
+            used: vec![0; readable.len()],
             readable,
             ..Self::default()
         }
@@ -387,173 +442,4 @@ fn stored_table(directory: &Path, name: [u8; 32]) -> Result<Option<Table>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-
-    /// Chunks by what is in them, each of one byte again and again.
-    #[derive(Debug, Default)]
-    struct Chunks {
-        asked: Mutex<Vec<ChunkId>>,
-        fails: AtomicBool,
-    }
-
-    fn contents(value: u8, blocks: u32) -> Vec<u8> {
-        vec![value; blocks as usize * 4096]
-    }
-
-    impl Source for Chunks {
-        fn chunk(&self, id: ChunkId, blocks: u32, _patience: Patience) -> Result<Vec<u8>> {
-            if self.fails.load(Ordering::Relaxed) {
-                return Err(Error::Unavailable("in this test".to_owned()));
-            }
-            self.asked.lock().unwrap().push(id);
-            let all = (0..=u8::MAX).map(|value| contents(value, blocks));
-            let found = all.into_iter().find(|bytes| ChunkId::of(bytes) == id);
-            Ok(found.expect("one of them"))
-        }
-
-        fn close(&self) {
-            self.fails.store(true, Ordering::Relaxed);
-        }
-    }
-
-    impl Chunks {
-        fn count(&self) -> usize {
-            self.asked.lock().unwrap().len()
-        }
-    }
-
-    fn table() -> Table {
-        let chunk = |value, blocks| Piece::Chunk {
-            id: ChunkId::of(&contents(value, blocks)),
-            blocks,
-        };
-        let hole = Piece::Hole { blocks: 20 };
-        Table::new(vec![chunk(1, 16), chunk(2, 20), hole, chunk(3, 1)]).unwrap()
-    }
-
-    fn open(at: &Path) -> Blob {
-        Blob::open(at, table().digest(), || Ok(table())).unwrap()
-    }
-
-    fn byte_at(blob: &Blob, block: u64) -> u8 {
-        let mut byte = [0];
-        blob.data().read_exact_at(&mut byte, block * 4096).unwrap();
-        byte[0]
-    }
-
-    fn missing(blob: &Blob) -> usize {
-        blob.lock().missing
-    }
-
-    #[test]
-    fn what_is_there_is_what_the_table_says_and_was_fetched_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let blob = open(directory.path());
-        let chunks = Chunks::default();
-        blob.fill_piece(1, &chunks, Patience::Once).unwrap();
-        blob.fill_piece(2, &chunks, Patience::Once).unwrap();
-        assert_eq!((missing(&blob), chunks.count()), (2, 1));
-        let bytes = [15, 16, 35, 40].map(|block| byte_at(&blob, block));
-        assert_eq!(bytes, [0, 2, 2, 0]);
-        blob.fill_all(4, &chunks).unwrap();
-        blob.fill_all(4, &chunks).unwrap();
-        assert_eq!((missing(&blob), chunks.count()), (0, 3));
-        let bytes = [15, 16, 40, 56].map(|block| byte_at(&blob, block));
-        assert_eq!(bytes, [1, 2, 0, 3]);
-        let about = blob.data().metadata().unwrap();
-        assert_eq!(about.len(), 57 * 4096);
-        assert!(
-            blob.allocated_bytes().unwrap() <= 38 * 4096,
-            "a hole takes no room"
-        );
-    }
-
-    #[test]
-    fn pieces_of_a_range_are_those_that_it_touches_and_that_are_missing() {
-        let directory = tempfile::tempdir().unwrap();
-        let blob = open(directory.path());
-        let check = |blocks: Range<u64>, expected: &[usize]| {
-            let bytes = blocks.start * 4096..blocks.end * 4096;
-            assert_eq!(blob.missing_in(bytes), expected, "{blocks:?}");
-        };
-        check(0..1, &[0]);
-        check(15..16, &[0]);
-        check(15..17, &[0, 1]);
-        check(16..16, &[]);
-        check(36..56, &[]);
-        check(0..1_000_000, &[0, 1, 3]);
-        check(56..57, &[3]);
-        check(57..58, &[]);
-        assert_eq!(blob.missing_in(56 * 4096 + 1..56 * 4096 + 2), [3]);
-        blob.fill_piece(1, &Chunks::default(), Patience::Once)
-            .unwrap();
-        check(15..17, &[0]);
-        assert_eq!(blob.first_missing(1..9), Some(3));
-        assert_eq!(blob.first_missing(1..3), None);
-        assert!(!blob.is_whole());
-        assert_eq!(blob.piece_bytes(1), 20 * 4096);
-    }
-
-    #[test]
-    fn what_was_synced_is_there_after_a_crash() {
-        let directory = tempfile::tempdir().unwrap();
-        let chunks = Chunks::default();
-        let blob = open(directory.path());
-        blob.fill_piece(0, &chunks, Patience::Once).unwrap();
-        blob.sync().unwrap();
-        blob.fill_piece(1, &chunks, Patience::Once).unwrap();
-        drop(blob);
-        let blob = open(directory.path());
-        assert_eq!(missing(&blob), 2, "what was not synced counts not");
-        blob.fill_all(4, &chunks).unwrap();
-        assert_eq!(chunks.count(), 3, "and is found where it was written");
-        drop(blob);
-        // Something else than was written, as after a loss of power.
-        let path = directory.path().join(Digest(table().digest()).to_string());
-        std::fs::remove_file(path.join("map")).unwrap();
-        let file = OpenOptions::new().write(true).open(path.join("data"));
-        file.unwrap().write_all_at(&[9], 4096 * 20).unwrap();
-        let blob = open(directory.path());
-        blob.fill_all(4, &chunks).unwrap();
-        assert_eq!((chunks.count(), byte_at(&blob, 20)), (4, 2));
-        drop(blob);
-        assert_eq!(missing(&open(directory.path())), 0);
-        let name = table().digest();
-        assert_eq!(look(directory.path(), name).unwrap(), Some((3, 3)));
-        // Another file is not what the map was of.
-        let data = directory.path().join(Digest(name).to_string()).join("data");
-        std::fs::write(data, "").unwrap();
-        assert_eq!(missing(&open(directory.path())), 3);
-    }
-
-    #[test]
-    fn a_failure_is_told_and_what_came_is_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let blob = open(directory.path());
-        let chunks = Chunks::default();
-        blob.fill_piece(0, &chunks, Patience::Once).unwrap();
-        chunks.fails.store(true, Ordering::Relaxed);
-        let error = blob.fill_all(2, &chunks).unwrap_err();
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
-        assert_eq!(missing(&blob), 2);
-        chunks.fails.store(false, Ordering::Relaxed);
-        blob.fill_all(2, &chunks).unwrap();
-        assert_eq!(missing(&blob), 0);
-    }
-
-    #[test]
-    fn many_who_want_the_same_fetch_it_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let blob = open(directory.path());
-        let chunks = Chunks::default();
-        std::thread::scope(|scope| {
-            for _ in 0..16 {
-                scope.spawn(|| blob.fill_all(4, &chunks).unwrap());
-            }
-        });
-        assert_eq!(chunks.count(), 3);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
-use super::{attach::Choice, lazy};
+use super::{attach::Choice, lazy, room::Limits};
 use crate::{
     error::{Error, Result},
     signature::PublicKey,
@@ -28,6 +28,9 @@ const ADDRESS: &str = "/run/snapshotter-remote/snapshotter.sock";
 
 /// Keys and tokens are lines.
 const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Less would hold no chunk.
+const MAX_BYTES_MIN: u64 = 16 << 20;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -47,6 +50,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[attach]`
     pub attach: AttachConfig,
+    /// `[cache]`
+    pub cache: CacheConfig,
 }
 
 /// Where disks come from.
@@ -83,6 +88,18 @@ pub struct AttachConfig {
     pub complete_mebibytes: u64,
 }
 
+/// How much of the host's disk it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// How much blobs and metadata may take; 0: what the disk has.
+    pub max_bytes: u64,
+    /// From how much of that on something goes, in percent.
+    pub high_percent: u64,
+    /// Until how much of it is left, in percent.
+    pub low_percent: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -93,6 +110,17 @@ impl Default for Config {
             server: ServerConfig::default(),
             store: StoreConfig::default(),
             attach: AttachConfig::default(),
+            cache: CacheConfig::default(),
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 0,
+            high_percent: 95,
+            low_percent: 85,
         }
     }
 }
@@ -153,6 +181,7 @@ impl Config {
             0..=86_400,
         )?;
         bounded("complete_mebibytes", attach.complete_mebibytes, 0..=65_536)?;
+        self.cache.check()?;
         if store.urls.is_empty() {
             return Err(Error::Setting(
                 "no store is named: --store http://HOST:PORT, or store.urls in the configuration"
@@ -181,6 +210,28 @@ impl Config {
             metrics: self.metrics.address.clone(),
             server: self.server,
         }
+    }
+}
+
+impl CacheConfig {
+    fn check(self) -> Result<()> {
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("cache.{key}"), value, bounds);
+        if self.max_bytes > 0 {
+            bounded("max_bytes", self.max_bytes, MAX_BYTES_MIN..=u64::MAX)?;
+        }
+        bounded("high_percent", self.high_percent, 2..=100)?;
+        bounded("low_percent", self.low_percent, 1..=self.high_percent - 1)?;
+        Ok(())
+    }
+
+    /// When something goes, if there is a limit.
+    pub(super) fn limits(self) -> Option<Limits> {
+        let part = |percent| self.max_bytes / 100 * percent;
+        (self.max_bytes > 0).then(|| Limits {
+            high_bytes: part(self.high_percent),
+            low_bytes: part(self.low_percent),
+        })
     }
 }
 

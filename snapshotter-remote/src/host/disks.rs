@@ -26,6 +26,7 @@ use super::{
     client::{Client, Patience},
     files,
     metrics::{Measured, Outcome},
+    room::Room,
     uses::Uses,
 };
 use crate::{
@@ -36,6 +37,10 @@ use crate::{
     store::Name,
     table::Table,
 };
+
+mod cache;
+
+pub(super) use cache::cache_bytes;
 
 /// A store that did not answer is left alone for so long, so that each layer of a pull does not wait for it.
 const AWAY: Duration = Duration::from_secs(5);
@@ -68,13 +73,30 @@ pub(super) struct Disks {
 #[derive(Debug)]
 pub(super) struct Fetcher {
     client: Arc<Client>,
+    room: Arc<Room>,
     measured: Measured,
 }
 
 impl Fetcher {
-    /// By that client.
-    pub(super) fn new(client: Arc<Client>, measured: Measured) -> Self {
-        Self { client, measured }
+    /// By that client, for a cache of so much room.
+    pub(super) fn new(client: Arc<Client>, room: Arc<Room>, measured: Measured) -> Self {
+        Self {
+            client,
+            room,
+            measured,
+        }
+    }
+
+    /// Does what needs about so much room; once more, after something was taken away, when the disk is full.
+    fn with_room<T>(&self, bytes: u64, work: impl Fn() -> CoreResult<T>) -> CoreResult<T> {
+        match work() {
+            Err(CoreError::Io { source, .. })
+                if files::is_full(&source) && self.room.make(bytes) =>
+            {
+                work()
+            }
+            done => done,
+        }
     }
 
     /// An object, opened; what is damaged is asked for a second time, as it may have been the way.
@@ -119,6 +141,19 @@ impl Source for Fetcher {
 
     fn close(&self) {
         self.client.close();
+        self.room.end();
+    }
+
+    fn make_room(&self, bytes: u64) -> bool {
+        self.room.make(bytes)
+    }
+
+    fn wrote(&self, bytes: u64) {
+        self.room.wrote(bytes);
+    }
+
+    fn has_room(&self) -> bool {
+        self.room.has_some()
     }
 }
 
@@ -270,19 +305,36 @@ impl Disks {
         }
         let begun = Instant::now();
         let manifest = self.manifest(chain_id).map_err(refused)?;
-        let metadata = self.metadata(chain_id, &manifest)?;
+        let bytes = u64::from(manifest.devices_metadata.blocks()) * disk::BLOCK_BYTES;
+        let fetcher = &self.fetcher;
+        let metadata = fetcher.with_room(bytes, || self.metadata(chain_id, &manifest))?;
+        let blob =
+            |table, blocks| fetcher.with_room(TABLE_BYTES_MAX as u64, || self.blob(table, blocks));
         let blobs = manifest.devices.iter();
-        let blobs = blobs.map(|device| self.blob(device.table, device.blocks));
+        let blobs = blobs.map(|device| blob(device.table, device.blocks));
         let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
-        self.attach.open(&blobs)?;
-        let data: Vec<&File> = blobs.iter().map(|blob| blob.data()).collect();
-        attach::mount(self.attach.carrier(), &metadata, &data, target)?;
+        let mounted = fetcher.with_room(0, || self.mount(&metadata, &blobs, target));
+        self.attach.settle(&blobs);
+        mounted?;
         self.measured.attached();
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             %chain_id, back_end = self.attach.kind().name(), took_ms, "a disk is mounted"
         );
         Ok(())
+    }
+
+    /// As long as that takes, nothing of the blobs goes.
+    fn mount(&self, metadata: &Path, blobs: &[Arc<Blob>], target: &Path) -> CoreResult<()> {
+        let _stays: Vec<_> = blobs.iter().map(|blob| blob.begin_mounting()).collect();
+        self.attach.open(blobs)?;
+        let data: Vec<&File> = blobs.iter().map(|blob| blob.data()).collect();
+        attach::mount(self.attach.carrier(), (metadata, &data), target, |device| {
+            let reads = self.attach.reads();
+            blobs
+                .iter()
+                .try_for_each(|blob| blob.was_opened(device, reads))
+        })
     }
 
     /// What the layer on top of a chain takes of this host's disk.
@@ -410,17 +462,16 @@ impl Disks {
                 let most = chunk::STORED_BYTES_MAX;
                 self.fetcher.get(name, most, Patience::Deadline, verified)
             };
-            table.restore(stored, file).map_err(refused)
+            table.restore(stored, file).map_err(|error| match error {
+                Error::Write(source) => CoreError::io("write", &path)(source),
+                other => refused(other),
+            })
         })?;
         Ok(path)
     }
 
     fn blob(&self, name: [u8; 32], blocks: u32) -> CoreResult<Arc<Blob>> {
-        if let Some(blob) = self.known_blobs().get(&name) {
-            return Ok(Arc::clone(blob));
-        }
-        // Its table may have to be fetched, for which nobody else waits.
-        let blob = Blob::open(&self.blobs_directory(), name, || self.table(name))?;
+        let blob = self.blob_with(name, || self.table(name))?;
         if blob.blocks() != blocks {
             return Err(CoreError::DataLoss(format!(
                 "blob {} has {} blocks, its manifest says {blocks}: the store is damaged, see `store verify`",
@@ -428,6 +479,19 @@ impl Disks {
                 blob.blocks()
             )));
         }
+        Ok(blob)
+    }
+
+    fn blob_with(
+        &self,
+        name: [u8; 32],
+        table: impl FnOnce() -> CoreResult<Table>,
+    ) -> CoreResult<Arc<Blob>> {
+        if let Some(blob) = self.known_blobs().get(&name) {
+            return Ok(Arc::clone(blob));
+        }
+        // Its table may have to be fetched, for which nobody else waits.
+        let blob = Blob::open(&self.blobs_directory(), name, table)?;
         // Another disk with it may have been quicker.
         let mut blobs = self.known_blobs();
         let blob = blobs.entry(name).or_insert_with(|| Arc::new(blob));

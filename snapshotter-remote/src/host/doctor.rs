@@ -65,7 +65,7 @@ pub fn doctor(config: &Config) -> Result<Vec<Finding>> {
         Ok(keys) => {
             findings.push(ok(format!("{} keys are trusted", keys.len())));
             if config.root.join(super::disks::DISKS).is_dir() {
-                let disks = status(&config.root, &keys)?;
+                let disks = status(&config.root, &keys)?.disks;
                 findings.push(ok(format!(
                     "{} disks in {}",
                     disks.len(),

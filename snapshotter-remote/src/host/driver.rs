@@ -9,7 +9,7 @@ use snapshot_core::{
     Remains, Result, Snapshot, TARGET_LABEL, Usage, overlay,
 };
 
-use super::{disks::Disks, files, probe};
+use super::{disks::Disks, files};
 use crate::signature::digest;
 
 /// What the note of a snapshot that is a disk begins with; the chainID follows.
@@ -111,7 +111,9 @@ impl Driver for RemoteDriver {
 
     fn release(&self, remains: &Remains) -> Result<()> {
         // Whatever the note says: nothing else is mounted there.
-        probe::unmount(&remains.directory.join(overlay::CONTENTS))
+        let chain_id = remains.note.as_ref().and_then(disk_of);
+        let target = remains.directory.join(overlay::CONTENTS);
+        self.disks.detach(chain_id, &target)
     }
 
     fn forget(&self, remains: &Remains) -> Result<()> {

@@ -16,6 +16,17 @@ pub(super) fn place(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Puts a file under its name whole, and waits for no disk.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let directory = path.parent().expect("it lies in a directory of ours");
+    let file = tempfile::NamedTempFile::new_in(directory);
+    let mut file = file.map_err(Error::io("make a file in", directory))?;
+    let written = file.write_all(bytes);
+    written.map_err(Error::io("write", path))?;
+    let placed = file.persist(path).map_err(|error| error.error);
+    placed.map_err(Error::io("rename to", path)).map(drop)
+}
+
 /// The same, for contents that are written bit by bit.
 pub(super) fn place_with(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let directory = path.parent().expect("it lies in a directory of ours");
@@ -33,6 +44,13 @@ pub(super) fn place_with(path: &Path, write: impl FnOnce(&File) -> Result<()>) -
 pub(super) fn sync(directory: &Path) -> Result<()> {
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(Error::io("sync", directory))
+}
+
+/// Whether it was for want of room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// A directory of ours, if there is none yet.

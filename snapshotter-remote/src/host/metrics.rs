@@ -49,6 +49,9 @@ struct Metrics {
     served_bytes: Counter,
     served_seconds: Seconds,
     watched: Gauge,
+    cache_bytes: Gauge,
+    evicted_bytes: Counter,
+    evicted_chunks: Counter,
 }
 
 /// From a tenth of a millisecond to a minute and a half.
@@ -96,6 +99,26 @@ impl Measured {
             metrics.attached.clone(),
         );
         self.register_faults(registry);
+        self.register_cache(registry);
+    }
+
+    fn register_cache(&self, registry: &mut Registry) {
+        let metrics = &*self.0;
+        registry.register(
+            "cache_bytes",
+            "Bytes that blobs and metadata take of the disk, as they were counted last",
+            metrics.cache_bytes.clone(),
+        );
+        registry.register(
+            "evicted_bytes",
+            "Bytes that were taken out of the cache, as it was over its limit or the disk was full",
+            metrics.evicted_bytes.clone(),
+        );
+        registry.register(
+            "evicted_chunks",
+            "Chunks that were taken out of the cache for that",
+            metrics.evicted_chunks.clone(),
+        );
     }
 
     fn register_faults(&self, registry: &mut Registry) {
@@ -181,5 +204,15 @@ impl Measured {
 
     pub(super) fn watched(&self, count: usize) {
         self.0.watched.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn cache(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.0.cache_bytes.set(bytes);
+    }
+
+    pub(super) fn evicted(&self, bytes: u64, chunks: usize) {
+        self.0.evicted_bytes.inc_by(bytes);
+        self.0.evicted_chunks.inc_by(chunks as u64);
     }
 }

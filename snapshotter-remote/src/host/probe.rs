@@ -28,47 +28,42 @@ const CONTENTS: &[u8] = b"what was written is what is read\n";
 const PATIENCE: u16 = 10_000;
 
 /// A disk on which something is tried.
-struct Trial {
+pub(super) struct Trial {
     directory: PathBuf,
     metadata: PathBuf,
     blob: File,
 }
 
-/// What disks can be mounted by, or why by nothing.
-pub(super) fn carrier(root: &Path) -> Result<Result<Carrier, String>> {
-    let trial = Trial::make(&root.join("probe"))?;
-    let mut said = Vec::new();
-    for carrier in [Carrier::Files, Carrier::Loops] {
-        match trial.mounts(carrier) {
-            Ok(()) => return Ok(Ok(carrier)),
-            Err(error) => said.push(format!("{carrier}: {}", one_line(&error))),
-        }
-    }
-    Ok(Err(said.join("; ")))
-}
-
-/// Whether reads of a disk can be answered one by one, or why not.
-pub(super) fn lazy(root: &Path) -> Result<Result<Carrier, String>> {
-    let trial = Trial::make(&root.join("probe"))?;
-    if let Err(error) = trial.mounts(Carrier::Files) {
-        return Ok(Err(format!(
-            "{} (6.12, on ext4, xfs or btrfs): {}",
-            Carrier::Files,
-            one_line(&error)
-        )));
-    }
-    if let Err(error) = lazy::holder_program() {
-        return Ok(Err(error.to_string()));
-    }
-    Ok(match trial.answers() {
-        Ok(()) => Ok(Carrier::Files),
-        Err(error) => Err(format!(
-            "pre-content events of fanotify (6.14, on ext4, xfs or btrfs): {error}"
-        )),
-    })
-}
-
 impl Trial {
+    /// What disks can be mounted by, or why by nothing.
+    pub(super) fn carrier(&self) -> Result<Carrier, String> {
+        let mut said = Vec::new();
+        for carrier in Carrier::ALL {
+            match self.mounts(carrier) {
+                Ok(()) => return Ok(carrier),
+                Err(error) => said.push(format!("{carrier}: {}", one_line(&error))),
+            }
+        }
+        Err(said.join("; "))
+    }
+
+    /// Whether reads of a disk can be answered one by one, or why not.
+    pub(super) fn lazy(&self) -> Result<Carrier, String> {
+        if let Err(error) = self.mounts(Carrier::Files) {
+            return Err(format!(
+                "{} (6.12, on ext4, xfs or btrfs): {}",
+                Carrier::Files,
+                one_line(&error)
+            ));
+        }
+        if let Err(error) = lazy::holder_program() {
+            return Err(error.to_string());
+        }
+        self.answers().map(|()| Carrier::Files).map_err(|error| {
+            format!("pre-content events of fanotify (6.14, on ext4, xfs or btrfs): {error}")
+        })
+    }
+
     /// Empties the blob and puts its contents there when they are read.
     fn answers(&self) -> io::Result<()> {
         let bytes = self.blob.metadata()?.len();
@@ -125,7 +120,11 @@ impl Trial {
         }
     }
 
-    fn make(directory: &Path) -> Result<Self> {
+    /// In that directory, which goes with it.
+    ///
+    /// # Errors
+    /// What keeps it from being made.
+    pub(super) fn make(directory: &Path) -> Result<Self> {
         clear(directory)?;
         let this = |blob| Self {
             directory: directory.to_owned(),
@@ -139,7 +138,7 @@ impl Trial {
         let this = this(blob.map_err(Error::io("make", path))?);
         let failed = |error: disk::Error| {
             let why = one_line(&error);
-            Error::io("make a disk at", directory)(io::Error::other(why))
+            Error::io("make a disk at", directory)(io::Error::new(kind_of(&error), why))
         };
         let layer = Layer::read(&tar()[..], &this.blob, &Limits::GENEROUS).map_err(failed)?;
         let mut tree = Tree::new();
@@ -153,7 +152,12 @@ impl Trial {
 
     fn mounts(&self, carrier: Carrier) -> Result<()> {
         let target = self.directory.join("mounted");
-        mount(carrier, &self.metadata, &[&self.blob], &target)?;
+        mount(
+            carrier,
+            (&self.metadata, &[&self.blob]),
+            &target,
+            |_| Ok(()),
+        )?;
         let path = target.join("file");
         let read = fs::read(&path).map_err(Error::io("read", &path));
         unmount(&target)?;
@@ -180,6 +184,18 @@ fn clear(directory: &Path) -> Result<()> {
         unmount(&directory.join("mounted"))?;
     }
     files::remove_directory(directory)
+}
+
+/// What kept it from being written, so that a full disk is known as one.
+fn kind_of(error: &disk::Error) -> io::ErrorKind {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return error.kind();
+        }
+        source = cause.source();
+    }
+    io::ErrorKind::Other
 }
 
 /// Takes what is mounted there away.

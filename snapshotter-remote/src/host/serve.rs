@@ -1,6 +1,6 @@
 //! The daemon, put together.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
 use prometheus_client::registry::Registry;
 use snapshot_core::{
@@ -18,6 +18,7 @@ use super::{
     files,
     lazy::{Faults, Means, SLOTS},
     metrics::Measured,
+    room::Room,
     unwatched,
 };
 use crate::{
@@ -27,6 +28,12 @@ use crate::{
 
 /// How often what was fetched is written down, so that a loss of power does not make it be fetched again.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// The back end that was taken last, below the root.
+const BACK_END: &str = "back-end";
+
+/// Two words.
+const BACK_END_BYTES_MAX: usize = 256;
 
 /// Reads the configuration again.
 pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
@@ -44,7 +51,8 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
         let measured = Measured::default();
         // Before readers are taken over: another daemon may be answering them. Until the end, when they are handed on.
         let root = Root::claim(&config.root)?;
-        let disks = disks(config, root.path(), &measured)?;
+        let room = Arc::new(Room::new(config.cache.limits()));
+        let disks = disks(config, root.path(), (&room, &measured))?;
         let options = overlay(root.path())?;
         let driver = RemoteDriver::new(options, Arc::clone(&disks));
         let driver = Arc::new(driver) as Arc<dyn Driver>;
@@ -55,6 +63,7 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
             "opened"
         );
         keep_in_sync(Arc::clone(&disks), shutdown.clone());
+        let evictor = keep_within(&room, &disks)?;
         let mut registry = Registry::with_prefix("snapshotter_remote");
         core_metrics::register(&mut registry, &snapshots);
         measured.register(&mut registry);
@@ -66,6 +75,8 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
             reload: Box::new(move || reload(&logging, &reread)),
             finish: Box::new(move || {
                 disks.finish();
+                // A panic was reported when it happened.
+                drop(evictor.join());
                 drop(root);
             }),
         })
@@ -87,10 +98,14 @@ fn raise_open_files() {
 }
 
 /// The disks, by the back end that works.
-fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>> {
+fn disks(
+    config: &Config,
+    root: &Path,
+    (room, measured): (&Arc<Room>, &Measured),
+) -> Result<Arc<Disks>> {
     let keys = config.store.keys()?;
     let client = Client::new(&config.store, measured.clone())?;
-    let fetcher = Arc::new(Fetcher::new(client, measured.clone()));
+    let fetcher = Arc::new(Fetcher::new(client, Arc::clone(room), measured.clone()));
     // Before all else: readers of an earlier daemon wait.
     let means = || Means {
         source: Arc::clone(&fetcher) as Arc<_>,
@@ -107,7 +122,7 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
             chosen: Some((Kind::Lazy, Carrier::Files)),
             rejected: Vec::new(),
         },
-        _ => attach::choose(config.attach.kind, root)?,
+        _ => tried(config.attach.kind, root)?,
     };
     for rejected in &tried.rejected {
         tracing::warn!(back_end = %rejected.kind, why = rejected.why, "a back end does not work here");
@@ -134,6 +149,30 @@ fn disks(config: &Config, root: &Path, measured: &Measured) -> Result<Arc<Disks>
     Ok(Arc::new(disks))
 }
 
+/// Tries the back ends. Where there is no room for that, what worked at an earlier start is taken to work still.
+fn tried(choice: Choice, root: &Path) -> Result<Tried> {
+    let path = root.join(BACK_END);
+    let tried = match attach::choose(choice, root) {
+        Err(error) if has_no_room(&error) => {
+            let kept = files::read(&path, BACK_END_BYTES_MAX)?;
+            let kept = kept.and_then(|text| Tried::parse(&text, choice));
+            let why = error.in_one_line();
+            tracing::warn!(
+                why,
+                "back ends are not tried: that of an earlier start is taken"
+            );
+            return kept.ok_or_else(|| error.into());
+        }
+        tried => tried?,
+    };
+    if let Some(text) = tried.text()
+        && files::read(&path, BACK_END_BYTES_MAX)?.as_deref() != Some(text.as_bytes())
+    {
+        files::place(&path, text.as_bytes())?;
+    }
+    Ok(tried)
+}
+
 /// What overlay can do there, and what it needs. Where snapshots are already, a root without room is no reason not to
 /// serve them.
 fn overlay(root: &Path) -> Result<OverlayOptions> {
@@ -154,15 +193,10 @@ fn overlay(root: &Path) -> Result<OverlayOptions> {
 }
 
 fn has_no_room(error: &CoreError) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-
     let CoreError::Io { source, .. } = error else {
         return false;
     };
-    matches!(
-        source.kind(),
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem
-    )
+    files::is_full(source) || source.kind() == std::io::ErrorKind::ReadOnlyFilesystem
 }
 
 fn has_snapshots(root: &Path) -> bool {
@@ -182,6 +216,36 @@ fn keep_in_sync(disks: Arc<Disks>, shutdown: Shutdown) {
             drop(tokio::task::spawn_blocking(move || disks.sync()).await);
         }
     });
+}
+
+/// Takes something out of the cache whenever it has to go, until nothing is fetched any more.
+fn keep_within(room: &Arc<Room>, disks: &Arc<Disks>) -> Result<JoinHandle<()>> {
+    let (room, disks) = (Arc::clone(room), Arc::clone(disks));
+    room.wrote(disks.bytes()?);
+    let work = move || {
+        while let Some(wanted) = room.next() {
+            let gone = disks.evict(wanted);
+            let used = disks.bytes();
+            for error in [gone.as_ref().err(), used.as_ref().err()]
+                .into_iter()
+                .flatten()
+            {
+                let why = error.in_one_line();
+                tracing::error!(why, "the cache cannot be kept within its limit");
+            }
+            let bytes = gone.map_or(0, |gone| gone.bytes);
+            if bytes < wanted {
+                tracing::warn!(wanted, bytes, "the cache has nothing more that may go now");
+            }
+            room.freed(wanted, bytes, used.unwrap_or_default());
+        }
+    };
+    let thread = std::thread::Builder::new().name("evict".to_owned());
+    thread.spawn(work).map_err(|source| Error::File {
+        doing: "starting to keep the cache within its limit at",
+        path: "evict".into(),
+        source,
+    })
 }
 
 /// What SIGHUP does.

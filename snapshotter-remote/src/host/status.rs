@@ -7,7 +7,8 @@ use mounts::mountinfo;
 
 use super::{
     blob,
-    disks::{BLOBS, DISKS, METADATA, directories, kept},
+    disks::{BLOBS, DISKS, METADATA, cache_bytes, directories, kept},
+    pins,
 };
 use crate::{
     error::{Error, Result},
@@ -27,13 +28,26 @@ pub struct DiskStatus {
     pub chunks: (usize, usize),
     /// Whether it is mounted, as far as its mount says which disk it is of.
     pub is_mounted: bool,
+    /// Whether nothing of it goes from the cache.
+    pub is_pinned: bool,
 }
 
-/// All disks below a root; those whose manifests no key of these has signed are named instead.
+/// What a host has.
+#[derive(Debug)]
+pub struct HostStatus {
+    /// Its disks; those whose manifests no trusted key has signed are named instead.
+    pub disks: Vec<Result<DiskStatus, Error>>,
+    /// Bytes that they take of the host's disk.
+    pub cache_bytes: u64,
+    /// Disks that are pinned and not here.
+    pub pinned_elsewhere: Vec<Digest>,
+}
+
+/// What is below a root, by these keys.
 ///
 /// # Errors
 /// What keeps the root from being read.
-pub fn status(root: &Path, keys: &[PublicKey]) -> Result<Vec<Result<DiskStatus, Error>>> {
+pub fn status(root: &Path, keys: &[PublicKey]) -> Result<HostStatus> {
     let root = root.canonicalize().map_err(|source| Error::File {
         doing: "looking for the root",
         path: root.to_owned(),
@@ -45,9 +59,12 @@ pub fn status(root: &Path, keys: &[PublicKey]) -> Result<Vec<Result<DiskStatus, 
         source,
     })?;
     let sources: BTreeSet<String> = entries.into_iter().map(|entry| entry.source).collect();
+    let mut pinned = pins::pinned(&root)?;
+    let cache_bytes = cache_bytes(&root)?;
     let mut found = directories(&root.join(DISKS))?;
     found.sort_by_key(|(_, chain_id)| *chain_id);
     let disks = found.into_iter().map(|(directory, chain_id)| {
+        let is_pinned = pinned.remove(&chain_id);
         let object = format!("disks/{chain_id}");
         let kept = kept(&directory, chain_id, keys)?;
         let (manifest, _) = kept.ok_or(Error::Absent { object })?;
@@ -64,7 +81,12 @@ pub fn status(root: &Path, keys: &[PublicKey]) -> Result<Vec<Result<DiskStatus, 
             bytes: manifest.flat_blocks() * BLOCK_BYTES,
             chunks,
             is_mounted: sources.contains(&metadata.display().to_string()),
+            is_pinned,
         })
     });
-    Ok(disks.collect())
+    Ok(HostStatus {
+        disks: disks.collect(),
+        cache_bytes,
+        pinned_elsewhere: pinned.into_iter().collect(),
+    })
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use snapshot_core::Result;
 
-use super::{Attach, Carrier, Kind};
+use super::{Attach, Carrier, Kind, hide};
 use crate::host::{
-    blob::{Blob, Source},
+    blob::{Blob, Hidden, Source},
     lazy::Faults,
+    opens::Reads,
 };
 
 /// Fetches everything.
@@ -58,6 +59,22 @@ impl<S: Source + Send + std::fmt::Debug> Attach for Copy<S> {
             }
         }
         Ok(())
+    }
+
+    fn settle(&self, _blobs: &[Arc<Blob>]) {}
+
+    /// It may be read by loop devices, and nobody need tell of what is whole.
+    fn reads(&self) -> Reads {
+        Reads::Untold
+    }
+
+    fn hide<'a>(
+        &self,
+        blob: &'a Arc<Blob>,
+        pieces: &[usize],
+        mountings: u64,
+    ) -> Result<Option<Hidden<'a>>> {
+        hide(self.faults.as_ref(), blob, pieces, mountings)
     }
 
     fn forget(&self, blob: &Blob) {

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use snapshot_core::Result;
 
-use super::{Attach, Carrier, Kind};
-use crate::host::{blob::Blob, lazy::Faults};
+use super::{Attach, Carrier, Kind, hide};
+use crate::host::{
+    blob::{Blob, Hidden},
+    lazy::Faults,
+    opens::Reads,
+};
 
 /// Fetches what is read.
 #[derive(Debug)]
@@ -36,6 +40,24 @@ impl Attach for Lazy {
 
     fn open(&self, blobs: &[Arc<Blob>]) -> Result<()> {
         blobs.iter().try_for_each(|blob| self.faults.watch(blob))
+    }
+
+    fn settle(&self, blobs: &[Arc<Blob>]) {
+        let whole = blobs.iter().filter(|blob| blob.is_whole());
+        whole.for_each(|blob| self.faults.completed(blob));
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Told
+    }
+
+    fn hide<'a>(
+        &self,
+        blob: &'a Arc<Blob>,
+        pieces: &[usize],
+        mountings: u64,
+    ) -> Result<Option<Hidden<'a>>> {
+        hide(Some(&self.faults), blob, pieces, mountings)
     }
 
     fn forget(&self, blob: &Blob) {

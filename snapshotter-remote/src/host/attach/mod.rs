@@ -18,7 +18,12 @@ pub(super) use copy::Copy;
 pub(super) use lazy::Lazy;
 pub(super) use mount::{Carrier, is_mounted, mount};
 
-use super::{blob::Blob, probe};
+use super::{
+    blob::{Blob, Hidden},
+    lazy::Faults,
+    opens::Reads,
+    probe::Trial,
+};
 
 /// A back end.
 pub(super) trait Attach: fmt::Debug + Send + Sync {
@@ -38,11 +43,43 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     /// What keeps them from being fetched.
     fn open(&self, blobs: &[Arc<Blob>]) -> Result<()>;
 
+    /// These blobs have been mounted, or could not be.
+    fn settle(&self, blobs: &[Arc<Blob>]);
+
+    /// Whether the kernel tells of the reads of what is mounted.
+    fn reads(&self) -> Reads;
+
+    /// Hides these chunks of a blob, so that they can go, if nobody has begun to mount it since `mountings`; none when that
+    /// cannot be now.
+    ///
+    /// # Errors
+    /// What keeps readers from being told of.
+    fn hide<'a>(
+        &self,
+        blob: &'a Arc<Blob>,
+        pieces: &[usize],
+        mountings: u64,
+    ) -> Result<Option<Hidden<'a>>>;
+
     /// The blob goes from the cache; it is mounted nowhere.
     fn forget(&self, blob: &Blob);
 
     /// The daemon ends: nothing more is fetched.
     fn finish(&self);
+}
+
+/// Of a blob that nobody has open, chunks are hidden just so; of others, if those can be told of who reads.
+fn hide<'a>(
+    faults: Option<&Faults>,
+    blob: &'a Arc<Blob>,
+    pieces: &[usize],
+    mountings: u64,
+) -> Result<Option<Hidden<'a>>> {
+    match (blob.told(), faults) {
+        (Some(mounts), _) if mounts.is_empty() => Ok(blob.hide(pieces, mountings)),
+        (Some(_), Some(faults)) => faults.hide(blob, pieces, mountings),
+        _ => Ok(None),
+    }
 }
 
 /// The back ends there are, the best first.
@@ -132,19 +169,41 @@ pub(super) struct Tried {
     pub(super) rejected: Vec<Rejected>,
 }
 
+impl Tried {
+    /// What was chosen, to be read by [`Tried::parse`].
+    pub(super) fn text(&self) -> Option<String> {
+        let (kind, carrier) = self.chosen?;
+        Some(format!("{kind}: {carrier}\n"))
+    }
+
+    /// What an earlier start has chosen, if it may be taken now.
+    pub(super) fn parse(text: &[u8], choice: Choice) -> Option<Self> {
+        let kinds = Kind::ALL.into_iter();
+        let all = kinds.flat_map(|kind| Carrier::ALL.map(|carrier| (kind, carrier)));
+        let mut all = all.map(|chosen| Self {
+            chosen: Some(chosen),
+            rejected: Vec::new(),
+        });
+        let found = all.find(|one| one.text().is_some_and(|known| known.as_bytes() == text))?;
+        let (kind, _) = found.chosen?;
+        (choice == Choice::Auto || choice == Choice::Pinned(kind)).then_some(found)
+    }
+}
+
 /// Tries the back ends that may be taken, one after the other, below that directory.
 ///
 /// # Errors
 /// What keeps them from being tried at all.
 pub(super) fn choose(choice: Choice, root: &Path) -> Result<Tried> {
     let mut rejected = Vec::new();
+    let trial = Trial::make(&root.join("probe"))?;
     for kind in Kind::ALL {
         if choice != Choice::Auto && choice != Choice::Pinned(kind) {
             continue;
         }
         let works = match kind {
-            Kind::Lazy => probe::lazy(root)?,
-            Kind::Copy => probe::carrier(root)?,
+            Kind::Lazy => trial.lazy(),
+            Kind::Copy => trial.carrier(),
         };
         match works {
             Ok(carrier) => {
@@ -158,4 +217,28 @@ pub(super) fn choose(choice: Choice, root: &Path) -> Result<Tried> {
         chosen: None,
         rejected,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_chosen_is_read_as_it_was_written_where_it_may_be_taken() {
+        let tried = |kind, carrier| Tried {
+            chosen: Some((kind, carrier)),
+            rejected: Vec::new(),
+        };
+        for kind in Kind::ALL {
+            for carrier in Carrier::ALL {
+                let text = tried(kind, carrier).text().unwrap();
+                let parsed = Tried::parse(text.as_bytes(), Choice::Auto).unwrap();
+                assert_eq!(parsed.chosen, Some((kind, carrier)));
+                let other = Kind::ALL.into_iter().find(|one| *one != kind).unwrap();
+                assert!(Tried::parse(text.as_bytes(), Choice::Pinned(kind)).is_some());
+                assert!(Tried::parse(text.as_bytes(), Choice::Pinned(other)).is_none());
+            }
+        }
+        assert!(Tried::parse(b"lazy", Choice::Auto).is_none());
+    }
 }

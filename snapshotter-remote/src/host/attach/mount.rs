@@ -5,7 +5,10 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -31,6 +34,11 @@ pub(in crate::host) enum Carrier {
     Loops,
 }
 
+impl Carrier {
+    /// Both.
+    pub(in crate::host) const ALL: [Self; 2] = [Self::Files, Self::Loops];
+}
+
 impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -46,46 +54,50 @@ pub(in crate::host) fn is_mounted(target: &Path) -> Result<bool> {
     Ok(about.filesystem_type() == EROFS)
 }
 
-/// Mounts it, read-only.
+/// Mounts metadata and blobs, read-only. `opened` is told the number of the device before anybody sees it.
 pub(in crate::host) fn mount(
     carrier: Carrier,
-    metadata: &Path,
-    blobs: &[&File],
+    (metadata, blobs): (&Path, &[&File]),
     target: &Path,
+    opened: impl FnOnce(u64) -> Result<()>,
 ) -> Result<()> {
-    let mounted = match carrier {
-        Carrier::Files => files(metadata, blobs, target),
-        Carrier::Loops => loops(metadata, blobs, target),
+    let failed = || Error::io("mount a disk at", target);
+    let made = match carrier {
+        Carrier::Files => files(metadata, blobs),
+        Carrier::Loops => loops(metadata, blobs),
     };
-    mounted.map_err(Error::io("mount a disk at", target))
+    let mount = File::from(made.map_err(failed())?);
+    opened(mount.metadata().map_err(failed())?.dev())?;
+    let moved = File::open(target).and_then(|target| mount_api::move_mount(mount, target));
+    moved.map_err(failed())
 }
 
-fn files(metadata: &Path, blobs: &[&File], target: &Path) -> io::Result<()> {
+fn files(metadata: &Path, blobs: &[&File]) -> io::Result<OwnedFd> {
     // Paths of descriptors are short and mean what was opened.
     let opened = File::open(metadata)?;
     let blobs: Vec<PathBuf> = blobs.iter().map(|blob| path_of(blob)).collect();
     if metadata.as_os_str().len() > WORD_BYTES_MAX {
-        return attach(&path_of(&opened), &blobs, target);
+        return make(&path_of(&opened), &blobs);
     }
     // The table of mounts then says which disk it is.
-    attach(metadata, &blobs, target)
+    make(metadata, &blobs)
 }
 
-fn loops(metadata: &Path, blobs: &[&File], target: &Path) -> io::Result<()> {
+fn loops(metadata: &Path, blobs: &[&File]) -> io::Result<OwnedFd> {
     let device = |path: &Path| LoopDevice::attach(path, LoopAccess::ReadOnly);
     let metadata = device(metadata)?;
     let devices = blobs.iter().map(|blob| device(&path_of(blob)));
     // They go with the mount, which has them open when this ends.
     let devices: Vec<LoopDevice> = devices.collect::<io::Result<_>>()?;
     let paths: Vec<PathBuf> = devices.iter().map(|one| one.path().to_owned()).collect();
-    attach(metadata.path(), &paths, target)
+    make(metadata.path(), &paths)
 }
 
 fn path_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-fn attach(source: &Path, devices: &[PathBuf], target: &Path) -> io::Result<()> {
+fn make(source: &Path, devices: &[PathBuf]) -> io::Result<OwnedFd> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
     let context = FsContext::open(c"erofs")?;
     // Else the kernel would open block devices for writing.
@@ -94,6 +106,5 @@ fn attach(source: &Path, devices: &[PathBuf], target: &Path) -> io::Result<()> {
     for device in devices {
         context.set(c"device", &text(device)?)?;
     }
-    let mount = context.mount(READ_ONLY)?;
-    mount_api::move_mount(mount, File::open(target)?)
+    context.mount(READ_ONLY)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -17,7 +17,7 @@ use sys::{EventJournal, FileId, PreContent};
 
 use super::{background::Queue, holder::Holder, readers::Readers, state::State};
 use crate::host::{
-    blob::{Blob, Source},
+    blob::{Blob, Hidden, Source},
     disks::{BLOBS, directories},
     metrics::Measured,
 };
@@ -159,7 +159,8 @@ impl Faults {
         std::mem::take(&mut opened)
     }
 
-    /// Sees to it that who opens the blob's file from now on reads what is right, or waits.
+    /// Sees to it that who opens the blob's file from now on reads what is right, or waits. Also one that is whole is watched while it
+    /// is mounted: only of those who opened it then the kernel tells when something of it has gone.
     ///
     /// # Errors
     /// What keeps it from being watched, or the holder from being started.
@@ -168,21 +169,50 @@ impl Faults {
         let failed = || Error::io("watch", blob.path());
         let id = FileId::of(blob.data()).map_err(failed())?;
         if !blob.is_whole() {
-            let mut holder = shared.lock_holder();
-            let was_there = holder.connection().is_some();
-            holder.ensure(&shared.group, &shared.journal)?;
-            if !was_there {
-                shared.wake();
-            }
+            shared.ensure_holder()?;
         }
         let mut state = shared.lock();
         state.blobs.insert(id, Arc::clone(blob));
-        if blob.is_whole() || state.watched.contains(&id) {
+        if state.watched.contains(&id) {
             return Ok(());
         }
         shared.group.watch(blob.data()).map_err(failed())?;
         shared.note_watched(&mut state, id);
+        if !blob.is_whole() {
+            shared.complete_later(id);
+        }
         Ok(())
+    }
+
+    /// Hides these chunks of a blob from readers, who are told of from before that; none when that cannot be now.
+    ///
+    /// # Errors
+    /// What keeps it from being watched, or the holder from being started.
+    pub(in crate::host) fn hide<'a>(
+        &self,
+        blob: &'a Arc<Blob>,
+        pieces: &[usize],
+        mountings: u64,
+    ) -> Result<Option<Hidden<'a>>> {
+        let shared = &self.shared;
+        if !shared.knows_watched.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let failed = || Error::io("watch", blob.path());
+        let id = FileId::of(blob.data()).map_err(failed())?;
+        shared.ensure_holder()?;
+        let mut state = shared.lock();
+        // It has gone from the cache meanwhile.
+        if blob.data().metadata().map_err(failed())?.nlink() == 0 {
+            return Ok(None);
+        }
+        state.blobs.entry(id).or_insert_with(|| Arc::clone(blob));
+        if !state.watched.contains(&id) {
+            shared.group.watch(blob.data()).map_err(failed())?;
+            shared.note_watched(&mut state, id);
+        }
+        // With the state locked: who is answered before reads what is here still, and has it in memory before it reads.
+        Ok(blob.hide(pieces, mountings))
     }
 
     /// Whoever made the blob whole calls this: it need not be watched any more.

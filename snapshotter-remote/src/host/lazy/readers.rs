@@ -240,6 +240,7 @@ impl Readers {
             }
             if !state.watched.contains(&id) {
                 self.note_watched(state, id);
+                self.complete_later(id);
             }
         }
     }
@@ -253,8 +254,23 @@ impl Readers {
     pub(super) fn note_watched(&self, state: &mut State, id: FileId) {
         state.watched.insert(id);
         self.measured.watched(state.watched.len());
+    }
+
+    /// What nobody reads of it is fetched as well, when it is time.
+    pub(super) fn complete_later(&self, id: FileId) {
         let at = Instant::now() + self.options.complete_after;
         self.background.push(at, id);
+    }
+
+    /// Sees to it that the holder runs.
+    pub(super) fn ensure_holder(&self) -> Result<()> {
+        let mut holder = self.lock_holder();
+        let was_there = holder.connection().is_some();
+        holder.ensure(&self.group, &self.journal)?;
+        if !was_there {
+            self.wake();
+        }
+        Ok(())
     }
 
     fn arrive(
@@ -378,13 +394,18 @@ impl Readers {
         self.unwatch(&mut state, blob, id);
     }
 
+    /// Unless it is about to be mounted, or something of it has gone meanwhile.
     pub(super) fn unwatch(&self, state: &mut State, blob: &Blob, id: FileId) {
+        if !blob.is_whole() || blob.is_being_mounted() {
+            return;
+        }
         let was_watched = state.watched.remove(&id);
         match self.group.unwatch(blob.data()) {
             Ok(()) => tracing::debug!(blob = %Digest(blob.name()), "a blob is watched no more"),
             Err(error) if was_watched => tracing::warn!(%error, "a blob stays watched"),
             Err(_never_was) => {}
         }
+        blob.write_by_path();
         self.measured.watched(state.watched.len());
     }
 
@@ -404,6 +425,10 @@ impl Readers {
                 from = index + 1;
                 if !self.background.keep(&pace) {
                     return;
+                }
+                if !self.source.has_room() {
+                    tracing::debug!(blob = %Digest(blob.name()), "the cache has no room for what nobody reads");
+                    break;
                 }
                 // As long as it is open here, no other file has its number.
                 if !self.lock().blobs.contains_key(&id) {

@@ -1,0 +1,104 @@
+//! The disks as a cache: what they take of the host's disk, and what goes of it.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+
+use disk::Digest;
+use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
+
+use super::{BLOBS, DISKS, Disks, METADATA, directories};
+use crate::host::{
+    blob::Blob,
+    detach,
+    eviction::{Evicted, Eviction},
+    opens::Opens,
+    pins,
+};
+
+impl Disks {
+    /// Unmounts what is mounted at a directory. A disk that is gone then, as nobody else had it, has its blobs open no more.
+    pub(in crate::host) fn detach(
+        &self,
+        chain_id: Option<Digest>,
+        target: &Path,
+    ) -> CoreResult<()> {
+        let Some(device) = detach::detach(target)? else {
+            return Ok(());
+        };
+        let manifest = chain_id.map(|chain_id| self.kept(chain_id));
+        let Some(Ok(Some((manifest, _)))) = manifest else {
+            return Ok(());
+        };
+        for device_of in &manifest.devices {
+            let blob = self.known_blobs().get(&device_of.table).cloned();
+            match blob {
+                Some(blob) => blob.was_closed(device)?,
+                None => Opens::close(&self.blobs_directory(), device_of.table, device)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes at least so many bytes out of the cache, if that much may go: also from under mounts, and nothing that is pinned.
+    pub(in crate::host) fn evict(&self, wanted: u64) -> CoreResult<Evicted> {
+        let blobs = self.evictable()?;
+        let gone = Eviction::new(&*self.attach)?.take(&blobs, wanted)?;
+        self.measured.evicted(gone.bytes, gone.chunks);
+        tracing::debug!(
+            wanted,
+            bytes = gone.bytes,
+            chunks = gone.chunks,
+            "taken out of the cache"
+        );
+        Ok(gone)
+    }
+
+    /// All blobs that are not pinned.
+    fn evictable(&self) -> CoreResult<Vec<Arc<Blob>>> {
+        let pinned = self.pinned_blobs()?;
+        // None is removed meanwhile, or it would be made again.
+        let _stay = self.uses();
+        let found = directories(&self.blobs_directory())?.into_iter();
+        let found = found.filter(|(_, name)| !pinned.contains(&name.0));
+        // One whose table is damaged is nobody's.
+        let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
+        Ok(found
+            .filter_map(|(_, name)| self.blob_with(name.0, missing).ok())
+            .collect())
+    }
+
+    fn pinned_blobs(&self) -> CoreResult<BTreeSet<[u8; 32]>> {
+        let mut blobs = BTreeSet::new();
+        for chain_id in pins::pinned(&self.root)? {
+            match self.kept(chain_id) {
+                Ok(Some((manifest, _))) => {
+                    blobs.extend(manifest.devices.iter().map(|device| device.table));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let why = one_line(&error);
+                    tracing::warn!(%chain_id, why, "a disk is pinned, but what it needs is not known");
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// What the cache takes of the host's disk.
+    pub(in crate::host) fn bytes(&self) -> CoreResult<u64> {
+        let bytes = cache_bytes(&self.root)?;
+        self.measured.cache(bytes);
+        Ok(bytes)
+    }
+}
+
+/// What blobs and metadata below a root take of its disk.
+pub(in crate::host) fn cache_bytes(root: &Path) -> CoreResult<u64> {
+    let mut bytes = 0;
+    for (kind, file) in [(BLOBS, "data"), (DISKS, METADATA)] {
+        for (directory, _) in directories(&root.join(kind))? {
+            // What is not there, or goes meanwhile, takes nothing.
+            bytes += fs::metadata(directory.join(file)).map_or(0, |about| about.blocks() * 512);
+        }
+    }
+    Ok(bytes)
+}

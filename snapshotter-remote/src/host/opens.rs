@@ -1,0 +1,164 @@
+//! Which mounts have a blob's file open, and whether the kernel tells of their reads: it decides that when the file is opened, and
+//! for as long as it is open. A chunk may be taken away only from those of whom it tells.
+//!
+//! `ROOT/blobs/TABLE/opened` is a line with the number of this start of the machine, and a line for each mount: `told` or `untold`,
+//! and the number of its device. After another start nobody has anything open. Without the file nobody knows.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use disk::Digest;
+use snapshot_core::{Error, Result};
+
+use super::files;
+
+/// The kernel's number of this start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Many more mounts than blobs have.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Whether reads of who has a file open are events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// When the file is watched.
+    Told,
+    /// Never: it was not watched when it was opened.
+    Untold,
+}
+
+/// Who has a file open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opens {
+    boot: String,
+    /// By device number of the mount; none when it is not known.
+    by: Option<BTreeMap<u64, Reads>>,
+}
+
+impl Opens {
+    /// Of the blob in that directory, whose file is new or not.
+    ///
+    /// # Errors
+    /// What keeps it from being read, or written down for a new one.
+    pub(super) fn read(directory: &Path, is_new: bool) -> Result<Self> {
+        let boot = fs::read_to_string(BOOT_ID).map_err(Error::io("read", BOOT_ID))?;
+        let boot = boot.trim().to_owned();
+        if is_new {
+            let this = Self {
+                boot,
+                by: Some(BTreeMap::new()),
+            };
+            this.place(directory)?;
+            return Ok(this);
+        }
+        let bytes = files::read(&directory.join("opened"), BYTES_MAX)?;
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        let by = text.and_then(|text| parsed(&text, &boot));
+        Ok(Self { boot, by })
+    }
+
+    /// A mount of that device has it open from now on.
+    ///
+    /// # Errors
+    /// What keeps that from being written down.
+    pub(super) fn add(&mut self, directory: &Path, device: u64, reads: Reads) -> Result<()> {
+        if let Some(by) = &mut self.by {
+            by.insert(device, reads);
+            self.place(directory)?;
+        }
+        Ok(())
+    }
+
+    /// The mount of that device is gone.
+    ///
+    /// # Errors
+    /// What keeps that from being written down.
+    pub(super) fn remove(&mut self, directory: &Path, device: u64) -> Result<()> {
+        if let Some(by) = &mut self.by
+            && by.remove(&device).is_some()
+        {
+            self.place(directory)?;
+        }
+        Ok(())
+    }
+
+    /// The same, for a blob that is not open here.
+    ///
+    /// # Errors
+    /// As `remove`.
+    pub(super) fn close(blobs: &Path, blob: [u8; 32], device: u64) -> Result<()> {
+        let directory = blobs.join(Digest(blob).to_string());
+        Self::read(&directory, false)?.remove(&directory, device)
+    }
+
+    /// The devices of all who have it open, if the kernel tells of all their reads.
+    pub(super) fn told(&self) -> Option<Vec<u64>> {
+        let by = self.by.as_ref()?;
+        let are_all = by.values().all(|reads| *reads == Reads::Told);
+        are_all.then(|| by.keys().copied().collect())
+    }
+
+    /// Over what was there. It need not be on the disk: after a loss of power it says nothing any more.
+    fn place(&self, directory: &Path) -> Result<()> {
+        let mut text = format!("{}\n", self.boot);
+        for (device, reads) in self.by.iter().flatten() {
+            let word = match reads {
+                Reads::Told => "told",
+                Reads::Untold => "untold",
+            };
+            text += &format!("{word} {device}\n");
+        }
+        files::replace(&directory.join("opened"), text.as_bytes())
+    }
+}
+
+/// None for what this does not write.
+fn parsed(text: &str, boot: &str) -> Option<BTreeMap<u64, Reads>> {
+    let mut lines = text.lines();
+    if lines.next()? != boot {
+        return Some(BTreeMap::new());
+    }
+    let line = |line: &str| {
+        let (word, device) = line.split_once(' ')?;
+        let reads = match word {
+            "told" => Reads::Told,
+            "untold" => Reads::Untold,
+            _ => return None,
+        };
+        Some((device.parse().ok()?, reads))
+    };
+    lines.map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_it_open_is_known_until_the_machine_starts_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        assert_eq!(Opens::read(at, false).unwrap().told(), None, "nobody knows");
+        let mut opens = Opens::read(at, true).unwrap();
+        assert_eq!(opens.told(), Some(vec![]));
+        opens.add(at, 40, Reads::Told).unwrap();
+        opens.add(at, 39, Reads::Told).unwrap();
+        assert_eq!(opens.told(), Some(vec![39, 40]));
+        opens.add(at, 41, Reads::Untold).unwrap();
+        assert_eq!(opens.told(), None);
+        let mut again = Opens::read(at, false).unwrap();
+        assert_eq!(again, opens);
+        again.remove(at, 41).unwrap();
+        again.remove(at, 7).unwrap();
+        assert_eq!(Opens::read(at, false).unwrap().told(), Some(vec![39, 40]));
+        let text = fs::read_to_string(at.join("opened")).unwrap();
+        let check = |text: &str, expected: Option<Vec<u64>>| {
+            fs::write(at.join("opened"), text).unwrap();
+            assert_eq!(Opens::read(at, false).unwrap().told(), expected, "{text}");
+        };
+        check(&text.replace("told 40\n", ""), Some(vec![39]));
+        check(&text.replace("told 40", "told"), None);
+        check(&text.replace("told 40", "seen 40"), None);
+        check("", None);
+        check("another-start\nuntold 7\n", Some(vec![]));
+    }
+}
