@@ -1,7 +1,12 @@
 //! Pods in virtual machines through CRI, on every containerd: one machine for a pod, whose containers share
 //! what a pod shares, come and go, and end with it.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -189,6 +194,26 @@ fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Re
     Ok(())
 }
 
+/// Whether who serves the volumes of this node has a directory open.
+fn is_held(node: &Node<'_>, directory: &Path) -> Result<bool> {
+    let wanted = fs::metadata(directory)?;
+    let all = processes()?.into_values();
+    let serving =
+        all.filter(|it| it.command.contains("virtiofsd") && node.containerd.tag.is_in(&it.owner));
+    for process in serving {
+        // What is closed meanwhile is not open.
+        let open = fs::read_dir(format!("/proc/{}/fd", process.pid))?.flatten();
+        let open = open.filter_map(|it| fs::metadata(it.path()).ok());
+        if open
+            .into_iter()
+            .any(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Volumes of the host, a container that is killed for memory, and the end of the machine.
 fn is_shared_until_it_is_lost(node: &Node<'_>) -> Result<()> {
     let cri = &node.cri;
@@ -198,10 +223,17 @@ fn is_shared_until_it_is_lost(node: &Node<'_>) -> Result<()> {
     let data = node.containerd.work().join("claim");
     fs::create_dir(&data)?;
     fs::write(data.join("message"), "")?;
+    let lent = node.containerd.work().join("lent");
+    fs::create_dir(&lent)?;
+    fs::write(lent.join("seen"), "")?;
     let with = |name: &str, access: Access, script: &str| {
         let message = (data.join("message"), "/message".to_owned(), Access::Write);
+        let mut volumes = vec![(data.clone(), "/data".to_owned(), access), message];
+        if access == Access::Read {
+            volumes.push((lent.clone(), "/lent".to_owned(), Access::Write));
+        }
         let container = Container {
-            volumes: vec![(data.clone(), "/data".to_owned(), access), message],
+            volumes,
             memory_bytes: 32 << 20,
             ..shell(name, script)
         };
@@ -212,7 +244,7 @@ fn is_shared_until_it_is_lost(node: &Node<'_>) -> Result<()> {
     let reader = with(
         "reader",
         Access::Read,
-        "touch /data/two || cat /data/one > /message; exec tail /dev/zero",
+        "touch /data/two || cat /data/one > /message; cat /lent/*; exec tail /dev/zero",
     )?;
     until("the reader has exited", SOON, Sources::none(), || {
         Ok(cri.has_exited(&reader)?.then_some(()))
@@ -224,6 +256,12 @@ fn is_shared_until_it_is_lost(node: &Node<'_>) -> Result<()> {
     );
     ensure!(fs::read_to_string(data.join("message"))? == "mine\n");
     cri.remove(&reader)?;
+    until(
+        "the reader's volume is let go of",
+        SOON,
+        Sources::none(),
+        || Ok((!is_held(node, &lent)? && is_held(node, &data)?).then_some(())),
+    )?;
     // Its volumes were its own; this one's are there still.
     let again = cri.exec(&id, &["sh", "-c", "cat /message && rm /data/one"])?;
     ensure!(again.stdout == "mine\n", "{again:?}");

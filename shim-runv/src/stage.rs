@@ -3,18 +3,18 @@
 //! is not to be reached by any name.
 //!
 //! ```text
-//!   PLACE         tmpfs, in that namespace only; what is attached below it arrives in namespaces made of it
-//!     1/          a directory of the host, attached
-//!     2/file      a file of the host; the folder is a mount too, so that a guest lets go of it as a whole
+//!   PLACE          tmpfs, in that namespace only; what is attached below it arrives in namespaces made of it
+//!     1/           a mount itself, so that a guest that is without it lets go of all that is below
+//!       volume     a directory or file of the host, attached
 //! ```
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use guest::call::VOLUME_FILE;
+use guest::call::VOLUME;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use sys::mount_api::{
@@ -86,16 +86,18 @@ impl Stage {
             name: volume.name.clone(),
         };
         let folder = self.place.join(&volume.name);
-        let is_directory = volume.held.metadata.is_dir();
         let attach = || -> io::Result<()> {
             fs::create_dir(&folder)?;
-            if is_directory {
-                return move_mount(tree.as_fd(), File::open(&folder)?.as_fd());
-            }
             let itself = Some(folder.as_path());
             mount(itself, &folder, NONE, MsFlags::MS_BIND, NONE)?;
-            let file = File::create_new(folder.join(VOLUME_FILE))?;
-            move_mount(tree.as_fd(), file.as_fd())
+            let at = folder.join(VOLUME);
+            let at = if volume.held.metadata.is_dir() {
+                fs::create_dir(&at)?;
+                File::open(&at)?
+            } else {
+                File::create_new(&at)?
+            };
+            move_mount(tree.as_fd(), at.as_fd())
         };
         self.within(|| attach().map_err(Error::on("share", &volume.path)))?;
         Ok(staged)
@@ -111,12 +113,14 @@ impl Stage {
                 Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            for removed in [
-                fs::remove_file(folder.join(VOLUME_FILE)),
-                fs::remove_dir(&folder),
-            ] {
+            let at = folder.join(VOLUME);
+            let removed = fs::remove_dir(&at).or_else(|error| match error.kind() {
+                ErrorKind::NotADirectory => fs::remove_file(&at),
+                _other => Err(error),
+            });
+            for removed in [removed, fs::remove_dir(&folder)] {
                 match removed {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
             }
@@ -215,9 +219,9 @@ mod tests {
             let worked = stage.within(|| work(&place).map_err(Error::on("work in", &place)));
             worked.map_err(|error| error.chain())
         };
-        inside(&|place| fs::write(place.join("1/new"), "theirs")).unwrap();
-        inside(&|place| fs::write(place.join("2/file"), "two")).unwrap();
-        let refused = inside(&|place| fs::write(place.join("3/new"), "")).unwrap_err();
+        inside(&|place| fs::write(place.join("1/volume/new"), "theirs")).unwrap();
+        inside(&|place| fs::write(place.join("2/volume"), "two")).unwrap();
+        let refused = inside(&|place| fs::write(place.join("3/volume/new"), "")).unwrap_err();
         assert!(refused.contains("Read-only"), "{refused}");
         assert_eq!(fs::read_to_string(at("data/new")).unwrap(), "theirs");
         assert_eq!(fs::read_to_string(at("file")).unwrap(), "two");

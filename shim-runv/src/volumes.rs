@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use guest::call::{File, SHARED_MEMORY, VOLUME_FILE, directory_path, file_path, volume_path};
+use guest::call::{File, SHARED_MEMORY, directory_path, file_path, volume_path};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -227,10 +227,7 @@ impl Volumes {
         }
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        let mut there = volume_path(&name);
-        if held.metadata.is_file() {
-            there = format!("{there}/{VOLUME_FILE}");
-        }
+        let there = volume_path(&name);
         self.shared.push(Shared {
             name,
             held,
@@ -386,34 +383,19 @@ mod tests {
             let source = mounts[0]["source"].as_str().unwrap().to_owned();
             Ok::<_, String>((volumes.shared.pop(), source))
         };
-        let check = |name: &str, options: &[&str], expected: (Access, Scope), below: &str| {
+        let check = |name: &str, options: &[&str], expected: (Access, Scope)| {
             let (volume, source) = shared(bind(&at(name), options)).unwrap();
             let volume = volume.unwrap();
             assert_eq!((volume.access, volume.scope), expected, "{options:?}");
-            assert_eq!(source, format!("/run/volumes/{}{below}", volume.name));
+            assert_eq!(source, format!("/run/volumes/{}/volume", volume.name));
             volume.name
         };
-        let first = check("data", &["rbind", "rw"], (Access::Write, Scope::Tree), "");
-        let second = check("data", &["rbind"], (Access::Write, Scope::Tree), "");
+        let first = check("data", &["rbind", "rw"], (Access::Write, Scope::Tree));
+        let second = check("data", &["rbind"], (Access::Write, Scope::Tree));
         assert_ne!(first, second);
-        check(
-            "data",
-            &["bind", "rw", "ro"],
-            (Access::Read, Scope::Mount),
-            "",
-        );
-        check(
-            "data",
-            &["rbind", "rro"],
-            (Access::ReadAll, Scope::Tree),
-            "",
-        );
-        check(
-            "file",
-            &["rbind", "rw"],
-            (Access::Write, Scope::Tree),
-            "/file",
-        );
+        check("data", &["bind", "rw", "ro"], (Access::Read, Scope::Mount));
+        check("data", &["rbind", "rro"], (Access::ReadAll, Scope::Tree));
+        check("file", &["rbind", "rw"], (Access::Write, Scope::Tree));
         let empty = bind(
             &at("pods/uid/volumes/kubernetes.io~empty-dir/cache"),
             &["rbind"],

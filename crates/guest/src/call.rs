@@ -271,16 +271,22 @@ pub fn directory_path(container: &str, number: usize) -> String {
 /// The tag by which a machine knows what the host shares (virtiofs).
 pub const VOLUMES_TAG: &str = "volumes";
 
-/// The file in the folder of a volume that is one.
-pub const VOLUME_FILE: &str = "file";
+/// A volume in its folder.
+pub const VOLUME: &str = "volume";
 
-/// Where a guest has what the host shares with it, each volume in a folder of its name.
+/// Where a guest has what the host shares with it.
 pub const VOLUMES: &str = "/run/volumes";
 
-/// The folder of a volume in the guest.
+/// The folder of a volume in the guest, which is a mount.
+#[must_use]
+pub fn volume_folder(name: &str) -> String {
+    format!("{VOLUMES}/{name}")
+}
+
+/// A volume in the guest.
 #[must_use]
 pub fn volume_path(name: &str) -> String {
-    format!("{VOLUMES}/{name}")
+    format!("{}/{VOLUME}", volume_folder(name))
 }
 
 /// The folder of a container in the guest: its bundle there.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use guest::call::{DIRECTORIES, Directory, Disk, VOLUMES, VOLUMES_TAG, volume_path};
+use guest::call::{DIRECTORIES, Directory, Disk, VOLUMES, VOLUMES_TAG, volume_folder, volume_path};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::disks::device;
@@ -88,9 +88,9 @@ impl Rootfs {
         }
         for name in names {
             check_name(name)?;
+            self.volumes.push(PathBuf::from(volume_folder(name)));
             let path = PathBuf::from(volume_path(name));
-            self.volumes.push(path.clone());
-            fs::read_dir(&path).map_err(Error::on("open", &path))?;
+            fs::File::open(&path).map_err(Error::on("open", &path))?;
         }
         Ok(())
     }
