@@ -96,6 +96,16 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
         of_files.is_some_and(|line| line.matches("1048576").count() == 2),
         "{limits}"
     );
+    // What the machine costs, below a limit of its own.
+    let metrics = task.metrics()?;
+    let of = |field: &str| {
+        metrics["memory"]["usage"][field]
+            .as_u64()
+            .unwrap_or_default()
+    };
+    let (max, limit) = (of("max"), of("limit"));
+    ensure!(limit == (512 + 8 + 256) << 20, "{metrics}");
+    ensure!(max < limit - (64 << 20), "{max} of {limit}");
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");

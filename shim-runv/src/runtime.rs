@@ -383,6 +383,11 @@ impl RunV {
         let cgroup = Cgroup::create_at(wanted.cgroup.clone())?;
         journal.is_cgroup_own = true;
         dir.write(journal)?;
+        match cgroup.apply(&size.on_host()) {
+            // A host that accounts for no memory limits none.
+            Ok(()) | Err(cgroups::Error::NoController { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         let machine = Machine::start(&arguments, wires, &cgroup, dir)?;
         let sysctl = plan.init.sysctl.iter();
         let sysctl = sysctl.filter(|(name, _)| specification::is_of_network(name));

@@ -1,5 +1,7 @@
 //! How large a machine is: a pure function of config.json.
 
+use cgroups::Resources;
+use cgroups::resources::Memory;
 use serde_json::Value;
 
 /// How large a machine is.
@@ -16,6 +18,26 @@ const MEMORY_MIB: u64 = 512;
 
 /// What kernel and agent take beside a container's limit, in MiB.
 const OVERHEAD_MIB: u64 = 128;
+
+/// What QEMU and virtiofsd take on the host beside the machine's memory, in MiB: more than was ever seen.
+const HOST_MIB: u64 = 256;
+
+/// And the part of the machine's memory that their tables of it take, of two bytes in 512 and some more.
+const TABLES_PART: u64 = 64;
+
+impl Size {
+    /// The limits of its processes on the host, which only one that is out of hand comes up to.
+    pub(crate) fn on_host(self) -> Resources {
+        let mib = self.memory_mib + self.memory_mib / TABLES_PART + HOST_MIB;
+        Resources {
+            memory: Memory {
+                limit: i64::try_from(mib << 20).ok(),
+                ..Memory::default()
+            },
+            ..Resources::default()
+        }
+    }
+}
 
 /// The machine for these resources: as many processors as the container's share of time needs, at most
 /// `host_processors`, and memory for its limit, so that the limit is what it hits. For a sandbox, the annotations in which
@@ -46,6 +68,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn on_the_host_a_machine_has_room_beside_its_memory() {
+        let size = Size {
+            memory_mib: 512,
+            processors: 1,
+        };
+        assert_eq!(size.on_host().memory.limit, Some((512 + 8 + 256) << 20));
+    }
 
     #[test]
     fn a_machine_is_as_large_as_its_container_needs() {
