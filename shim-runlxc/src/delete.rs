@@ -133,8 +133,8 @@ fn remove_own(journal: &Journal) -> Result<()> {
     let cgroup = Cgroup::from_paths(journal.cgroup.clone());
     if journal.init.is_some() {
         cgroup.kill_all(Signal::SIGKILL as i32)?;
-    } else if !cgroup.procs()?.is_empty() {
-        return Ok(()); // Nobody of ours was ever in it: it is somebody else's.
+    } else if cgroup.is_in_use()? {
+        return Ok(()); // Nobody of ours was ever in it, or froze it: it is somebody else's.
     }
     Ok(cgroup.delete()?)
 }

@@ -79,6 +79,19 @@ impl Cgroup {
         self.leading().is_ok_and(Path::exists)
     }
 
+    /// Whether somebody runs in it or it is frozen, in any hierarchy: [`Self::create_at`] does not take
+    /// over such a one. One that is not there is not in use.
+    pub fn is_in_use(&self) -> Result<bool> {
+        for dir in &self.paths.dirs {
+            match check_unused(&dir.path) {
+                Ok(()) => {}
+                Err(Error::InUse { .. } | Error::Frozen { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes the limits that are set. A value that cannot be applied is an error that names it;
     /// those before it stay.
     pub fn apply(&self, resources: &Resources) -> Result<()> {

@@ -164,12 +164,15 @@ fn cgroup_in_use_or_frozen_is_not_taken_over() {
     };
     let again = || Cgroup::create_at(own.0.paths().clone());
     assert_eq!(again().unwrap(), own.0);
+    assert!(!own.0.is_in_use().unwrap());
     own.0.freeze().unwrap();
+    assert!(own.0.is_in_use().unwrap());
     assert!(matches!(again(), Err(Error::Frozen { .. })));
     own.0.thaw().unwrap();
     let child = shell("exec sleep 100");
     own.0.attach(child.pid()).unwrap();
     assert!(matches!(again(), Err(Error::InUse { processes: 1, .. })));
+    assert!(own.0.is_in_use().unwrap());
     assert!(own.0.exists(), "what is in use is not removed");
 }
 

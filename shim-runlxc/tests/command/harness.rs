@@ -368,3 +368,16 @@ pub(crate) fn write_script(path: &Path, text: &str) {
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(path, executable).unwrap();
 }
+
+/// The file that freezes a cgroup, and what to write to it.
+pub(crate) fn freezer(name: &str) -> (PathBuf, &'static str) {
+    let version_1 = Path::new("/sys/fs/cgroup/freezer");
+    if version_1.exists() {
+        (version_1.join(name).join("freezer.state"), "FROZEN")
+    } else {
+        (
+            Path::new("/sys/fs/cgroup").join(name).join("cgroup.freeze"),
+            "1",
+        )
+    }
+}

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
-use crate::harness::Place;
+use crate::harness::{Place, freezer};
 
 #[test]
 fn a_container_goes_through_its_life() {
@@ -491,12 +491,8 @@ fn a_frozen_container_can_be_deleted() {
     place.config["linux"]["cgroupsPath"] = json!(format!("/{}", place.id));
     place.create().ok();
     place.on("start").ok();
-    let version_1 = format!("/sys/fs/cgroup/freezer/{}/freezer.state", place.id);
-    if fs::exists(&version_1).unwrap() {
-        fs::write(version_1, "FROZEN").unwrap();
-    } else {
-        fs::write(format!("/sys/fs/cgroup/{}/cgroup.freeze", place.id), "1").unwrap();
-    }
+    let (file, frozen) = freezer(&place.id);
+    fs::write(file, frozen).unwrap();
     assert_eq!(place.status(), "paused");
     place
         .run(&["exec", &place.id, "true"])

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Place, write_script};
+use crate::harness::{Place, freezer, write_script};
 
 fn refused(change: impl FnOnce(&mut Place), text: &str) {
     let mut place = Place::new("true");
@@ -204,5 +204,19 @@ fn capabilities_that_cannot_be_had_are_one_line_or_none() {
     let told = "process.capabilities: \\\"CAP_OF_TOMORROW\\\", \\\"kill\\\" unknown, ignored";
     assert!(said.err.contains(told), "{said:?}");
     assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    place.finish();
+}
+
+#[test]
+fn a_frozen_cgroup_of_somebody_else_stays() {
+    let mut place = Place::new("true");
+    place.config["linux"]["cgroupsPath"] = json!(format!("/{}", place.id));
+    let (file, frozen) = freezer(&place.id);
+    let theirs = file.parent().unwrap();
+    fs::create_dir(theirs).unwrap();
+    fs::write(&file, frozen).unwrap();
+    place.create().fails_with("unexpectedly frozen");
+    assert!(theirs.exists());
+    fs::remove_dir(theirs).unwrap();
     place.finish();
 }
