@@ -21,6 +21,16 @@ pub(crate) struct DeviceSet {
     pub(crate) minor: Option<u32>,
 }
 
+impl DeviceSet {
+    fn of(rule: &DeviceRule) -> Self {
+        Self {
+            kind: rule.kind,
+            major: rule.major,
+            minor: rule.minor,
+        }
+    }
+}
+
 /// What a devices cgroup does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceList {
@@ -86,11 +96,7 @@ impl DeviceList {
             };
             return Ok(());
         }
-        let set = DeviceSet {
-            kind: rule.kind,
-            major: rule.major,
-            minor: rule.minor,
-        };
+        let set = DeviceSet::of(rule);
         if rule.verdict == self.default {
             self.readmit(set, rule.access)
         } else {
@@ -139,8 +145,9 @@ impl DeviceList {
     }
 
     /// The least that must be written to devices.allow and devices.deny to get from here to
-    /// `target`, in order. When both deny by default, nothing else loses access for a moment.
-    pub(crate) fn transition(&self, target: &Self) -> Vec<(Verdict, String)> {
+    /// `target`, what is new there in the order of `rules`, which the kernel's list has then, too. When
+    /// both deny by default, nothing else loses access for a moment.
+    pub(crate) fn transition(&self, target: &Self, rules: &[DeviceRule]) -> Vec<(Verdict, String)> {
         let opposite = match target.default {
             Verdict::Allow => Verdict::Deny,
             Verdict::Deny => Verdict::Allow,
@@ -161,7 +168,9 @@ impl DeviceList {
                 writes.push((target.default, line(*set, dropped)));
             }
         }
-        for (set, wanted) in &target.exceptions {
+        let mut wanted: Vec<_> = target.exceptions.iter().collect();
+        wanted.sort_by_key(|(set, _)| rules.iter().position(|rule| DeviceSet::of(rule) == **set));
+        for (set, wanted) in wanted {
             let gained = wanted.without(access(&old, set));
             if !gained.is_empty() {
                 writes.push((opposite, line(*set, gained)));
@@ -229,8 +238,9 @@ pub(crate) mod tests {
 
     /// Writes from a devices.list to rules, shown as `+rule` or `-rule`.
     fn check(list: &str, texts: &[&str], expected: &[&str]) {
-        let target = DeviceList::from_rules(&rules(texts)).unwrap();
-        let writes = DeviceList::parse(list).unwrap().transition(&target);
+        let rules = rules(texts);
+        let target = DeviceList::from_rules(&rules).unwrap();
+        let writes = DeviceList::parse(list).unwrap().transition(&target, &rules);
         let shown: Vec<String> = writes
             .iter()
             .map(|(verdict, line)| match verdict {
@@ -253,7 +263,7 @@ pub(crate) mod tests {
                 "+c 5:2 rwm",
                 "-c 5:2 w",
             ],
-            &["-a", "+c *:* m", "+c 1:3 rwm", "+c 5:2 rm"],
+            &["-a", "+c 1:3 rwm", "+c *:* m", "+c 5:2 rm"],
         );
     }
 
@@ -367,10 +377,11 @@ pub(crate) mod tests {
             before in proptest::collection::vec(any_rule(), 0..8),
             after in proptest::collection::vec(any_rule(), 0..8),
         ) {
-            let lists = (DeviceList::from_rules(&before), DeviceList::from_rules(&after));
+            let rules = &after;
+            let lists = (DeviceList::from_rules(&before), DeviceList::from_rules(rules));
             if let (Ok(before), Ok(after)) = lists {
                 let mut reached = before.clone();
-                for (verdict, text) in before.transition(&after) {
+                for (verdict, text) in before.transition(&after, rules) {
                     written(&mut reached, verdict, &text);
                 }
                 prop_assert_eq!(reached, after);

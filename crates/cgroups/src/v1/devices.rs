@@ -16,7 +16,7 @@ pub(crate) fn apply(dir: &Path, rules: &[DeviceRule]) -> Result<()> {
     let text = file::read(dir, "devices.list")?;
     let now =
         DeviceList::parse(&text).ok_or_else(|| file::malformed(dir, "devices.list", &text))?;
-    for (verdict, line) in now.transition(&DeviceList::from_rules(rules)?) {
+    for (verdict, line) in now.transition(&DeviceList::from_rules(rules)?, rules) {
         let name = match verdict {
             Verdict::Allow => "devices.allow",
             Verdict::Deny => "devices.deny",
@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(written(dir.path(), "devices.deny"), ["a"]);
         assert_eq!(
             written(dir.path(), "devices.allow"),
-            ["b *:* m", "c 1:3 rwm"]
+            ["c 1:3 rwm", "b *:* m"]
         );
     }
 }
