@@ -66,8 +66,8 @@ pub(crate) struct Io {
     copier: Option<Arc<Copier>>,
     size: Option<WindowSize>,
     stdin_closed: bool,
-    /// Since the process has ended.
-    draining: Option<JoinHandle<Drained>>,
+    /// Since the process has ended, with the time by which its output is to be taken.
+    draining: Option<(JoinHandle<Drained>, Instant)>,
 }
 
 impl Io {
@@ -129,17 +129,21 @@ impl Io {
         };
         let copier = Arc::clone(copier);
         let deadline = Instant::now() + DRAIN_MAX;
-        self.draining = Some(tokio::spawn(async move { copier.drain(deadline).await }));
+        let draining = tokio::spawn(async move { copier.drain(deadline).await });
+        self.draining = Some((draining, deadline));
     }
 
-    /// Waits until all output was taken or the time for it is over, and closes everything.
+    /// Waits until all output was taken or the time for it is over, and closes everything. Who deletes a
+    /// process at once may not have opened its fifos yet.
     pub(crate) async fn finish(mut self) {
         // A process that is killed by its deletion has its time from now on.
         self.process_ended();
-        if let Some(draining) = self.draining
-            && !matches!(draining.await, Ok(Drained::All))
-        {
-            tracing::warn!("output was not taken in time and is lost");
+        if let (Some((draining, deadline)), Some(copier)) = (self.draining, &self.copier) {
+            let drained = draining.await;
+            let opened = copier.opened(deadline).await;
+            if !matches!(drained, Ok(Drained::All)) || opened == Drained::Stalled {
+                tracing::warn!("output was not taken in time and is lost");
+            }
         }
         // The task that drained has let go of it.
         if let Some(copier) = self.copier.and_then(Arc::into_inner) {

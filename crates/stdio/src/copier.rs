@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{Error, Result};
 use crate::input::InputCopy;
 use crate::logger::{Logger, Ready};
-use crate::output::{OutputCopy, Sink};
+use crate::output::{ENDED, MOVED, OutputCopy, Sink};
 use crate::port::Port;
 
 /// Copies the streams of one process.
@@ -114,6 +114,22 @@ impl Copier {
             let moved = told.wait_for(|told| *told >= generation);
             // A stream that is gone has moved all it will.
             if timeout_at(deadline, moved).await.is_err() {
+                return Drained::Stalled;
+            }
+        }
+        Drained::All
+    }
+
+    /// To be called before [`Copier::close`], after [`Copier::drain`]: waits until clients have opened the
+    /// fifos of streams that have ended with something in them, and until `deadline` at the latest.
+    pub async fn opened(&self, deadline: Instant) -> Drained {
+        for told in &self.told {
+            let mut told = told.clone();
+            if *told.borrow() == MOVED
+                && timeout_at(deadline, told.wait_for(|told| *told == ENDED))
+                    .await
+                    .is_err()
+            {
                 return Drained::Stalled;
             }
         }

@@ -200,7 +200,8 @@ fn fill(source: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Step> {
     }
 }
 
-fn has_data(source: BorrowedFd<'_>) -> bool {
+/// Whether there is something to read.
+pub(crate) fn has_data(source: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
     // Without an answer nothing is known, and waiting for the source is the wait that ends.
     poll(&mut fds, PollTimeout::ZERO).is_ok()

@@ -1,5 +1,6 @@
 //! Copies what a process writes to where its client wants it.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,8 +11,11 @@ use crate::mover::{self, Mover, Step};
 use crate::place::{LogFile, Place};
 use crate::port::{Direction, Port, Waited};
 
-/// Generation of a stream that has ended: it has moved all there will ever be.
-const ENDED: u64 = u64::MAX;
+/// Generation of a stream that has moved all there will ever be.
+pub(crate) const MOVED: u64 = u64::MAX - 1;
+
+/// As [`MOVED`], and without its copy nothing of that would be lost.
+pub(crate) const ENDED: u64 = u64::MAX;
 
 /// From a process's pipe or terminal to a place.
 #[derive(Debug)]
@@ -64,12 +68,20 @@ impl OutputCopy {
     /// a client has opened its fifo, so that it finds what is in it and its end.
     pub(crate) async fn run(mut self) {
         self.copy().await;
-        self.told.send_replace(ENDED);
-        let Self { source, sink, .. } = self;
+        let Self {
+            source, sink, told, ..
+        } = self;
         drop(source);
         if let Sink::Fifo(Port::Pipe(fifo)) = sink {
-            linger::until_opened(fifo.into_inner()).await;
+            let fifo = fifo.into_inner();
+            if mover::has_data(fifo.as_fd()) {
+                told.send_replace(MOVED);
+            } else {
+                told.send_replace(ENDED);
+            }
+            linger::until_opened(fifo).await;
         }
+        told.send_replace(ENDED);
     }
 
     async fn copy(&mut self) {

@@ -70,6 +70,7 @@ async fn a_client_that_opens_after_a_silent_end_finds_the_end() {
     let out = scene.fifo("out");
     let copier = process([&null(), &uri(&out), &null()]).exit();
     assert_eq!(within(drain(&copier)).await, Drained::All);
+    assert_eq!(copier.opened(Instant::now()).await, Drained::All);
     assert_eq!(within(client_reads(&out)).await.unwrap(), b"");
 }
 
@@ -83,6 +84,7 @@ async fn what_is_in_the_pipes_at_the_end_is_in_the_fifo_when_drain_returns() {
     let copier = process.exit();
     // The copy task has not run once.
     assert_eq!(within(drain(&copier)).await, Drained::All);
+    assert_eq!(copier.opened(Instant::now()).await, Drained::Stalled);
     assert_eq!(waiting_in(&out), bytes);
 }
 
