@@ -69,8 +69,7 @@ pub fn number(name: &str) -> Option<u8> {
 }
 
 /// The sets of a process. What the kernel does not know (`last_cap` is its highest number) is left
-/// out with a warning, and ambient ones that it would refuse with a note, as runc does: its own
-/// example asks for some.
+/// out with a warning, and so are ambient ones that it would refuse, as runc does, and in its words.
 #[must_use]
 pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<CapabilitySets> {
     let mut unknown = BTreeSet::new();
@@ -88,18 +87,18 @@ pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<Capabilit
     };
     // PR_CAP_AMBIENT_RAISE takes what is both permitted and inheritable (prctl(2)).
     let possible = sets.permitted & sets.inheritable;
-    let refused: Vec<_> = names_in(sets.ambient & !possible).collect();
+    let refused = names_in(sets.ambient & !possible).map(|name| {
+        format!("can't raise ambient capability {name}: it is not both permitted and inheritable")
+    });
+    let mut warnings = sentence(&Vec::from_iter(unknown), |names| {
+        format!("process.capabilities: {names} unknown to this kernel, ignored")
+    });
+    warnings.extend(refused);
     sets.ambient &= possible;
     Planned {
         value: sets,
-        warnings: sentence(&Vec::from_iter(unknown), |names| {
-            format!("process.capabilities: {names} unknown to this kernel, ignored")
-        }),
-        notes: sentence(&refused, |names| {
-            format!(
-                "process.capabilities.ambient: {names} not both permitted and inheritable, ignored"
-            )
-        }),
+        warnings,
+        notes: Vec::new(),
     }
 }
 
@@ -133,4 +132,24 @@ fn names_in(mask: u64) -> impl Iterator<Item = &'static str> {
         .enumerate()
         .filter(move |(i, _)| mask >> i & 1 == 1)
         .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ambient_ones_that_cannot_be_are_told_one_by_one() {
+        let spec = serde_json::json!({
+            "permitted": ["CAP_KILL", "CAP_CHOWN"],
+            "inheritable": ["CAP_KILL"],
+            "ambient": ["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"],
+        });
+        let planned = sets(&serde_json::from_value(spec).unwrap(), 40);
+        assert_eq!(planned.value.ambient, 1 << 5);
+        let why = "it is not both permitted and inheritable";
+        let told = ["CAP_CHOWN", "CAP_FOWNER"]
+            .map(|name| format!("can't raise ambient capability {name}: {why}"));
+        assert_eq!(planned.warnings, told);
+    }
 }

@@ -185,15 +185,16 @@ impl Bundle {
         warnings.extend(process.warnings);
         notes.extend(process.notes);
         let root = self.root(linux, context.root_entry)?;
+        let domainname = uts_name("domainname", self.spec.domainname(), namespaces)?;
         Ok(InitPlan {
             mounts: self.mounts(context, (Path::new(&root.path), maps), warnings)?,
             root,
             devices: device::nodes(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
-            sysctl: sysctl::checked(&sysctl, namespaces)?,
+            sysctl: sysctl::checked(&sysctl, namespaces, domainname.as_deref())?,
             hostname: uts_name("hostname", self.spec.hostname(), namespaces)?,
-            domainname: uts_name("domainname", self.spec.domainname(), namespaces)?,
+            domainname,
             cgroup_namespace: toggle(Some(namespaces.makes(NamespaceKind::Cgroup))),
             mount_label: mount_label(linux, &context.host, warnings)?,
             create_container_hooks: hook::hooks("createContainer", hooks.create_container())?,

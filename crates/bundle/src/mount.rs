@@ -17,7 +17,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) root: &'a Path,
     /// What a mount of type `cgroup` shows.
     pub(crate) cgroup_view: &'a CgroupView,
-    /// The ids of the container's new user namespace.
+    /// The ids of the container's user namespace.
     pub(crate) id_maps: &'a IdMaps,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn planned(
     };
     map_ids(&field, spec, &mut mount, around)?;
     if mount.is_bind() {
-        bind(&field, &mut mount, around.bundle)?;
+        bind(&field, &mut mount, around.bundle, warnings)?;
     } else if mount.fstype == "cgroup" {
         return Ok(PlannedMount::Cgroup {
             mount,
@@ -67,7 +67,7 @@ fn options(field: &str, spec: &Spec) -> Result<MountOptions> {
         .map_err(|e| Error::invalid(format!("{field}.options"), e.to_string()))
 }
 
-fn bind(field: &str, mount: &mut Mount, bundle: &Path) -> Result<()> {
+fn bind(field: &str, mount: &mut Mount, bundle: &Path, warnings: &mut Vec<String>) -> Result<()> {
     if mount.source.is_empty() {
         return Err(Error::invalid(
             format!("{field}.source"),
@@ -75,11 +75,12 @@ fn bind(field: &str, mount: &mut Mount, bundle: &Path) -> Result<()> {
         ));
     }
     if !mount.options.data.is_empty() {
-        let why = format!(
-            "{:?}: a bind mount takes no options of a file system",
+        // The kernel ignores them, too.
+        warnings.push(format!(
+            "{field}.options: {:?} is ignored: a bind mount takes no options of a file system",
             mount.options.data
-        );
-        return Err(Error::invalid(format!("{field}.options"), why));
+        ));
+        mount.options.data.clear();
     }
     "bind".clone_into(&mut mount.fstype);
     mount.source = bundle.join(&mount.source).to_string_lossy().into_owned();

@@ -25,15 +25,20 @@ const IPC: [&str; 8] = [
 /// Checks the keys and brings them into dotted form, sorted.
 ///
 /// # Errors
-/// [`Error::Invalid`] with the key and the namespace it lacks.
+/// [`Error::Invalid`] with the key and the namespace it lacks, or the field that says otherwise.
 pub(crate) fn checked(
     spec: &BTreeMap<&String, &String>,
     namespaces: &Namespaces,
+    domainname: Option<&str>,
 ) -> Result<Vec<(String, String)>> {
     let mut out = Vec::new();
     for (key, value) in spec {
         let dotted = dotted(key);
         if let Some(why) = refusal(&dotted, namespaces) {
+            return Err(Error::invalid(format!("linux.sysctl.{key}"), why));
+        }
+        if dotted == "kernel.domainname" && domainname.is_some_and(|name| name != value.as_str()) {
+            let why = "conflicts with the field domainname";
             return Err(Error::invalid(format!("linux.sysctl.{key}"), why));
         }
         out.push((dotted, (*value).clone()));

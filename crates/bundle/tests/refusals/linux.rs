@@ -236,6 +236,21 @@ fn kernel_parameters_belong_to_a_namespace_of_the_container() {
 }
 
 #[test]
+fn a_domain_has_one_name() {
+    let both = |name: &str| {
+        [
+            ("/domainname", json!("one")),
+            ("/linux/sysctl", json!({"kernel.domainname": name})),
+        ]
+    };
+    accepted(&both("one"));
+    check(
+        &both("other"),
+        "linux.sysctl.kernel.domainname: conflicts with the field domainname",
+    );
+}
+
+#[test]
 fn propagation_is_one_of_the_words() {
     check_one(
         "/linux/rootfsPropagation",
