@@ -60,6 +60,7 @@ pub(crate) fn join(
     drop(theirs);
     channel.send(&ToStub::Exec(Box::new(ExecPlan {
         namespaces: Vec::new(),
+        root: None,
         process: request.process.clone(),
     })))?;
     let said = channel.hello(JOINING)?.ok_or_else(|| vanished(""))?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bundle::{NamespaceKind, Plan, TimeOffset, names};
 use cgroups::{Cgroup, CgroupPaths, Layout};
-use launch::control::ToStub;
+use launch::control::{Given, ToStub};
 use launch::plan::{PlannedMount, Toggle};
 use mounts::Mount;
 use mounts::flags::SHARED;
@@ -33,6 +33,7 @@ use crate::lxc_config::{self, Rendered};
 use crate::lxcfs::View;
 use crate::process::{ProcessId, children_of, parent_of};
 use crate::progress::Progress;
+use crate::shared_mounts::{self, SharedMounts};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, inherited, out_of_memory, priority, rich_hooks, stub, wait};
 
@@ -79,23 +80,24 @@ impl Attempt<'_> {
         let journal = journal.insert(Journal {
             lxc_cgroups: tools.rendered.cgroups.clone(),
             view: self.view.clone(),
+            shared_mounts: SharedMounts::of(self.plan)?,
             ..Journal::of(self.plan, name, paths)
         });
         journal.write(self.dir)?;
-        if let Some(filter) = &self.plan.init.process.seccomp {
-            self.dir.write_filter(filter)?;
-        }
-        rich_hooks::keep_plan(self.dir, self.plan)?;
+        self.keep_for_later()?;
 
         // Before lxc-start, which speaks on the program's stderr when it is ended early.
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
         let (mut channel, theirs) = Channel::pair("lxc-start", self.limit(LXC_LIMIT))?;
         let coming_up = LockFolders::in_use();
+        // These words are runc's, for whoever reads its log.
+        tracing::debug!(lxc = %tools.lxc.version, "nsexec container setup by lxc-start");
         let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
         cgroup.apply(&self.plan.resources)?;
         priority::apply(self.plan, &cgroup, journal);
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
+        tracing::debug!(pid = pid.as_raw(), "child process in init()");
 
         let init = ProcessId::of(pid.as_raw())?;
         if self.parent == Parent::Us {
@@ -129,6 +131,7 @@ impl Attempt<'_> {
             limit: self.set_up_limit(),
         };
         let terminal = furnishing.serve(&mut channel).map_err(explain)?;
+        tracing::debug!("init: closing the pipe to signal completion");
         journal.phase = Phase::Created;
         journal.write(self.dir)?;
         let (dir, journal) = (self.dir.clone(), journal.clone());
@@ -140,6 +143,14 @@ impl Attempt<'_> {
             },
             terminal,
         ))
+    }
+
+    /// What execs and hooks want of the plan.
+    fn keep_for_later(&self) -> Result<()> {
+        if let Some(filter) = &self.plan.init.process.seccomp {
+            self.dir.write_filter(filter)?;
+        }
+        rich_hooks::keep_plan(self.dir, self.plan)
     }
 
     /// Whom to wait for: init, or what it tells where it does not become our child.
@@ -154,15 +165,15 @@ impl Attempt<'_> {
         wait::within(self.deadline, usual)
     }
 
-    fn has_user_namespace(&self) -> bool {
+    fn makes_user_namespace(&self) -> bool {
         let mut namespaces = self.plan.namespaces.iter();
-        namespaces.any(|namespace| namespace.kind == NamespaceKind::User)
+        namespaces.any(|it| it.kind == NamespaceKind::User && it.path.is_none())
     }
 
-    /// Version 2 is one hierarchy, and LXC has to see that it is alone. In a user namespace the
+    /// Version 2 is one hierarchy, and LXC has to see that it is alone. In a user namespace of LXC's the
     /// stub cannot get back to the host's mounts, where the container's cgroups are.
     fn tools(&self, lxc: Lxc, name: &str, layout: Layout) -> Result<Tools> {
-        let user = self.has_user_namespace();
+        let user = self.makes_user_namespace();
         let mounts = if layout == Layout::V2 || user || !lxc.version.can_do_without_cgroups() {
             Mounts::Copy
         } else {
@@ -194,10 +205,12 @@ impl Attempt<'_> {
 
     fn send_plan(&self, channel: &mut Channel, journal: &Journal, init: ProcessId) -> Result<()> {
         channel.wait_for(furnish::WHAT, self.set_up_limit());
-        let host_mounts = self.host_mounts(journal)?;
-        let fds: Vec<_> = host_mounts.iter().map(AsFd::as_fd).collect();
+        let (given, files): (Vec<_>, Vec<_>) = self.given(journal)?.into_iter().unzip();
+        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         let message = ToStub::Init {
             plan: Box::new(self.plan.init_for(init.pid)),
+            given,
+            loopback: furnish::loopback(self.plan),
             host_hooks: furnish::host_hooks(self.plan),
         };
         channel.send_with(&message, &fds)
@@ -282,20 +295,49 @@ impl Attempt<'_> {
     }
 
     fn joined_namespaces(&self) -> Result<Vec<(OwnedFd, sys::CloneFlags)>> {
+        use NamespaceKind::{Cgroup, Mount, User};
         let by_path = self
             .plan
             .namespaces
             .iter()
+            .filter(|it| !matches!(it.kind, Cgroup | Mount | User))
             .filter_map(|n| Some((n.kind, n.path.as_ref()?)));
         by_path
             .map(|(kind, path)| {
-                let file = File::open(path).map_err(Error::on("open namespace", path))?;
-                Ok((
-                    file.into(),
-                    sys::CloneFlags::from_bits_retain(kind.clone_flag()),
-                ))
+                let flag = sys::CloneFlags::from_bits_retain(kind.clone_flag());
+                Ok((open_namespace(path)?.into(), flag))
             })
             .collect()
+    }
+
+    /// Namespaces that the stub is to join, because lxc-start cannot start it there.
+    fn given(&self, journal: &Journal) -> Result<Vec<(Given, File)>> {
+        let mut given = Vec::new();
+        if let Some((_, file)) = shared_mounts::namespace(self.plan)? {
+            given.push((Given::Mounts, file));
+        } else if let Some(file) = self.host_mounts(journal)? {
+            given.push((Given::MountsToCopy, file));
+        }
+        for namespace in &self.plan.namespaces {
+            let what = match (namespace.kind, &namespace.path) {
+                (NamespaceKind::Cgroup, Some(path)) => Some((Given::Cgroups, path)),
+                (NamespaceKind::User, Some(path)) => Some((self.users(), path)),
+                _ => None,
+            };
+            if let Some((what, path)) = what {
+                given.push((what, open_namespace(path)?));
+            }
+        }
+        Ok(given)
+    }
+
+    /// A user namespace to join, with the namespaces it is to own.
+    fn users(&self) -> Given {
+        let new = self.plan.namespaces.iter().filter(|it| it.path.is_none());
+        let owned = new.filter(|it| lxc_config::is_owned(it.kind));
+        Given::Users {
+            make: owned.fold(0, |flags, it| flags | it.kind.clone_flag()),
+        }
     }
 
     /// Waits for the stub; gives its host pid, as the kernel tells it.
@@ -345,16 +387,21 @@ impl Attempt<'_> {
             PlannedMount::Plain(mount) | PlannedMount::Cgroup { mount, .. } => shared(mount),
         });
         let hidden = journal.lxc_cgroups.is_empty();
-        if self.has_user_namespace() {
+        if self.makes_user_namespace() {
             // Nobody gets back from there; what is shared is shared inside.
             return Ok(None);
         }
-        if !root && !mounts && !hidden {
+        let joins_users = lxc_config::joins_users(&self.plan.namespaces);
+        if !root && !mounts && !hidden && !joins_users {
             return Ok(None);
         }
         let path = Path::new("/proc/self/ns/mnt");
         File::open(path).map(Some).map_err(Error::on("open", path))
     }
+}
+
+fn open_namespace(path: &Path) -> Result<File> {
+    File::open(path).map_err(Error::on("open namespace", path))
 }
 
 /// The host pid of the stub, a child of lxc-start, which told `said` by its credentials: before Linux

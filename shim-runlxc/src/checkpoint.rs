@@ -165,6 +165,28 @@ pub(crate) fn refuse_limited(annotations: &BTreeMap<String, String>) -> Result<(
     ))
 }
 
+/// CRIU has no words for these.
+pub(crate) fn refuse_joined(plan: &Plan) -> Result<()> {
+    use bundle::NamespaceKind::{Cgroup, Mount, User};
+    let is_joined = |kind| {
+        let mut namespaces = plan.namespaces.iter();
+        namespaces.any(|it| it.kind == kind && it.path.is_some())
+    };
+    let has_mounts = plan.namespaces.iter().any(|it| it.kind == Mount);
+    let why = match [User, Mount, Cgroup]
+        .into_iter()
+        .find(|kind| is_joined(*kind))
+    {
+        Some(kind) => format!("it joined a {} namespace", kind.as_str()),
+        None if !has_mounts => "it is in the host's mount namespace".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Error::unsupported(
+        "checkpoint and restore of this container",
+        why,
+    ))
+}
+
 impl Container {
     /// Writes the container to files, and may leave it running.
     ///
@@ -177,6 +199,7 @@ impl Container {
         let status = self.require("checkpoint", &[Status::Running, Status::Paused])?;
         let plan = self.plan()?;
         refuse_view(plan.view)?;
+        refuse_joined(&plan)?;
         // As updates have left them.
         refuse_limited(&Journal::read(&self.dir)?.annotations)?;
         let folders = Folders::open(request.images, request.work, LOG)?;

@@ -107,6 +107,9 @@ fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Resu
     }
     note(traffic::lift(dir));
     note(remove_own(journal));
+    if let Some(shared) = &journal.shared_mounts {
+        note(shared.undo(&journal.rootfs));
+    }
     note(remove_lxc_cgroups(journal));
     note(lxc::remove_locks());
     if !left.is_empty() {

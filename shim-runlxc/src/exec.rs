@@ -93,10 +93,12 @@ impl Container {
         let mut stub = self.spawn_stub(request, init, theirs, &channel)?;
         let plan = ExecPlan {
             namespaces: self.namespaces(init),
+            root: self.root(init),
             process: request.process.clone(),
         };
         channel.send(&ToStub::Exec(Box::new(plan)))?;
         let child = Child::adopt(channel.hello(JOINING)?.ok_or_else(|| vanished(""))?);
+        tracing::debug!(pid = child.pid().as_raw(), "child process in init()");
         // The stub has opened the namespaces by now. Was the number in their paths init's until
         // then? If not, the process ends here, before it ran anything.
         init.signal(0)?;
@@ -141,10 +143,14 @@ impl Container {
             Some(_) | None => spawn.spawn().map(|child| (child, Place::Outside)),
         };
         let (child, place) = started.map_err(Error::io("start runlxc-init"))?;
+        // These words are runc's, for whoever reads its log.
+        let process = child.pid().as_raw();
+        tracing::debug!("nsexec container setup");
         if !cpus.is_empty() {
             sys::scheduling::set_cpu_affinity(child.pid().as_raw(), cpus).map_err(Error::io(
                 format!("run on the CPUs {cpus:?} of process.execCPUAffinity.initial"),
             ))?;
+            tracing::debug!("nsexec[{process}]: affinity: {:#x}", mask(cpus));
         }
         if place == Place::Outside {
             self.cgroup
@@ -152,6 +158,12 @@ impl Container {
         }
         channel.enter(JOINING, &self.cgroup.open_tasks()?)?;
         Ok(child)
+    }
+
+    /// Where others live in its mount namespace, that has another root than the container.
+    fn root(&self, init: ProcessId) -> Option<String> {
+        let shared = self.journal.shared_mounts.as_ref();
+        shared.map(|_| format!("/proc/{}/root", init.pid))
     }
 
     fn namespaces(&self, init: ProcessId) -> Vec<JoinNamespace> {
@@ -173,6 +185,7 @@ impl Prepared {
     /// [`Error::Inside`] with the reason why the program does not run; the process is gone.
     pub fn start(self) -> Result<(Joined, Option<OwnedFd>)> {
         self.channel.send(&ToStub::Start)?;
+        tracing::debug!("setns_init: about to exec");
         match self.starting.await_program(&self.channel)? {
             true => Ok((self.child, self.terminal)),
             false => Err(vanished(": it did not start")),
@@ -195,6 +208,12 @@ pub(crate) fn await_ready(channel: &Channel, stdio: Stdio<'_>) -> Result<Option<
         (Stdio::Terminal, None) => Err(vanished(": it sent no terminal")),
         (_, terminal) => Ok(terminal),
     }
+}
+
+/// The first 64 CPUs as a mask.
+fn mask(cpus: &[u32]) -> u64 {
+    let bits = cpus.iter().filter_map(|cpu| 1u64.checked_shl(*cpu));
+    bits.fold(0, |mask, bit| mask | bit)
 }
 
 pub(crate) fn vanished(hint: &str) -> Error {

@@ -16,8 +16,8 @@ use crate::{Error, Result};
 const OCI_VERSION_MIN: &str = "1.0.0";
 
 /// Bind mounts can be id-mapped. But containerd takes this for a yes to pods with user namespaces
-/// (`supportsCRIUserns`), whose containers join one by path; until that is possible here the answer
-/// has to be no.
+/// (`supportsCRIUserns`), whose containers join one by path: the answer is no until such pods have
+/// been run.
 const ID_MAPPED_MOUNTS: bool = false;
 
 /// How further processes come into a container: by setns(2), or started by its pid 1.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bundle::Plan;
+use bundle::{NamespaceKind, Plan};
 use launch::control::{FromStub, ToStub};
 use launch::plan::{PlannedMount, Toggle};
 
@@ -30,6 +30,15 @@ pub(crate) struct Furnishing<'a> {
 /// Whether the host has hooks that the stub is to wait for.
 pub(crate) fn host_hooks(plan: &Plan) -> Toggle {
     match create::has_host_hooks(plan) {
+        true => Toggle::On,
+        false => Toggle::Off,
+    }
+}
+
+/// Whether the network namespace is new, so that its `lo` is down.
+pub(crate) fn loopback(plan: &Plan) -> Toggle {
+    let mut namespaces = plan.namespaces.iter();
+    match namespaces.any(|it| it.kind == NamespaceKind::Network && it.path.is_none()) {
         true => Toggle::On,
         false => Toggle::Off,
     }

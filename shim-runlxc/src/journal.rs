@@ -21,6 +21,7 @@ use crate::container::START_LIMIT;
 use crate::create::with_hooks;
 use crate::lxcfs::View;
 use crate::process::ProcessId;
+use crate::shared_mounts::SharedMounts;
 use crate::state_dir::StateDir;
 use crate::{Error, Result};
 
@@ -73,6 +74,9 @@ pub struct Journal {
     /// What it sees by lxcfs; none: the host's.
     #[serde(default)]
     pub view: Option<View>,
+    /// The mount namespace, when it belongs to others, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_mounts: Option<SharedMounts>,
     /// Who is asked about system calls of its programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp_listener: Option<SeccompListener>,
@@ -147,6 +151,7 @@ impl Journal {
             pid_one: without_services(&plan.init.pid_one),
             scheduling: plan.init.process.scheduling.clone(),
             view: None,
+            shared_mounts: None,
             seccomp_listener: plan.seccomp_listener.clone(),
             hooks_poststart: plan.hooks_poststart.clone(),
             hooks_poststop: plan.hooks_poststop.clone(),

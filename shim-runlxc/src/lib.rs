@@ -23,6 +23,7 @@ pub mod lxcfs;
 pub mod journal;
 mod listener;
 mod locks;
+mod shared_mounts;
 pub mod state_dir;
 
 mod agent;

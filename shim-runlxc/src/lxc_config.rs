@@ -124,7 +124,7 @@ pub struct Rendered {
 /// # Errors
 /// [`Error::Unsupported`] for a combination of namespaces this LXC cannot make.
 pub fn render(version: Version, request: &Request<'_>) -> Result<Rendered> {
-    let wanted = Wanted::of(request.namespaces)?;
+    let wanted = Wanted::of(request.namespaces);
     let mut out = Rendered {
         text: String::new(),
         arguments: Vec::new(),
@@ -183,14 +183,30 @@ fn keys(version: Version, text: &mut String) {
     }
 }
 
-/// Which namespaces are new, and which are joined by path.
+/// Whether the container joins a user namespace.
+pub(crate) fn joins_users(list: &[Namespace]) -> bool {
+    let mut list = list.iter();
+    list.any(|it| it.kind == NamespaceKind::User && it.path.is_some())
+}
+
+/// Whether a user namespace that is joined is to own a new namespace of this kind. Pid 1 is born in
+/// that of pids and in that of clocks, and enters that of cgroups later than the others.
+pub(crate) fn is_owned(kind: NamespaceKind) -> bool {
+    matches!(
+        kind,
+        NamespaceKind::Ipc | NamespaceKind::Uts | NamespaceKind::Network | NamespaceKind::Mount
+    )
+}
+
+/// Which namespaces LXC makes, and which its caller has joined by path.
 struct Wanted {
     new: Vec<NamespaceKind>,
     joined: Vec<NamespaceKind>,
 }
 
 impl Wanted {
-    fn of(list: &[Namespace]) -> Result<Self> {
+    fn of(list: &[Namespace]) -> Self {
+        let joins_users = joins_users(list);
         let mut wanted = Self {
             new: Vec::new(),
             joined: Vec::new(),
@@ -198,33 +214,23 @@ impl Wanted {
         for namespace in list {
             let kind = namespace.kind;
             match (kind, &namespace.path) {
-                (
-                    NamespaceKind::User | NamespaceKind::Mount | NamespaceKind::Cgroup,
-                    Some(path),
-                ) => {
-                    return Err(Error::unsupported(
-                        format!(
-                            "linux.namespaces: {} by path {}",
-                            kind.as_str(),
-                            path.display()
-                        ),
-                        "lxc-start cannot start a container from inside it",
-                    ));
-                }
-                (NamespaceKind::Cgroup, None) => {} // The stub makes it, once it is in its cgroup.
+                // Below: LXC makes one in any case.
+                (NamespaceKind::Mount, _) => {}
+                // The stub makes it, once it is in its cgroup, or joins it.
+                (NamespaceKind::Cgroup, _) => {}
+                // The stub joins it: lxc-start cannot start a container from inside.
+                (NamespaceKind::User, Some(_)) => {}
+                // The stub makes them there.
+                (kind, None) if joins_users && is_owned(kind) => {}
                 // Whoever starts lxc-start makes it, on any LXC and with all offsets.
                 (NamespaceKind::Time, None) => {}
                 (_, Some(_)) => wanted.joined.push(kind),
                 (_, None) => wanted.new.push(kind),
             }
         }
-        if !wanted.new.contains(&NamespaceKind::Mount) {
-            return Err(Error::unsupported(
-                "linux.namespaces without mount",
-                "the root file system is built in a mount namespace of the container's own",
-            ));
-        }
-        Ok(wanted)
+        // Of the stub's own, until it knows better: lxc-start mounts things there.
+        wanted.new.push(NamespaceKind::Mount);
+        wanted
     }
 
     fn has(&self, kind: NamespaceKind) -> bool {
@@ -472,6 +478,29 @@ mod tests {
     }
 
     #[test]
+    fn what_the_stub_joins_or_makes_there_is_no_affair_of_lxc() {
+        let joined = |kinds: &[NamespaceKind], list: &[NamespaceKind]| {
+            let path = |kind: &NamespaceKind| Namespace {
+                kind: *kind,
+                path: Some("/x".into()),
+            };
+            let namespaces = [kinds.iter().map(path).collect(), new(list)].concat();
+            let text = rendered("5.0.2", &namespaces, &[]).unwrap().text;
+            let line = text.lines().find(|line| line.starts_with("lxc.namespace"));
+            line.unwrap().to_owned()
+        };
+        let check = |made: String, expected: &str| {
+            assert_eq!(made, format!("lxc.namespace.clone = {expected}"));
+        };
+        check(joined(&[Mount, Cgroup], &[Pid, Uts]), "mnt pid uts");
+        check(joined(&[], &[Pid]), "mnt pid");
+        check(
+            joined(&[User], &[Pid, Uts, Ipc, Network, Mount, Cgroup]),
+            "mnt pid",
+        );
+    }
+
+    #[test]
     fn what_lxc_cannot_do_is_refused_by_name() {
         let by_path = |kind| {
             let mut list = new(&[Mount]);
@@ -482,20 +511,7 @@ mod tests {
             });
             list
         };
-        for kind in [User, Mount, Cgroup] {
-            let error = rendered("5.0.2", &by_path(kind), &[])
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(&format!("{} by path /x", kind.as_str())),
-                "{error}"
-            );
-        }
-        for (lxc, list) in [
-            ("5.0.2", new(&[Pid])),
-            ("2.0.0", new(&[Mount])),
-            ("2.1.0", by_path(Ipc)),
-        ] {
+        for (lxc, list) in [("2.0.0", new(&[Mount])), ("2.1.0", by_path(Ipc))] {
             assert!(rendered(lxc, &list, &[]).is_err(), "{lxc} {list:?}");
         }
     }

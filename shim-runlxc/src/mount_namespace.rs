@@ -31,13 +31,23 @@ pub(crate) fn within<T: Send>(
     namespace: impl AsFd + Send,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
+    within_prepared(namespace, || Ok(()), |()| work())
+}
+
+/// As [`within`], with what the same thread has prepared before it enters.
+pub(crate) fn within_prepared<P, T: Send>(
+    namespace: impl AsFd + Send,
+    prepare: impl FnOnce() -> Result<P> + Send,
+    work: impl FnOnce(P) -> Result<T> + Send,
+) -> Result<T> {
     const STEP: &str = "enter the container's mount namespace";
     on_a_thread(STEP, || {
+        let prepared = prepare()?;
         // The root and working directory of the process are not this thread's to change.
         unshare(CloneFlags::CLONE_FS)
             .and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS))
             .map_err(|errno| Error::io(STEP)(errno.into()))?;
-        work()
+        work(prepared)
     })
 }
 

@@ -17,7 +17,9 @@ use mounts::{Kind as Made, LastLink, RootDir};
 use nix::mount::{MsFlags, mount};
 use sys::Child;
 
-use crate::checkpoint::{Folders, LIMIT, common, refuse_limited, refuse_stub, refuse_view};
+use crate::checkpoint::{
+    Folders, LIMIT, common, refuse_joined, refuse_limited, refuse_stub, refuse_view,
+};
 use crate::container::Container;
 use crate::create::{self, Created, Parent, Stdio};
 use crate::criu::wire::{CgroupRoot, InheritFd, Kind, Options, Pair};
@@ -84,6 +86,7 @@ pub(crate) fn restore(host: &Host, request: &Request<'_>) -> Result<Created> {
     let plan = create::plan(host, request.bundle, request.id, &paths)?;
     refuse_stub(&plan.init.pid_one)?;
     refuse_view(plan.view)?;
+    refuse_joined(&plan)?;
     refuse_limited(&plan.annotations)?;
     create::log(request.id.as_str(), &plan.warnings, &plan.notes);
     create::check_terminal(request.stdio, &plan)?;

@@ -86,6 +86,10 @@ impl Wanted {
             root_entry: RootEntry::Pivot,
             init_of: |_| Style::Other,
         })?;
+        if plan.init.root.entry == RootEntry::Chroot {
+            let why = "a virtual machine shares none";
+            return Err(Error::unsupported("a mount namespace of others", why));
+        }
         if plan.view != View::Host {
             let what = format!("annotations.{}", bundle::view::VIEW);
             let why = "a virtual machine shows its own resources";

@@ -40,6 +40,7 @@ impl Bundle {
         let mut warnings = self.warnings.clone();
         refuse_unsupported(linux)?;
         let mut namespaces = Namespaces::of(linux)?;
+        check_shared_mounts(&namespaces, linux)?;
         let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
         let mut notes = Vec::new();
         let mut init = self.init(
@@ -51,6 +52,8 @@ impl Bundle {
         let init_of_image = || (context.init_of)(Path::new(&init.root.path));
         let rich = Rich::of(&own_annotations, self.env(), init_of_image)?;
         let (mut rich_hooks, mut ready) = (Hooks::default(), None);
+        let view = View::of(&own_annotations)?;
+        refuse_in_shared_mounts(&namespaces, rich.is_some(), view)?;
         if let Some(rich) = rich {
             rich_hooks = rich.hooks.clone();
             ready = rich.ready.clone();
@@ -69,11 +72,15 @@ impl Bundle {
                 .map(|field| format!("{field} is ignored")),
         );
         let hooks = self.hooks();
-        let view = View::of(&own_annotations)?;
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
         if let Some(left_out) = self.left_out(&init.process) {
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }
+        // One that is joined has its own.
+        let maps = match namespaces.makes(NamespaceKind::User) {
+            true => maps,
+            false => IdMaps::default(),
+        };
         Ok(Plan {
             id: context.id.clone(),
             bundle: self.dir.clone(),
@@ -184,7 +191,11 @@ impl Bundle {
         let process = self.process(context, seccomp.value, scheduling)?;
         warnings.extend(process.warnings);
         notes.extend(process.notes);
-        let root = self.root(linux, context.root_entry)?;
+        let entry = match namespaces.makes(NamespaceKind::Mount) {
+            true => context.root_entry,
+            false => RootEntry::Chroot,
+        };
+        let root = self.root(linux, entry)?;
         let domainname = uts_name("domainname", self.spec.domainname(), namespaces)?;
         Ok(InitPlan {
             mounts: self.mounts(context, (Path::new(&root.path), maps), warnings)?,
@@ -195,7 +206,7 @@ impl Bundle {
             sysctl: sysctl::checked(&sysctl, namespaces, domainname.as_deref())?,
             hostname: uts_name("hostname", self.spec.hostname(), namespaces)?,
             domainname,
-            cgroup_namespace: toggle(Some(namespaces.makes(NamespaceKind::Cgroup))),
+            cgroup_namespace: toggle(Some(namespaces.has(NamespaceKind::Cgroup))),
             mount_label: mount_label(linux, &context.host, warnings)?,
             create_container_hooks: hook::hooks("createContainer", hooks.create_container())?,
             start_container_hooks: hook::hooks("startContainer", hooks.start_container())?,
@@ -331,6 +342,46 @@ fn check_traffic(traffic: Traffic, namespaces: &Namespaces) -> Result<()> {
     }
     let why = "needs a network namespace other than the host's, and linux.namespaces has none";
     Err(Error::invalid(traffic.field(), why))
+}
+
+/// What would change mounts of others, in a mount namespace that is not the container's own.
+fn check_shared_mounts(namespaces: &Namespaces, linux: &Linux) -> Result<()> {
+    if namespaces.makes(NamespaceKind::Mount) {
+        return Ok(());
+    }
+    let asked = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
+    let fields = [
+        ("linux.maskedPaths", asked(linux.masked_paths())),
+        ("linux.readonlyPaths", asked(linux.readonly_paths())),
+        (
+            "linux.rootfsPropagation",
+            linux
+                .rootfs_propagation()
+                .as_deref()
+                .is_some_and(|it| !it.is_empty()),
+        ),
+    ];
+    match fields.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::invalid(
+            *field,
+            "needs a mount namespace of the container's own",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// As [`check_shared_mounts`], for what annotations ask for.
+fn refuse_in_shared_mounts(namespaces: &Namespaces, is_rich: bool, view: View) -> Result<()> {
+    if namespaces.makes(NamespaceKind::Mount) {
+        return Ok(());
+    }
+    let what = match (is_rich, view) {
+        (true, _) => "a rich container",
+        (false, View::Lxcfs) => "a view by lxcfs",
+        (false, View::Host) => return Ok(()),
+    };
+    let why = "it needs a mount namespace of the container's own";
+    Err(Error::unsupported(what, why))
 }
 
 /// The label of files, as it stands between the quotes of a mount option.

@@ -1,7 +1,7 @@
 //! `linux.namespaces` and the id maps of a user namespace (config-linux.md).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
 
@@ -14,7 +14,7 @@ pub(crate) struct Namespaces(pub(crate) Vec<Namespace>);
 
 impl Namespaces {
     /// # Errors
-    /// A duplicate, a relative path, or no mount namespace of its own.
+    /// A duplicate, a relative path, or a new user namespace without a new mount namespace.
     pub(crate) fn of(linux: &Linux) -> Result<Self> {
         let mut all: Vec<Namespace> = Vec::new();
         for (i, spec) in linux.namespaces().iter().flatten().enumerate() {
@@ -27,9 +27,9 @@ impl Namespaces {
         }
         all.sort_by_key(|namespace| namespace.kind);
         let namespaces = Self(all);
-        if !namespaces.makes(NamespaceKind::Mount) {
-            let why = "a container without a new mount namespace";
-            return Err(Error::unsupported("linux.namespaces", why));
+        if namespaces.has(NamespaceKind::User) && !namespaces.makes(NamespaceKind::Mount) {
+            let why = "a user namespace needs a new mount namespace";
+            return Err(Error::invalid("linux.namespaces", why));
         }
         Ok(namespaces)
     }
@@ -114,7 +114,7 @@ pub(crate) fn time_offsets(
     Ok(out)
 }
 
-/// The ids of a new user namespace; empty without one.
+/// The ids of a user namespace; empty without one, or when those of one that is joined are unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct IdMaps {
     pub(crate) uids: Vec<IdMap>,
@@ -140,15 +140,16 @@ impl IdMaps {
             return Ok(Self::default());
         }
         if let Some(path) = namespaces.path_of(NamespaceKind::User) {
-            if !uids.is_empty() || !gids.is_empty() {
-                // containerd and CRI-O give both; runc warns as well.
-                warnings.push(format!(
-                    "linux.uidMappings and linux.gidMappings are ignored: the user namespace {} \
-                     is joined and has its own",
-                    path.display()
-                ));
+            if uids.is_empty() && gids.is_empty() {
+                return Ok(Self::of_joined(path));
             }
-            return Ok(Self::default());
+            // containerd and CRI-O give both; runc warns as well.
+            warnings.push(format!(
+                "linux.uidMappings and linux.gidMappings are ignored but for mounts: the user \
+                 namespace {} is joined and has its own",
+                path.display()
+            ));
+            return Ok(Self { uids, gids });
         }
         for (field, map) in [("linux.uidMappings", &uids), ("linux.gidMappings", &gids)] {
             if map.is_empty() {
@@ -159,6 +160,26 @@ impl IdMaps {
             }
         }
         Ok(Self { uids, gids })
+    }
+
+    /// Those of a user namespace that is named by a process in it.
+    fn of_joined(path: &Path) -> Self {
+        let Some(process) = path
+            .to_str()
+            .and_then(|path| path.strip_suffix("/ns/user"))
+            .filter(|process| process.starts_with("/proc/"))
+        else {
+            return Self::default();
+        };
+        // Without them only what needs them is refused.
+        let ranges = |name| {
+            let text = std::fs::read_to_string(format!("{process}/{name}"));
+            text.map_or(Vec::new(), |text| text.lines().filter_map(range).collect())
+        };
+        Self {
+            uids: ranges("uid_map"),
+            gids: ranges("gid_map"),
+        }
     }
 
     /// # Errors
@@ -188,6 +209,16 @@ impl IdMaps {
             None => Ok(()),
         }
     }
+}
+
+/// A line of `/proc/PID/uid_map`, as the host reads it.
+fn range(line: &str) -> Option<IdMap> {
+    let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+    Some(IdMap {
+        container_id: numbers.next()??,
+        host_id: numbers.next()??,
+        size: numbers.next()??,
+    })
 }
 
 fn holds(map: &[IdMap], id: u32) -> bool {

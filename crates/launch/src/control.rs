@@ -57,11 +57,14 @@ const LENGTH_BYTES: usize = 4;
 /// From the host side to the stub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToStub {
-    /// What to do as pid 1. A descriptor that comes along is the host's mount namespace: the stub
-    /// then makes its own anew as a copy of that one, in which shared mounts still reach the host.
+    /// What to do as pid 1.
     Init {
         /// What to do.
         plan: Box<InitPlan>,
+        /// What the descriptors are that come along, in their order.
+        given: Vec<Given>,
+        /// Whether to bring up `lo`, as in a network namespace that nobody else cares for.
+        loopback: Toggle,
         /// Whether to say [`FromStub::Furnished`] and wait for [`ToStub::GoOn`].
         host_hooks: Toggle,
     },
@@ -81,6 +84,23 @@ pub enum ToStub {
     /// To a child of a pid 1 that stays: join. The socket for all further messages comes along as a
     /// descriptor, and after it the three standard streams unless there is to be a terminal.
     Join,
+}
+
+/// A namespace that is given to pid 1 to join; LXC has made all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Given {
+    /// Of mounts, to make a new one as a copy of: in LXC's there are only slaves of the host's
+    /// mounts, and here shared ones still reach the host.
+    MountsToCopy,
+    /// Of mounts, to be in.
+    Mounts,
+    /// Of cgroups.
+    Cgroups,
+    /// Of users. It is to own the namespaces with these CLONE_NEW* flags, which are made there.
+    Users {
+        /// The flags.
+        make: i32,
+    },
 }
 
 /// From the stub to the host side.
@@ -495,6 +515,7 @@ mod tests {
         // A plan whose every length is at the mercy of one byte changed.
         let plan = ToStub::Exec(Box::new(ExecPlan {
             namespaces: Vec::new(),
+            root: None,
             process: crate::plan::Process {
                 args: vec!["a".to_owned(); 3],
                 env: vec!["b=c".to_owned(); 3],

@@ -13,13 +13,14 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{chroot, fchdir};
 use sys::process::Fork;
 
 use crate::agent::Newcomer;
 use crate::cgroups;
 use crate::control::{self, FromStub, ToStub};
 use crate::error::{Error, Result, host};
+use crate::given::become_root;
 use crate::init::{End, new_session, shield, tell};
 use crate::labels;
 use crate::plan::{ExecPlan, JoinNamespace};
@@ -109,6 +110,11 @@ fn join(plan: &ExecPlan) -> Result<(Fork, Proc)> {
         .iter()
         .map(open)
         .collect::<Result<Vec<_>>>()?;
+    let open_root = |path| {
+        let root = File::open(path).map_err(host(|| format!("open {path}")));
+        root.map(OwnedFd::from)
+    };
+    let root = plan.root.as_ref().map(open_root).transpose()?;
     let user = left
         .iter()
         .position(|namespace| namespace.flag == CloneFlags::CLONE_NEWUSER);
@@ -123,6 +129,9 @@ fn join(plan: &ExecPlan) -> Result<(Fork, Proc)> {
         namespace
             .enter()
             .map_err(|errno| namespace.refused(errno))?;
+    }
+    if let Some(root) = &root {
+        enter_root(root)?;
     }
     let side =
         sys::process::clone_parent().map_err(host(|| "fork into the container".to_owned()))?;
@@ -169,17 +178,11 @@ fn enter_permitted(namespaces: Vec<Namespace<'_>>) -> Result<Vec<Namespace<'_>>>
     Ok(waiting)
 }
 
-/// Ids of the host mean nothing in a user namespace.
-fn become_root() -> Result<()> {
-    match setgroups(&[]) {
-        // Denied for good in namespaces made without privilege.
-        Ok(()) | Err(Errno::EPERM) => {}
-        Err(errno) => return Err(host(|| "drop groups of the host".to_owned())(errno)),
-    }
-    let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
-    setresgid(gid, gid, gid)
-        .and_then(|()| setresuid(uid, uid, uid))
-        .map_err(host(|| "become root of the user namespace".to_owned()))
+/// Enters the container's root where its mount namespace has another one.
+fn enter_root(root: &OwnedFd) -> Result<()> {
+    fchdir(root)
+        .and_then(|()| chroot("."))
+        .map_err(host(|| "enter the container's root".to_owned()))
 }
 
 /// Everything before the program that only the start waits for.

@@ -33,12 +33,18 @@ impl Filesystems {
         root: &RootDir,
         plan: &InitPlan,
         host: HostSide<'_>,
-        proc: &Proc,
+        (proc, mut procfs): (&Proc, Option<OwnedFd>),
     ) -> Result<Self> {
         let label = plan.mount_label.as_deref();
         let mut readonly_later = Vec::new();
         for (number, planned) in (0..).zip(&plan.mounts) {
             let (mount, filled_later) = match planned {
+                PlannedMount::Plain(mount) if is_procfs(mount) && procfs.is_some() => {
+                    if let Some(tree) = procfs.take() {
+                        apply_tree_under(root, mount, tree.as_fd())?;
+                    }
+                    (mount, false)
+                }
                 PlannedMount::Plain(mount) => {
                     let tree = || host.tree(number);
                     mount_plain(root, mount, label, (proc, &tree))?;
@@ -71,6 +77,10 @@ impl Filesystems {
     pub(crate) fn make_readonly(&self, proc: &Proc) -> Result<()> {
         masks::remount_all_readonly(proc, &self.readonly_later)
     }
+}
+
+fn is_procfs(mount: &Mount) -> bool {
+    mount.fstype == "proc" && !mount.is_bind()
 }
 
 fn mount_plain(

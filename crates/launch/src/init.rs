@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
 use sys::process::{self as rights, Dumpable};
@@ -30,6 +30,7 @@ use crate::devices::Devices;
 use crate::error::{Error, Result, host};
 use crate::exec;
 use crate::filesystems::Filesystems;
+use crate::given::Namespaces;
 use crate::hooks::{self, Stage};
 use crate::host_side::HostSide;
 use crate::image_init::{self, FromHost};
@@ -61,9 +62,7 @@ pub enum End {
 
 /// Runs pid 1 with the two sockets it was started with; does not return when the program runs.
 ///
-/// A descriptor that comes with the plan is the host's mount namespace: the stub then makes its
-/// mount namespace anew from that one, as shared propagation to the host needs, since the
-/// namespace that LXC made has nothing but slaves.
+/// Descriptors that come with the plan are namespaces that are joined (`given.rs`).
 ///
 /// With the socket of an agent, a pid 1 that stays starts processes for whoever connects to it, and
 /// tells the end of its program on the control socket.
@@ -79,24 +78,9 @@ pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Resul
     // LXC asks for a signal at the death of its monitor, which the host side ends on purpose.
     rights::clear_pdeathsig().map_err(host(|| "clear the parent death signal".to_owned()))?;
     control::send(&control, &FromStub::Hello, &[])?;
-    let received = match cgroups::await_plan(&control) {
-        Ok(Some(received)) => received,
-        Ok(None) => return Ok(End::Abandoned),
-        Err(error) => return tell(&control, &error),
-    };
-    let ToStub::Init { plan, host_hooks } = received.message else {
-        return tell(&control, &Error::Unexpected("instead of a plan for pid 1"));
-    };
-    let plan = with_own_pid(*plan);
-    let host_mounts = received.fds.into_iter().next();
-    let host_side = HostSide {
-        control: control.as_fd(),
-        hooks: host_hooks,
-    };
-    let furnished = match set_up(&plan, host_mounts, host_side) {
+    let (plan, furnished) = match furnish(&control)? {
         Ok(furnished) => furnished,
-        Err(Error::HostGone) => return Ok(End::Abandoned),
-        Err(error) => return tell(&control, &error),
+        Err(end) => return Ok(end),
     };
     if let Some(wanted) = image_init::asked_for(&plan) {
         return image_init::run(&plan, wanted, furnished, (control, start));
@@ -143,6 +127,35 @@ pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Resul
         Err(error) => error,
     };
     tell(&connection, &error)
+}
+
+/// Receives the plan and sets the container up; gives how this process ends where that fails.
+fn furnish(control: &OwnedFd) -> Result<std::result::Result<(InitPlan, Furnished), End>> {
+    let received = match cgroups::await_plan(control) {
+        Ok(Some(received)) => received,
+        Ok(None) => return Ok(Err(End::Abandoned)),
+        Err(error) => return tell(control, &error).map(Err),
+    };
+    let ToStub::Init {
+        plan,
+        given,
+        loopback,
+        host_hooks,
+    } = received.message
+    else {
+        return tell(control, &Error::Unexpected("instead of a plan for pid 1")).map(Err);
+    };
+    let plan = with_own_pid(*plan);
+    let host_side = HostSide {
+        control: control.as_fd(),
+        hooks: host_hooks,
+    };
+    let given = Namespaces::new(given, received.fds);
+    match given.and_then(|given| set_up(&plan, (given, loopback), host_side)) {
+        Ok(furnished) => Ok(Ok((plan, furnished))),
+        Err(Error::HostGone) => Ok(Err(End::Abandoned)),
+        Err(error) => tell(control, &error).map(Err),
+    }
 }
 
 /// Which process goes on.
@@ -259,7 +272,7 @@ fn settle(
 /// Everything that is done once for all processes of the container.
 fn set_up(
     plan: &InitPlan,
-    host_mounts: Option<OwnedFd>,
+    (given, loopback): (Namespaces, Toggle),
     host_side: HostSide<'_>,
 ) -> Result<Furnished> {
     sys::close_inherited_from(process::first_unwanted_fd(&plan.process))
@@ -268,17 +281,19 @@ fn set_up(
     umask(Mode::from_bits_truncate(0o022));
     let proc = Proc::open()?;
     shield(&proc, &plan.process)?;
-    process::new_keyring(&plan.process, &proc)?;
-    if let Some(namespace) = host_mounts {
-        enter_copy_of(&namespace)?;
+    let makes_cgroups = plan.cgroup_namespace == Toggle::On && !given.has_cgroups();
+    let procfs = given.enter()?;
+    if loopback == Toggle::On {
+        sys::loopback_up().map_err(host(|| "bring up lo".to_owned()))?;
     }
-    if plan.cgroup_namespace == Toggle::On {
+    process::new_keyring(&plan.process, &proc)?;
+    if makes_cgroups {
         unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(host(|| "make a cgroup namespace".to_owned()))?;
     }
 
     let root = NewRoot::prepare(&plan.root)?;
-    let filesystems = Filesystems::mount(root.directory(), plan, host_side, &proc)?;
+    let filesystems = Filesystems::mount(root.directory(), plan, host_side, (&proc, procfs))?;
     let devices = Devices::of(plan);
     devices.make(root.directory(), &proc)?;
     host_side.hooks()?;
@@ -354,12 +369,6 @@ pub(crate) fn shield(proc: &Proc, plan: &Process) -> Result<()> {
         proc.set_oom_score_adj(score)?;
     }
     rights::set_dumpable(Dumpable::No).map_err(host(|| "become undumpable".to_owned()))
-}
-
-fn enter_copy_of(mounts: &OwnedFd) -> Result<()> {
-    setns(mounts, CloneFlags::CLONE_NEWNS)
-        .and_then(|()| unshare(CloneFlags::CLONE_NEWNS))
-        .map_err(host(|| "copy the host's mount namespace".to_owned()))
 }
 
 /// Makes the working directory of the program, as runc does; a program that joins later must do

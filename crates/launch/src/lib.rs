@@ -13,6 +13,7 @@ mod error;
 pub mod exec;
 mod executable;
 mod filesystems;
+mod given;
 pub mod hooks;
 mod host_side;
 pub mod image_init;

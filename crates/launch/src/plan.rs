@@ -25,7 +25,8 @@ pub struct InitPlan {
     pub hostname: Option<String>,
     /// NIS domain name for the container's own UTS namespace.
     pub domainname: Option<String>,
-    /// Whether to enter a new cgroup namespace (kernel 4.6) once the host has moved us.
+    /// Whether there is a cgroup namespace other than the host's (kernel 4.6): the one that is given,
+    /// or a new one, once the host has moved us.
     pub cgroup_namespace: Toggle,
     /// SELinux label of files in the mounts that are made for the container (`linux.mountLabel`).
     pub mount_label: Option<String>,
@@ -185,6 +186,9 @@ pub struct Rewrite {
 pub struct ExecPlan {
     /// Namespaces to join, in the order in which they must be joined.
     pub namespaces: Vec<JoinNamespace>,
+    /// The root directory to enter then, by its path on the host, in a container whose mount namespace
+    /// has another one.
+    pub root: Option<String>,
     /// The program.
     pub process: Process,
 }
@@ -218,6 +222,8 @@ pub enum RootEntry {
     Pivot,
     /// MS_MOVE over `/` and chroot(2): for a host whose root is a ramfs.
     MoveChroot,
+    /// chroot(2) alone: the mount namespace belongs to others, too.
+    Chroot,
 }
 
 /// One entry of `mounts`.

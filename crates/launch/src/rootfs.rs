@@ -26,15 +26,12 @@ pub(crate) struct NewRoot<'a> {
 }
 
 impl<'a> NewRoot<'a> {
-    /// Cuts this namespace off from the host's and binds the root file system onto itself, so that
-    /// it is a mount of its own with everything below it.
+    /// Cuts this namespace off from the host's, unless it is shared with others, and binds the root
+    /// file system onto itself, so that it is a mount of its own with everything below it.
     pub(crate) fn prepare(plan: &'a Root) -> Result<Self> {
-        let propagation = match flags(plan.propagation) {
-            none if none.is_empty() => MsFlags::MS_SLAVE | MsFlags::MS_REC,
-            asked => asked,
-        };
-        set_propagation("/", propagation)?;
-        make_parent_private(plan)?;
+        if plan.entry != RootEntry::Chroot {
+            leave_the_hosts_mounts(plan)?;
+        }
         let path = Path::new(&plan.path);
         mount(
             Some(path),
@@ -44,6 +41,10 @@ impl<'a> NewRoot<'a> {
             NONE,
         )
         .map_err(|errno| cannot_reach(path, errno))?;
+        if plan.entry == RootEntry::Chroot {
+            // What is mounted below it is nobody else's affair, although others can see it.
+            set_propagation(&plan.path, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
+        }
         let directory = RootDir::open(path)?;
         Ok(Self { plan, directory })
     }
@@ -64,6 +65,7 @@ impl<'a> NewRoot<'a> {
         match self.plan.entry {
             RootEntry::Pivot => self.pivot()?,
             RootEntry::MoveChroot => self.move_and_chroot()?,
+            RootEntry::Chroot => enter_working_directory()?,
         }
         let propagation = flags(self.plan.propagation);
         // Private and slave were set on the way in, where they keep mounts from leaking.
@@ -99,9 +101,24 @@ impl<'a> NewRoot<'a> {
             NONE,
         )
         .map_err(host(|| format!("move {} onto /", self.plan.path)))?;
-        chroot(".").map_err(host(|| format!("chroot to {}", self.plan.path)))?;
-        chdir("/").map_err(host(|| "enter the new root".to_owned()))
+        enter_working_directory()
     }
+}
+
+fn enter_working_directory() -> Result<()> {
+    chroot(".")
+        .and_then(|()| chdir("/"))
+        .map_err(host(|| "enter the new root".to_owned()))
+}
+
+/// Nothing that is mounted from here on reaches the host, unless that is asked for.
+fn leave_the_hosts_mounts(plan: &Root) -> Result<()> {
+    let propagation = match flags(plan.propagation) {
+        none if none.is_empty() => MsFlags::MS_SLAVE | MsFlags::MS_REC,
+        asked => asked,
+    };
+    set_propagation("/", propagation)?;
+    make_parent_private(plan)
 }
 
 /// Remounts `/` read-only, keeping the flags that a user namespace may not clear.

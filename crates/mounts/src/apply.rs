@@ -112,7 +112,8 @@ pub fn apply_under(root: &RootDir, mount: &Mount) -> Result<()> {
     apply_tree_under(root, mount, tree.as_fd())
 }
 
-/// As [`apply_under`], for a bind: mounts the tree of [`tree_of`] instead of what is at its source.
+/// As [`apply_under`]: mounts the tree of [`tree_of`] instead of what is at the source of a bind. A tree of
+/// another kind keeps its flags.
 ///
 /// # Errors
 /// As [`apply_under`].

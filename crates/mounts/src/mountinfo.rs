@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// A table of 100,000 mounts has some 20 MiB.
-const MOUNTINFO_BYTES_MAX: u64 = 64 << 20;
+/// More is not read. A table of 100,000 mounts has some 20 MiB.
+pub const BYTES_MAX: u64 = 64 << 20;
 
 /// One mount of a mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub fn of_process(pid: i32) -> io::Result<Vec<Entry>> {
 fn read_file(path: &Path) -> io::Result<Vec<Entry>> {
     let file = std::fs::File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(MOUNTINFO_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MOUNTINFO_BYTES_MAX) {
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > BYTES_MAX) {
         let text = "mountinfo is longer than 64 MiB";
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }

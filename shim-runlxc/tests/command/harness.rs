@@ -83,7 +83,7 @@ impl Place {
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
         for applet in [
             "sh", "cat", "true", "echo", "sleep", "id", "tty", "pwd", "env", "ls", "stty", "kill",
-            "hostname", "grep", "mount", "tail",
+            "hostname", "grep", "mount", "umount", "tail", "ip",
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }

@@ -259,31 +259,6 @@ fn pid_file_log_and_json_log_are_written() {
 }
 
 #[test]
-fn namespaces_are_new_the_hosts_or_joined() {
-    let mut place = Place::new(
-        "readlink() { ls -l /proc/self/ns/$1; }; readlink net; readlink uts; readlink pid",
-    );
-    place.config["linux"]["namespaces"] = json!([
-        {"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/proc/self/ns/net"}
-    ]);
-    place.config["hostname"] = Value::Null;
-    let said = place.run_program().ok();
-    let own = |kind: &str| {
-        fs::read_link(format!("/proc/self/ns/{kind}"))
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned()
-    };
-    assert!(
-        said.contains(&own("net")) && said.contains(&own("uts")),
-        "{said}"
-    );
-    assert!(!said.contains(&own("pid")), "{said}");
-    place.finish();
-}
-
-#[test]
 fn without_a_pid_namespace_what_init_leaves_is_killed() {
     let mut place = Place::new("sleep 100 & echo $! > /tmp/pid; exit 4");
     place.config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "ipc"}]);
@@ -499,33 +474,6 @@ fn a_frozen_container_can_be_deleted() {
         .fails_with("cannot exec in a paused container");
     place.run(&["delete", "--force", &place.id]).ok();
     place.finish();
-}
-
-#[test]
-fn namespaces_of_another_container_can_be_joined() {
-    let first = Place::new("sleep 100");
-    first.create().ok();
-    first.on("start").ok();
-    let pid = first.state()["pid"].to_string();
-    let mut second = Place::new("cat /proc/1/cmdline; hostname; echo; ls -l /proc/self/ns");
-    let path = |kind: &str| format!("/proc/{pid}/ns/{kind}");
-    second.config["linux"]["namespaces"] = json!([
-        {"type": "mount"},
-        {"type": "pid", "path": path("pid")},
-        {"type": "network", "path": path("net")},
-        {"type": "ipc", "path": path("ipc")},
-        {"type": "uts", "path": path("uts")},
-    ]);
-    second.config["hostname"] = Value::Null;
-    let said = second.run_program().ok();
-    assert!(said.starts_with("sleep\u{0}100"), "{said}");
-    for kind in ["pid", "net", "ipc", "uts"] {
-        let theirs = fs::read_link(path(kind)).unwrap();
-        assert!(said.contains(theirs.to_str().unwrap()), "{kind}: {said}");
-    }
-    second.finish();
-    first.run(&["delete", "--force", &first.id]).ok();
-    first.finish();
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod full_disk;
 mod harness;
 mod hooks;
 mod lifecycle;
+mod namespaces;
 mod priority;
 mod refusals;
 mod rich;

@@ -168,6 +168,7 @@ impl Container {
         let standing = stub::exec(
             ExecPlan {
                 namespaces,
+                root: None,
                 process,
             },
             theirs,

@@ -169,6 +169,8 @@ impl Standing {
         // Hooks of the host are run by the shim, outside of the machine.
         let message = ToStub::Init {
             plan: Box::new(plan),
+            given: Vec::new(),
+            loopback: Toggle::Off,
             host_hooks: Toggle::Off,
         };
         control::send(&self.control, &message, &[])?;

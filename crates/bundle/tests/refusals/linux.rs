@@ -19,13 +19,13 @@ fn namespaces_are_known_absolute_and_given_once() {
     );
     check_one(
         "/linux/namespaces",
-        json!([]),
-        "linux.namespaces is not supported: a container without a new mount namespace",
+        json!([{"type": "user"}]),
+        "linux.namespaces: a user namespace needs a new mount namespace",
     );
     check_one(
         "/linux/namespaces/4",
         namespace("mount", "/proc/1/ns/mnt"),
-        "linux.namespaces is not supported: a container without a new mount namespace",
+        "linux.maskedPaths: needs a mount namespace of the container's own",
     );
     let error =
         planned(&[("/linux/namespaces/0", namespace("net", ""))]).expect_err("no such kind");
@@ -143,6 +143,58 @@ fn a_user_namespace_needs_sound_mappings() {
 }
 
 #[test]
+fn mounts_of_others_stay_as_they_are() {
+    let own_paths = [
+        ("/linux/maskedPaths", Value::Null),
+        ("/linux/readonlyPaths", Value::Null),
+    ];
+    let shared = |more: &[(&'static str, Value)]| {
+        let mut changes = vec![(
+            "/linux/namespaces",
+            json!([{"type": "pid"}, {"type": "uts"}]),
+        )];
+        changes.extend(own_paths.clone());
+        changes.extend_from_slice(more);
+        changes
+    };
+    let plan = accepted(&shared(&[]));
+    assert_eq!(plan.init.root.entry, RootEntry::Chroot);
+    check(
+        &shared(&[("/linux/rootfsPropagation", json!("slave"))]),
+        "linux.rootfsPropagation: needs a mount namespace of the container's own",
+    );
+    for (annotations, what) in [
+        (json!({"org.pouch.view": "lxcfs"}), "a view by lxcfs"),
+        (
+            json!({"org.pouch.rich.mode": "dumb-init"}),
+            "a rich container",
+        ),
+    ] {
+        check(
+            &shared(&[("/annotations", annotations)]),
+            &format!("{what} is not supported: it needs a mount namespace of the container's own"),
+        );
+    }
+}
+
+#[test]
+fn ids_of_a_joined_user_namespace_are_those_of_the_process_that_names_it() {
+    let joined = || {
+        let user = json!({"type": "user", "path": "/proc/self/ns/user"});
+        ("/linux/namespaces/-", user)
+    };
+    let mount = json!({"destination": "/m", "source": "/tmp", "options": ["bind", "idmap"]});
+    let plan = accepted(&[joined(), ("/mounts/-", mount)]);
+    let Some(PlannedMount::Plain(mount)) = plan.init.mounts.last() else {
+        panic!("it is a bind mount");
+    };
+    let maps = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let lines = maps.lines().count();
+    assert_eq!(mount.id_map().unwrap().uids.len(), lines);
+    assert!(plan.uid_maps.is_empty() && plan.warnings.is_empty());
+}
+
+#[test]
 fn the_ids_of_a_process_are_mapped() {
     let sound = json!([range(0, 1000, 10)]);
     for (at, value, expected) in [
@@ -166,6 +218,21 @@ fn the_ids_of_a_process_are_mapped() {
         changes.push((at, value));
         check(&changes, expected);
     }
+}
+
+#[test]
+fn a_domain_has_one_name() {
+    let both = |name: &str| {
+        [
+            ("/domainname", json!("one")),
+            ("/linux/sysctl", json!({"kernel.domainname": name})),
+        ]
+    };
+    accepted(&both("one"));
+    check(
+        &both("other"),
+        "linux.sysctl.kernel.domainname: conflicts with the field domainname",
+    );
 }
 
 #[test]
@@ -232,21 +299,6 @@ fn kernel_parameters_belong_to_a_namespace_of_the_container() {
             one("net.x"),
         ],
         "linux.sysctl.net.x: the network namespace to join is the host's",
-    );
-}
-
-#[test]
-fn a_domain_has_one_name() {
-    let both = |name: &str| {
-        [
-            ("/domainname", json!("one")),
-            ("/linux/sysctl", json!({"kernel.domainname": name})),
-        ]
-    };
-    accepted(&both("one"));
-    check(
-        &both("other"),
-        "linux.sysctl.kernel.domainname: conflicts with the field domainname",
     );
 }
 

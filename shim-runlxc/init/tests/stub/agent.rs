@@ -43,6 +43,7 @@ fn exec(image: &Image, script: &str) -> ExecPlan {
     process.capabilities = sets(NET_RAW);
     ExecPlan {
         namespaces: Vec::new(),
+        root: None,
         process,
     }
 }

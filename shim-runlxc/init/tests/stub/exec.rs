@@ -27,6 +27,7 @@ fn joining(init: Pid, process: Process) -> ExecPlan {
     });
     ExecPlan {
         namespaces: namespaces.to_vec(),
+        root: None,
         process,
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use launch::control::{self, Failure, FailureKind, FromStub, Received, ToStub};
+use launch::control::{self, Failure, FailureKind, FromStub, Given, Received, ToStub};
 use launch::plan::{ExecPlan, InitPlan, Toggle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -131,6 +131,8 @@ impl Container {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let message = ToStub::Init {
             plan: Box::new(plan),
+            given: vec![Given::MountsToCopy; fds.len()],
+            loopback: Toggle::Off,
             host_hooks: Toggle::Off,
         };
         control::send(&self.control, &message, &fds).unwrap();
