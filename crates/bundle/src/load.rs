@@ -171,6 +171,17 @@ fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         let field = if path == "." { what.to_owned() } else { path };
-        Error::invalid(field, e.inner().to_string())
+        let mut words = MEMORY_POLICY.iter();
+        let why = match words.find(|(at, _)| field.starts_with(at)) {
+            Some((_, words)) => format!("{words}: {}", e.inner()),
+            None => e.inner().to_string(),
+        };
+        Error::invalid(field, why)
     })
 }
+
+/// What runc says first of such fields.
+const MEMORY_POLICY: [(&str, &str); 2] = [
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy", "invalid memory policy mode"),
+];

@@ -13,6 +13,10 @@ use crate::{Error, Result};
 /// More CPUs or memory nodes than any kernel is built for.
 const NUMBER_MAX: u32 = 8191;
 
+/// Least and greatest time of SCHED_DEADLINE, in nanoseconds (sched(7)).
+const DEADLINE_NS_MIN: u64 = 1024;
+const DEADLINE_NS_MAX: u64 = (1 << 63) - 1;
+
 /// Modes of `linux.memoryPolicy` that are known.
 pub const MEMORY_MODES: [MemoryPolicyModeType; 7] = [
     MemoryPolicyModeType::MpolDefault,
@@ -102,6 +106,9 @@ fn cpu(spec: &Scheduler) -> Result<CpuScheduler> {
         let why = "runtime, deadline and period are for SCHED_DEADLINE only".to_owned();
         return refuse("policy", why);
     }
+    if policy == Policy::SchedDeadline {
+        check_deadline(spec, runtime_ns, deadline_ns, period_ns)?;
+    }
     let flags = spec.flags().iter().flatten();
     Ok(CpuScheduler {
         policy: policy_number(policy),
@@ -112,6 +119,42 @@ fn cpu(spec: &Scheduler) -> Result<CpuScheduler> {
         deadline_ns,
         period_ns,
     })
+}
+
+/// The kernel says no more than "invalid argument" to these (sched(7)); the words are crun's.
+fn check_deadline(
+    spec: &Scheduler,
+    runtime_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+) -> Result<()> {
+    let between = |ns: u64| (DEADLINE_NS_MIN..=DEADLINE_NS_MAX).contains(&ns);
+    let range = |name: &str, ns: u64| {
+        format!("{name} ({ns}) must be between {DEADLINE_NS_MIN} and {DEADLINE_NS_MAX}")
+    };
+    let why = if spec.runtime().is_none() {
+        "requires `runtime`".to_owned()
+    } else if spec.deadline().is_none() {
+        "requires `deadline`".to_owned()
+    } else if runtime_ns == 0 {
+        "runtime must be greater than 0".to_owned()
+    } else if !between(runtime_ns) {
+        range("runtime", runtime_ns)
+    } else if !between(deadline_ns) {
+        range("deadline", deadline_ns)
+    } else if period_ns != 0 && !between(period_ns) {
+        range("period", period_ns)
+    } else if runtime_ns > deadline_ns {
+        format!("runtime ({runtime_ns}) must be <= deadline ({deadline_ns})")
+    } else if period_ns != 0 && deadline_ns > period_ns {
+        format!("deadline ({deadline_ns}) must be <= period ({period_ns})")
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(
+        "process.scheduler",
+        format!("sched_setattr: `SCHED_DEADLINE` {why}"),
+    ))
 }
 
 /// linux/sched.h.
@@ -172,9 +215,24 @@ fn memory(spec: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
         MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
         MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
     });
+    let nodes = numbers("linux.memoryPolicy.nodes", spec.nodes().as_deref());
+    let nodes = nodes.map_err(|error| match error {
+        Error::Invalid { field, why } => {
+            Error::invalid(field, format!("invalid memory policy node: {why}"))
+        }
+        other => other,
+    })?;
+    let takes_none = matches!(
+        spec.mode(),
+        MemoryPolicyModeType::MpolDefault | MemoryPolicyModeType::MpolLocal
+    );
+    if takes_none && !nodes.is_empty() {
+        let why = format!("mode requires 0 nodes but got {}", nodes.len());
+        return Err(Error::invalid("linux.memoryPolicy.nodes", why));
+    }
     Ok(MemoryPolicy {
         mode: flags.fold(mode, |bits, flag: u32| bits | flag),
-        nodes: numbers("linux.memoryPolicy.nodes", spec.nodes().as_deref())?,
+        nodes,
     })
 }
 

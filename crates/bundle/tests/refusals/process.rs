@@ -260,8 +260,78 @@ fn scheduling_has_the_rules_of_runc() {
     check_one(
         "/linux/memoryPolicy",
         json!({"mode": "MPOL_BIND", "nodes": "1-0"}),
-        "linux.memoryPolicy.nodes: \"1-0\" is no list of numbers and ranges",
+        "linux.memoryPolicy.nodes: invalid memory policy node: \"1-0\" is no list of numbers and ranges",
     );
+    check_one(
+        "/linux/memoryPolicy",
+        json!({"mode": "MPOL_LOCAL", "nodes": "0-1"}),
+        "linux.memoryPolicy.nodes: mode requires 0 nodes but got 2",
+    );
+    for (policy, expected) in [
+        (
+            json!({"nodes": "0"}),
+            ": invalid memory policy mode: missing",
+        ),
+        (
+            json!({"mode": "BIND"}),
+            ".mode: invalid memory policy mode: unknown",
+        ),
+        (
+            json!({"mode": "MPOL_BIND", "flags": ["F"]}),
+            ".flags[0]: invalid memory policy flag: unknown",
+        ),
+    ] {
+        let error = planned(&[("/linux/memoryPolicy", policy)])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("linux.memoryPolicy{expected}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn deadlines_have_the_rules_of_the_kernel() {
+    let check = |times: [Option<u64>; 3], expected: &str| {
+        let [runtime, deadline, period] = times;
+        let mut scheduler = json!({"policy": "SCHED_DEADLINE"});
+        for (name, time) in [
+            ("runtime", runtime),
+            ("deadline", deadline),
+            ("period", period),
+        ] {
+            if let Some(time) = time {
+                scheduler[name] = json!(time);
+            }
+        }
+        let expected = format!("process.scheduler: sched_setattr: `SCHED_DEADLINE` {expected}");
+        check_one("/process/scheduler", scheduler, &expected);
+    };
+    check([None, Some(5000), None], "requires `runtime`");
+    check([Some(5000), None, None], "requires `deadline`");
+    check(
+        [Some(0), Some(5000), None],
+        "runtime must be greater than 0",
+    );
+    check(
+        [Some(10), Some(5000), None],
+        "runtime (10) must be between 1024 and 9223372036854775807",
+    );
+    check(
+        [Some(5000), Some(1 << 63), None],
+        "deadline (9223372036854775808) must be between 1024 and 9223372036854775807",
+    );
+    check(
+        [Some(6000), Some(5000), None],
+        "runtime (6000) must be <= deadline (5000)",
+    );
+    check(
+        [Some(5000), Some(6000), Some(5500)],
+        "deadline (6000) must be <= period (5500)",
+    );
+    let sound = json!({"policy": "SCHED_DEADLINE", "runtime": 5000, "deadline": 6000, "period": 0});
+    accepted(&[("/process/scheduler", sound)]);
 }
 
 #[test]
