@@ -96,15 +96,32 @@ impl Home {
             directory: tempfile::tempdir().context("a place for runv")?,
             release: release.to_string_lossy().into_owned(),
         };
+        this.build(&kernel, &[])?;
+        Ok(this)
+    }
+
+    /// Adds a guest image of another kernel, under the number of its series.
+    pub fn add(&self, series: Series) -> Result<()> {
+        self.build(&Kernel::get(series)?, &["--name", series.number()])
+    }
+
+    fn build(&self, kernel: &Kernel, options: &[&str]) -> Result<()> {
         let mut build = command(built("runv")?);
         build
-            .args(["image", "build", "--kernel"])
+            .args(["image", "build"])
+            .args(options)
+            .arg("--kernel")
             .arg(&kernel.image)
             .arg("--modules")
             .arg(&kernel.modules)
-            .envs([this.variable()]);
-        output_of(&mut build, SOON)?;
-        Ok(this)
+            .envs([self.variable()]);
+        output_of(&mut build, SOON).map(drop)
+    }
+
+    /// What `runv` prints when it is given this place.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut runv = command(built("runv")?);
+        output_of(runv.args(arguments).envs([self.variable()]), SOON)
     }
 
     /// The environment variable by which shims find it.

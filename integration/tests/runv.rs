@@ -11,8 +11,10 @@ use integration::{
     containerd::{Containerd, SETTLE_LIMIT},
     ctr::{Ctr, Task},
     events::Events,
+    guest::Series,
     images::Image,
-    runtime::Runtime,
+    process::{command, output_of},
+    runtime::{Home, Runtime, built},
     terminal::Size,
     versions::Version,
     wait::{SOON, Sources, until},
@@ -106,6 +108,7 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     let (max, limit) = (of("max"), of("limit"));
     ensure!(limit == (512 + 8 + 256) << 20, "{metrics}");
     ensure!(max < limit - (64 << 20), "{max} of {limit}");
+    is_listed(task.pid()?)?;
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");
@@ -132,8 +135,17 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     Ok(())
 }
 
+/// `runv ps` tells QEMU's pid.
+fn is_listed(pid: i32) -> Result<()> {
+    let listed = output_of(command(built("runv")?).arg("ps"), SOON)?;
+    let pids = listed.lines().map(|line| line.split_whitespace().nth(2));
+    let is_there = pids.flatten().any(|it| it == pid.to_string());
+    ensure!(is_there, "{pid} is not in {listed}");
+    Ok(())
+}
+
 /// The newest containerd, with runv's own place.
-fn one_containerd() -> Result<(Containerd, integration::runtime::Home)> {
+fn one_containerd() -> Result<(Containerd, Home)> {
     let installed = Version::available()?
         .pop()
         .context("there is a containerd")?;
@@ -141,6 +153,68 @@ fn one_containerd() -> Result<(Containerd, integration::runtime::Home)> {
     let mut config = Config::with_images(&[Image::Busybox]);
     config.environment.push(home.variable());
     Ok((Containerd::start(&installed, &config)?, home))
+}
+
+#[test]
+fn a_container_runs_on_the_kernel_that_it_asks_for() {
+    let (containerd, home) = one_containerd().unwrap();
+    let outcome = kernels(&containerd, &home);
+    let log = containerd.log_tail();
+    outcome
+        .with_context(|| format!("its log ends:\n{log}"))
+        .unwrap();
+    containerd.finish().unwrap();
+}
+
+fn kernels(containerd: &Containerd, home: &Home) -> Result<()> {
+    let ctr = Ctr::of(containerd);
+    let asking = |name: &str| format!("org.pouch.runv.guest={name}");
+    for series in Series::ALL.into_iter().filter(|it| *it != Series::V6_1) {
+        home.add(series)?;
+        let number = series.number();
+        let guest = asking(number);
+        let limit = (64 << 20).to_string();
+        let flags = [
+            "--annotation",
+            &guest,
+            "--seccomp",
+            "--memory-limit",
+            &limit,
+        ];
+        let id = format!("on-{}", number.replace('.', "-"));
+        let container = ctr.container(&id, Image::Busybox, RUNTIME).flags(&flags);
+        // Its root can be written, its filter of system calls and its cgroup's limit are there: what tail
+        // keeps of a line without an end grows until it is killed.
+        let script = "uname -r; echo new >> /etc/passwd; grep Seccomp: /proc/self/status; exec tail /dev/zero";
+        let ended = container.shell(script)?;
+        let output = ended.stdout();
+        let seen: Vec<_> = output.lines().collect();
+        let is_it = seen
+            .first()
+            .is_some_and(|release| release.starts_with(number));
+        ensure!(
+            is_it && seen.last() == Some(&"Seccomp:\t2"),
+            "{number}: {ended}"
+        );
+        ended.with_code(137)?;
+    }
+    let listed = home.ask(&["image", "ls"])?;
+    let default = format!("{:<20}  {}", "default", home.release);
+    ensure!(
+        listed.starts_with(&default) && listed.lines().count() == Series::ALL.len(),
+        "{listed}"
+    );
+    home.ask(&["image", "rm", "5.10"])?;
+    let refused = |id: &str, guest: &str, expected: &str| {
+        let guest = asking(guest);
+        let container = ctr.container(id, Image::Busybox, RUNTIME);
+        let ended = container.flags(&["--annotation", &guest]).run(&["true"])?;
+        ensure!(ended.code() != 0, "{id} ran: {ended}");
+        ensure!(ended.stderr().contains(expected), "{id}: {ended}");
+        anyhow::Ok(())
+    };
+    refused("gone", "5.10", "runv image build --name 5.10")?;
+    refused("outside", "../guest", "is no name of a guest image")
 }
 
 #[test]

@@ -92,6 +92,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         root_entry: request.root_entry,
         ..context(host, request.id, &paths)
     })?;
+    bundle::annotations::refuse_of_machines(&plan.annotations)?;
     components::add(&mut plan, &request.components)?;
     let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);

@@ -1,5 +1,6 @@
 //! The operator's command.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,9 +8,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::home::Home;
-use crate::image::{self, Image, Source};
-use crate::machine::find_qemu;
+use crate::image::{self, Image, Name, Source};
+use crate::listed::{self, Listed, Room};
+use crate::machine::{self, find_qemu};
 use crate::qemu::Facts;
+use crate::runtime::ROOT;
 use crate::virtiofsd::Virtiofsd;
 use crate::{Error, Result};
 
@@ -26,23 +29,54 @@ enum Command {
     /// Guest images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Lists containers: namespace, id, QEMU's pid and what it has of the host's memory in MiB; `pod` in
+    /// place of both for one in its pod's machine, `ended` for one whose machine is gone.
+    Ps(Root),
+    /// Prints what a container's guest wrote to its console.
+    Console {
+        #[command(flatten)]
+        root: Root,
+        /// Its namespace of containerd's, where several have a container of that id.
+        #[arg(long, short)]
+        namespace: Option<String>,
+        /// Its id.
+        id: String,
+    },
     /// Says what is there and what is missing; the exit code is 1 when containers cannot run.
     Doctor,
 }
 
+/// Where shims keep the state of containers.
+#[derive(Debug, clap::Args)]
+struct Root {
+    /// State root, where the runtime's options name another one.
+    #[arg(long, default_value = ROOT)]
+    root: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
-    /// Makes the guest image of this host from a distribution's kernel, in place of the one that is there.
+    /// Makes a guest image from a distribution's kernel, in place of the one of that name.
     Build {
+        /// Its name, for containers that ask for it by the annotation org.pouch.runv.guest; others get `default`.
+        #[arg(long, default_value_t)]
+        name: Name,
         /// The kernel: `/boot/vmlinuz-RELEASE`.
         #[arg(long)]
         kernel: PathBuf,
-        /// Its modules: `/lib/modules/RELEASE`, with plain .ko files.
+        /// Its modules: `/lib/modules/RELEASE`, plain or packed by gzip, xz or zstd.
         #[arg(long)]
         modules: PathBuf,
         /// The agent, if it is not beside this program.
         #[arg(long)]
         agent: Option<PathBuf>,
+    },
+    /// Lists guest images: name and release of the kernel.
+    Ls,
+    /// Removes a guest image; machines that run keep theirs.
+    Rm {
+        /// Its name.
+        name: Name,
     },
 }
 
@@ -68,23 +102,76 @@ fn run(command: Command) -> Result<ExitCode> {
     let home = Home::find()?;
     let mut out = std::io::stdout();
     match command {
-        Command::Image(ImageCommand::Build {
+        Command::Image(command) => images(command, &home, &mut out),
+        Command::Ps(Root { root }) => {
+            for it in listed::all(&root)? {
+                say(&mut out, &line(&it));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Console {
+            root: Root { root },
+            namespace,
+            id,
+        } => {
+            let it = listed::find(&root, namespace.as_deref(), &id)?;
+            if it.room == Room::Pod {
+                let why = "it is in its pod's machine: ask for the console of the sandbox";
+                return Err(Error::Usage(format!(
+                    "container {id} has no console: {why}"
+                )));
+            }
+            let text = fs::read(&it.console).map_err(Error::on("read", &it.console))?;
+            for line in machine::lines(&text) {
+                say(&mut out, &line);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor => Ok(doctor(&home, &mut out)),
+    }
+}
+
+/// A container as `ps` prints it.
+fn line(it: &Listed) -> String {
+    let (qemu, memory) = match it.room {
+        Room::Own {
+            qemu: Some(pid),
+            memory,
+        } => (pid.to_string(), (memory >> 20).to_string()),
+        Room::Own { qemu: None, .. } => ("ended".to_owned(), String::new()),
+        Room::Pod => ("pod".to_owned(), String::new()),
+    };
+    let Listed { namespace, id, .. } = it;
+    format!("{namespace:<15}  {id:<30}  {qemu:<8}  {memory}")
+        .trim_end()
+        .to_owned()
+}
+
+fn images(command: ImageCommand, home: &Home, out: &mut impl Write) -> Result<ExitCode> {
+    match command {
+        ImageCommand::Build {
+            name,
             kernel,
             modules,
             agent,
-        }) => {
+        } => {
             let source = Source {
                 kernel,
                 modules,
                 agent,
             };
-            let image = image::build(&source, &home)?;
-            say(&mut out, &format!("{}", image.kernel.display()));
-            say(&mut out, &format!("{}", image.initramfs.display()));
-            Ok(ExitCode::SUCCESS)
+            let image = image::build(&source, home, &name)?;
+            say(out, &format!("{}", image.kernel.display()));
+            say(out, &format!("{}", image.initramfs.display()));
         }
-        Command::Doctor => Ok(doctor(&home, &mut out)),
+        ImageCommand::Ls => {
+            for (name, release) in Image::all(home)? {
+                say(out, &format!("{name:<20}  {release}"));
+            }
+        }
+        ImageCommand::Rm { name } => Image::remove(home, &name)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
@@ -95,7 +182,10 @@ fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
     );
     let needs: [(&str, std::result::Result<PathBuf, Error>); 2] = [
         ("qemu", find_qemu()),
-        ("guest image", Image::find(home).map(|image| image.kernel)),
+        (
+            "guest image",
+            Image::find(home, &Name::default()).map(|image| image.kernel),
+        ),
     ];
     for (what, found) in needs {
         let text = match found {

@@ -39,10 +39,15 @@ pub enum Error {
     },
     /// There is no guest to start.
     #[error(
-        "no guest image: {} does not exist; make one by `runv image build --kernel VMLINUZ --modules DIR`",
-        .0.display()
+        "no guest image: {} does not exist; make one by `runv image build{option} --kernel VMLINUZ --modules DIR`",
+        .path.display()
     )]
-    NoGuest(PathBuf),
+    NoGuest {
+        /// The file that is not there.
+        path: PathBuf,
+        /// ` --name NAME`, or nothing for the default.
+        option: String,
+    },
     /// QEMU is not there.
     #[error("qemu-system-x86_64 is not on the PATH: install qemu-system-x86")]
     NoQemu,

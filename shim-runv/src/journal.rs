@@ -94,7 +94,7 @@ impl StateDir {
     }
 
     /// Reads the journal; none when nothing was begun.
-    fn read(&self) -> Result<Option<Journal>> {
+    pub(crate) fn read(&self) -> Result<Option<Journal>> {
         let path = self.0.join(names::JOURNAL);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -22,6 +22,7 @@ mod contained;
 mod held;
 mod journal;
 mod links;
+mod listed;
 mod machine;
 mod oom;
 mod pod;

@@ -331,13 +331,17 @@ fn tail(path: &Path) -> String {
 
 /// What somebody else says as one line, without what a terminal would not show.
 pub(crate) fn one_line(said: &[u8]) -> String {
+    lines(said).join(" | ")
+}
+
+/// Lines of what somebody else says, without what would do something to a terminal, and without empty ones.
+pub(crate) fn lines(said: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(said);
     let lines = text.lines().map(|line| {
         let shown = line.chars().filter(|letter| !letter.is_control());
         shown.collect::<String>()
     });
-    let lines: Vec<_> = lines.filter(|line| !line.trim().is_empty()).collect();
-    lines.join(" | ")
+    lines.filter(|line| !line.trim().is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use guest::call::namespaces_path;
 use network::Identity;
 use serde_json::{Value, json};
 
+use crate::image::Name;
 use crate::machine::Machine;
 use crate::qemu::SCSI;
 use crate::sharing::Sharing;
@@ -97,17 +98,20 @@ pub(crate) struct Sandbox {
     pub(crate) machine: Machine,
     /// Its network namespace on the host.
     pub(crate) network: Identity,
+    /// Its guest image.
+    pub(crate) guest: Name,
     /// Given last.
     units: AtomicU16,
 }
 
 impl Sandbox {
     /// Of this container.
-    pub(crate) fn new(id: String, machine: Machine, network: Identity) -> Self {
+    pub(crate) fn new(id: String, machine: Machine, network: Identity, guest: Name) -> Self {
         Self {
             id,
             machine,
             network,
+            guest,
             units: AtomicU16::new(0),
         }
     }

@@ -16,7 +16,7 @@ use sys::TimeStampCounter;
 
 use crate::contained::{Brought, Contained, Part, Parts, QUICK_LIMIT, poststop};
 use crate::home::Home;
-use crate::image::Image;
+use crate::image::{Image, Name};
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, Wires, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
@@ -26,7 +26,7 @@ use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
 use crate::{Error, links, rootfs, size, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
-const ROOT: &str = "/run/containerd/runv";
+pub(crate) const ROOT: &str = "/run/containerd/runv";
 
 /// Serial number of the disk with the root file system.
 const DISK: &str = "root";
@@ -63,6 +63,8 @@ struct Wanted {
     config: serde_json::Value,
     plan: Plan,
     cgroup: CgroupPaths,
+    /// The guest image, when it asks for one.
+    guest: Option<Name>,
 }
 
 impl Wanted {
@@ -113,12 +115,21 @@ impl Wanted {
             path: bundle.join(bundle::names::CONFIG),
             why: error.to_string(),
         })?;
+        let guest = plan.annotations.get(bundle::annotations::GUEST);
+        let guest = guest.map(|name| name.parse().map_err(|error| of_guest(&error)));
         Ok(Self {
             config,
+            guest: guest.transpose()?,
             plan,
             cgroup,
         })
     }
+}
+
+/// An error of the annotation that names a guest.
+fn of_guest(error: &Error) -> Error {
+    let what = bundle::annotations::GUEST;
+    Error::Usage(format!("annotations.{what}: {error}"))
 }
 
 impl Runtime for RunV {
@@ -137,7 +148,9 @@ impl Runtime for RunV {
         let kind = Kind::of(&wanted.config)?;
         let network = links::Wanted::of(&wanted.plan)?;
         let joined = match &kind {
-            Kind::Member(sandbox) => Some(self.sandbox(sandbox, &network)?),
+            Kind::Member(sandbox) => {
+                Some(self.sandbox(sandbox, &network, wanted.guest.as_ref())?)
+            }
             Kind::Alone | Kind::Sandbox => None,
         };
         let place = match (&joined, &kind) {
@@ -164,7 +177,11 @@ impl Runtime for RunV {
         };
         let room = match joined {
             Some(sandbox) => Room::Of(sandbox),
-            None => Room::New(network, (slots, volumes), Image::find(&Home::find()?)?),
+            None => {
+                let guest = wanted.guest.clone().unwrap_or_default();
+                let image = Image::find(&Home::find()?, &guest)?;
+                Room::New(network, (slots, volumes), image)
+            }
         };
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
         let id = request.id.clone();
@@ -259,14 +276,20 @@ impl RunV {
         sandboxes
     }
 
-    /// The sandbox of that id, for a container that wants this network.
+    /// The sandbox of that id, for a container that wants this network, and this guest if one.
     fn sandbox(
         &self,
         id: &str,
         network: &links::Wanted,
+        guest: Option<&Name>,
     ) -> std::result::Result<Arc<Sandbox>, Error> {
         let sandbox = self.sandboxes().get(id).and_then(Weak::upgrade);
         let sandbox = sandbox.ok_or_else(|| Error::NoSandbox(id.to_owned()))?;
+        if let Some(other) = guest.filter(|guest| **guest != sandbox.guest) {
+            let own = &sandbox.guest;
+            let why = format!("{other} is not {own}, the guest of its pod");
+            return Err(of_guest(&Error::Usage(why)));
+        }
         if network.identity()? == Some(sandbox.network) {
             return Ok(sandbox);
         }
@@ -299,7 +322,9 @@ impl RunV {
                 let (machine, cgroup, network) =
                     self.machine(&wanted, parts, disk, (&mut journal, dir))?;
                 let pid = machine.pid;
-                let sandbox = Arc::new(Sandbox::new(request.id.clone(), machine, network));
+                let guest = wanted.guest.clone().unwrap_or_default();
+                let sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
+                let sandbox = Arc::new(sandbox);
                 (
                     Part::Owner(sandbox, cgroup),
                     pid,

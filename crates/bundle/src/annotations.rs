@@ -14,6 +14,12 @@ pub const LEFT_OUT: &str = "org.pouch.left-out";
 /// How containers in virtual machines see volumes of the host: `shared` or `copied` (docs/runv.md).
 pub const RUNV_VOLUMES: &str = "org.pouch.runv.volumes";
 
+/// Which guest a container's virtual machine runs: the name of one that the operator made.
+pub const GUEST: &str = "org.pouch.runv.guest";
+
+/// Those that only virtual machines have.
+const OF_MACHINES: &[&str] = &[RUNV_VOLUMES, GUEST];
+
 /// The keys of ours that mean something.
 pub const KNOWN: &[&str] = &[
     rich::MODE,
@@ -33,6 +39,7 @@ pub const KNOWN: &[&str] = &[
     rich::hooks::TIMEOUT,
     rich::hooks::FAILURE,
     RUNV_VOLUMES,
+    GUEST,
 ];
 
 /// Checks that every key below [`PREFIX`] is known.
@@ -41,6 +48,23 @@ pub const KNOWN: &[&str] = &[
 /// [`Error::Invalid`] that names the key and the nearest known one.
 pub fn check(annotations: &BTreeMap<String, String>) -> Result<()> {
     check_against(KNOWN, annotations)
+}
+
+/// Refuses what only virtual machines have, for a runtime that makes none.
+///
+/// # Errors
+/// [`Error::Unsupported`] with the annotation.
+pub fn refuse_of_machines(annotations: &BTreeMap<String, String>) -> Result<()> {
+    match OF_MACHINES
+        .iter()
+        .find(|key| annotations.contains_key(**key))
+    {
+        None => Ok(()),
+        Some(key) => Err(Error::unsupported(
+            format!("annotations.{key}"),
+            "this container gets no virtual machine: use the runtime io.containerd.runv.v2",
+        )),
+    }
 }
 
 fn check_against(known: &[&str], annotations: &BTreeMap<String, String>) -> Result<()> {
@@ -111,6 +135,16 @@ mod tests {
                  org.pouch.rich.mode",
             ),
         );
+    }
+
+    #[test]
+    fn what_only_virtual_machines_have_is_refused_elsewhere() {
+        let annotations = |key: &str| BTreeMap::from([(key.to_owned(), "old".to_owned())]);
+        check(&annotations(GUEST)).unwrap();
+        refuse_of_machines(&annotations("com.example")).unwrap();
+        let error = refuse_of_machines(&annotations(GUEST)).unwrap_err();
+        let expected = "annotations.org.pouch.runv.guest is not supported: this container gets no virtual machine";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Makes the guest image of a kernel that is there, in a second and without tools.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::cpio::Cpio;
-use super::{INITRAMFS, Image, KERNEL, modules};
+use super::{INITRAMFS, Image, KERNEL, Name, RELEASE, header, modules, unpack};
 use crate::home::Home;
 use crate::{Error, Result};
 
@@ -20,34 +20,51 @@ const FOLDERS: [&str; 4] = ["dev", "modules", "newroot", "proc"];
 pub struct Source {
     /// `vmlinuz`.
     pub kernel: PathBuf,
-    /// `lib/modules/RELEASE`, with plain `.ko` files and modules.dep.
+    /// `lib/modules/RELEASE`, with modules.dep; modules are plain, or packed by gzip, xz or zstd.
     pub modules: PathBuf,
     /// The agent; none: the one beside this program.
     pub agent: Option<PathBuf>,
 }
 
-/// Makes the image of this place; one that is there is replaced, and machines that run keep theirs.
+/// Makes the image of that name; one that is there is replaced, and machines that run keep theirs.
 ///
 /// # Errors
-/// [`Error::Kernel`] for one that lacks a module, or what a file says.
-pub fn build(source: &Source, home: &Home) -> Result<Image> {
+/// [`Error::Kernel`] for one that lacks a module or has those of another, or what a file says.
+pub fn build(source: &Source, home: &Home, name: &Name) -> Result<Image> {
     let text = |name: &str| {
         let path = source.modules.join(name);
         fs::read_to_string(&path).map_err(Error::on("read", &path))
     };
     let dependencies = text("modules.dep")?;
-    let order = modules::order(&dependencies, &text("modules.builtin")?)?;
+    let built_in = match text("modules.builtin") {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
+    let order = modules::order(&dependencies, built_in.as_deref())?;
     let agent = match &source.agent {
         Some(path) => path.clone(),
         None => beside()?,
     };
-    let archive = archive(&source.modules, &order, &agent)?;
+    let (archive, of_modules) = archive(&source.modules, &order, &agent)?;
     let kernel = fs::read(&source.kernel).map_err(Error::on("read", &source.kernel))?;
-    let folder = home.guest();
+    let release = release(header::release(&kernel), of_modules)?;
+    let folder = home.guest(name);
     fs::create_dir_all(&folder).map_err(Error::on("create", &folder))?;
     write(&folder, KERNEL, &kernel)?;
     write(&folder, INITRAMFS, &archive)?;
-    Image::find(home)
+    write(&folder, RELEASE, release.as_bytes())?;
+    Image::find(home, name)
+}
+
+/// The release of kernel and modules, which must be one; `unknown` for a kernel and modules that both do not tell.
+fn release(of_kernel: Option<&str>, of_modules: Option<String>) -> Result<String> {
+    match (of_kernel, of_modules) {
+        (Some(kernel), Some(modules)) if kernel != modules => Err(Error::Kernel(format!(
+            "the kernel is {kernel} and the modules are for {modules}: --kernel and --modules must be of one package"
+        ))),
+        (Some(known), _) => Ok(known.to_owned()),
+        (None, known) => Ok(known.unwrap_or_else(|| "unknown".to_owned())),
+    }
 }
 
 fn beside() -> Result<PathBuf> {
@@ -62,27 +79,38 @@ fn beside() -> Result<PathBuf> {
     }
 }
 
-fn archive(folder: &Path, order: &[&str], agent: &Path) -> Result<Vec<u8>> {
+/// The initramfs, and the release that the first of its modules tells.
+fn archive(folder: &Path, order: &[&str], agent: &Path) -> Result<(Vec<u8>, Option<String>)> {
     let mut archive = Cpio::new(Vec::new());
-    let write = Error::io("write an initramfs");
+    let mut release = None;
+    let mut names = String::new();
+    let write = || Error::io("write an initramfs");
     let mut fill = || {
         for folder in FOLDERS {
-            archive.directory(folder)?;
+            archive.directory(folder).map_err(write())?;
         }
-        let mut names = String::new();
         for (number, path) in order.iter().enumerate() {
+            let (name, packing) = unpack::split(path.rsplit('/').next().unwrap_or(path));
             // By number: two modules may have the same file name.
-            let name = format!("{number:02}-{}", path.rsplit('/').next().unwrap_or(path));
-            let data = fs::read(folder.join(path))?;
-            archive.file(&format!("modules/{name}"), 0o644, &data)?;
+            let name = format!("{number:02}-{name}");
+            let path = folder.join(path);
+            let data = unpack::read(&path, packing).map_err(Error::on("unpack", &path))?;
+            release = release
+                .take()
+                .or_else(|| modules::release(&data).map(str::to_owned));
+            let added = archive.file(&format!("modules/{name}"), 0o644, &data);
+            added.map_err(write())?;
             names.push_str(&name);
             names.push('\n');
         }
-        archive.file("modules.order", 0o644, names.as_bytes())?;
-        archive.file("init", 0o755, &fs::read(agent)?)
+        let agent = fs::read(agent).map_err(Error::on("read", agent))?;
+        let last = archive.file("modules.order", 0o644, names.as_bytes());
+        last.and_then(|()| archive.file("init", 0o755, &agent))
+            .map_err(write())
     };
-    fill().map_err(write)?;
-    archive.finish().map_err(Error::io("write an initramfs"))
+    fill()?;
+    let bytes = archive.finish().map_err(write())?;
+    Ok((bytes, release))
 }
 
 /// Under another name first, so that nobody sees half of it.
@@ -128,14 +156,40 @@ mod tests {
             agent: Some(at("agent")),
         };
         let home = Home::at(&at("home")).unwrap();
-        assert!(matches!(Image::find(&home), Err(Error::NoGuest(_))));
-        let image = build(&source, &home).unwrap();
+        let name = Name::default();
+        assert!(matches!(
+            Image::find(&home, &name),
+            Err(Error::NoGuest { .. })
+        ));
+        let image = build(&source, &home, &name).unwrap();
         assert_eq!(fs::read(&image.kernel).unwrap(), b"a kernel");
         let first = fs::read(&image.initramfs).unwrap();
         let text = String::from_utf8_lossy(&first).into_owned();
         assert!(text.contains("00-virtio_mmio.ko\n01-virtio_console.ko\n"));
         assert!(text.contains("an agent") && text.contains("erofserofserofs"));
-        build(&source, &home).unwrap();
+        build(&source, &home, &name).unwrap();
         assert_eq!(fs::read(&image.initramfs).unwrap(), first);
+        let other = "other".parse().unwrap();
+        let image = build(&source, &home, &other).unwrap();
+        assert!(image.kernel.ends_with("guests/other/kernel"));
+        assert_eq!(
+            Image::all(&home).unwrap(),
+            [name, other].map(|name| (name, "unknown".to_owned()))
+        );
+    }
+
+    #[test]
+    fn kernel_and_modules_are_of_one_release() {
+        let modules = |release: &str| Some(release.to_owned());
+        assert_eq!(release(Some("6.1"), modules("6.1")).unwrap(), "6.1");
+        assert_eq!(release(None, modules("6.1")).unwrap(), "6.1");
+        assert_eq!(release(Some("6.1"), None).unwrap(), "6.1");
+        let error = release(Some("6.1"), modules("6.12"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("kernel is 6.1 and the modules are for 6.12"),
+            "{error}"
+        );
     }
 }

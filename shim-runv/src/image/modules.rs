@@ -25,18 +25,23 @@ const WELCOME: [&str; 6] = [
     "virtiofs",
 ];
 
+/// What is before the release in a module's own words, which are strings one behind the other.
+const VERMAGIC: &[u8] = b"\0vermagic=";
+
 /// Paths of the modules to load below the kernel's folder, each after what it needs.
 ///
-/// `dependencies` is its modules.dep, `built_in` its modules.builtin.
+/// `dependencies` is its modules.dep, `built_in` its modules.builtin; without that, what is no module is
+/// taken to be built in.
 ///
 /// # Errors
-/// [`Error::Kernel`] with the module that it does not have, or has in a form that is not taken.
-pub(crate) fn order<'a>(dependencies: &'a str, built_in: &str) -> Result<Vec<&'a str>> {
+/// [`Error::Kernel`] with the module that it does not have.
+pub(crate) fn order<'a>(dependencies: &'a str, built_in: Option<&str>) -> Result<Vec<&'a str>> {
     let lines = dependencies.lines().filter_map(|line| line.split_once(':'));
     let known: BTreeMap<String, (&str, &str)> = lines
         .map(|(path, needs)| (name(path), (path, needs)))
         .collect();
-    let is_built_in = |wanted: &str| built_in.lines().any(|path| name(path) == wanted);
+    let is_built_in =
+        |wanted: &str| built_in.is_none_or(|paths| paths.lines().any(|path| name(path) == wanted));
     let mut order = Vec::new();
     for wanted in WELCOME.into_iter().chain(NEEDED) {
         match known.get(wanted) {
@@ -55,12 +60,17 @@ pub(crate) fn order<'a>(dependencies: &'a str, built_in: &str) -> Result<Vec<&'a
     }
     let mut seen = std::collections::BTreeSet::new();
     order.retain(|path| seen.insert(*path));
-    match order.iter().find(|path| !path.ends_with(".ko")) {
-        Some(compressed) => Err(Error::Kernel(format!(
-            "module {compressed} is compressed: unpack the modules and run depmod"
-        ))),
-        None => Ok(order),
-    }
+    Ok(order)
+}
+
+/// The release of the kernel that a module is for, by what it says of itself (`vermagic`).
+pub(crate) fn release(module: &[u8]) -> Option<&str> {
+    let at = module
+        .windows(VERMAGIC.len())
+        .position(|window| window == VERMAGIC)?;
+    let text = &module[at + VERMAGIC.len()..];
+    let end = text.iter().position(|byte| *byte == b' ' || *byte == 0)?;
+    std::str::from_utf8(&text[..end]).ok()
 }
 
 /// A module's name by the path of its file.
@@ -92,17 +102,27 @@ mod tests {
             "kernel/l/libcrc32c.ko",
             "kernel/e/erofs.ko",
         ];
-        assert_eq!(order(dependencies, BUILT_IN).unwrap(), expected);
+        assert_eq!(order(dependencies, Some(BUILT_IN)).unwrap(), expected);
     }
 
     #[test]
     fn what_the_kernel_lacks_is_named() {
         let check = |dependencies: &str, expected: &str| {
-            let error = order(dependencies, BUILT_IN).unwrap_err().to_string();
+            let error = order(dependencies, Some(BUILT_IN)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
         check("", "no virtio_console");
-        let all = "a/virtio_console.ko:\na/virtio_blk.ko:\na/erofs.ko.xz:\n";
-        check(all, "a/erofs.ko.xz is compressed");
+        let some = "a/virtio_console.ko.xz:\na/virtio_blk.ko.xz:\n";
+        check(some, "no erofs");
+        assert_eq!(order("a/erofs.ko:\n", None).unwrap(), ["a/erofs.ko"]);
+    }
+
+    #[test]
+    fn a_module_says_which_kernel_it_is_for() {
+        let module = b"\0license=GPL\0vermagic=6.1.0-56-cloud-amd64 SMP preempt mod_unload \0";
+        assert_eq!(release(module), Some("6.1.0-56-cloud-amd64"));
+        for other in [&b"\0license=GPL\0"[..], b"\0vermagic=6.1", b""] {
+            assert_eq!(release(other), None);
+        }
     }
 }

@@ -1,0 +1,150 @@
+//! Which containers and machines are on this host, as their state directories tell: for the operator. Nothing
+//! is changed, and what goes away meanwhile is left out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cgroups::{Cgroup, Stats};
+use sys::Pid;
+
+use crate::home::names;
+use crate::journal::StateDir;
+use crate::machine::PROGRAM;
+use crate::{Error, Result};
+
+/// Bytes of a process's name that the kernel keeps (TASK_COMM_LEN, without the last zero).
+const NAME_BYTES: usize = 15;
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Its namespace of containerd's.
+    pub(crate) namespace: String,
+    pub(crate) id: String,
+    pub(crate) room: Room,
+    /// What the guest wrote to its console.
+    pub(crate) console: PathBuf,
+}
+
+/// Where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// In a machine of its own.
+    Own {
+        /// QEMU's pid; none for one that has ended.
+        qemu: Option<Pid>,
+        /// What the machine has of the host's memory, in bytes.
+        memory: u64,
+    },
+    /// In its pod's.
+    Pod,
+}
+
+/// All below a state root.
+///
+/// # Errors
+/// What reading says.
+pub(crate) fn all(root: &Path) -> Result<Vec<Listed>> {
+    let mut all = Vec::new();
+    for namespace in names(root)? {
+        let below = root.join(&namespace);
+        for id in names(&below)? {
+            let dir = StateDir::at(&below, &id);
+            let Some(journal) = dir.read()? else {
+                continue;
+            };
+            let room = match journal.cgroup {
+                Some(paths) => own(&Cgroup::from_paths(paths))?,
+                None => Room::Pod,
+            };
+            all.push(Listed {
+                namespace: namespace.clone(),
+                console: dir.console(),
+                id,
+                room,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// The one of that id.
+///
+/// # Errors
+/// [`Error::Usage`] when there is none, or one in several namespaces and none was named.
+pub(crate) fn find(root: &Path, namespace: Option<&str>, id: &str) -> Result<Listed> {
+    let is_it = |it: &Listed| it.id == id && namespace.is_none_or(|wanted| it.namespace == wanted);
+    let mut found = all(root)?.into_iter().filter(is_it);
+    match (found.next(), found.next()) {
+        (Some(it), None) => Ok(it),
+        (None, _) => Err(Error::Usage(format!(
+            "there is no container {id}: `runv ps` lists them"
+        ))),
+        (Some(one), Some(other)) => Err(Error::Usage(format!(
+            "container {id} is in the namespaces {} and {}: say which by --namespace",
+            one.namespace, other.namespace
+        ))),
+    }
+}
+
+fn own(cgroup: &Cgroup) -> Result<Room> {
+    if !cgroup.exists() {
+        return Ok(Room::Own {
+            qemu: None,
+            memory: 0,
+        });
+    }
+    let is_qemu = |pid: &Pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| PROGRAM[..NAME_BYTES] == *name.trim_end())
+    };
+    Ok(Room::Own {
+        qemu: cgroup.procs()?.into_iter().find(is_qemu),
+        memory: match cgroup.stats()? {
+            Stats::V1(stats) => stats.memory.usage.usage,
+            Stats::V2(stats) => stats.memory.usage,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+
+    #[test]
+    fn containers_are_found_by_their_ids() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(all(&root.join("none")).unwrap(), []);
+        let add = |namespace: &str, id: &str| {
+            let dir = StateDir::create(&root.join(namespace), id).unwrap();
+            let journal = Journal::new(None, Vec::new(), String::new());
+            dir.write(&journal).unwrap();
+        };
+        add("one", "both");
+        add("two", "both");
+        add("one", "single");
+        // Begun, and nothing was made yet.
+        StateDir::create(&root.join("one"), "early").unwrap();
+        let listed = all(root).unwrap();
+        let listed: Vec<_> = listed
+            .iter()
+            .map(|it| (&*it.namespace, &*it.id, it.room))
+            .collect();
+        let expected = [("one", "both"), ("one", "single"), ("two", "both")];
+        assert_eq!(
+            listed,
+            expected.map(|(namespace, id)| (namespace, id, Room::Pod))
+        );
+        assert_eq!(find(root, None, "single").unwrap().namespace, "one");
+        assert_eq!(find(root, Some("two"), "both").unwrap().namespace, "two");
+        let error = find(root, None, "both").unwrap_err().to_string();
+        assert!(
+            error.contains("one and two: say which by --namespace"),
+            "{error}"
+        );
+        let error = find(root, Some("two"), "single").unwrap_err().to_string();
+        assert!(error.contains("no container single"), "{error}");
+    }
+}
