@@ -162,7 +162,7 @@ impl Runtime for RunV {
         let sharing = match &joined {
             Some(sandbox) => sandbox.sharing(),
             None if kind == Kind::Sandbox => Sharing::pod(asked)?,
-            None => Sharing::alone(asked)?,
+            None => Sharing::alone(asked, &wanted.config)?,
         };
         let guest = specification::for_guest(&request.id, &wanted.config, place, sharing)?;
         let is_sandbox = kind == Kind::Sandbox;

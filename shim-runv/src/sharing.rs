@@ -15,7 +15,7 @@ use sys::Child;
 use crate::journal::StateDir;
 use crate::stage::{Stage, Staged};
 use crate::virtiofsd::{Daemon, Virtiofsd};
-use crate::volumes::Shared;
+use crate::volumes::{self, Shared};
 use crate::{Error, Result};
 
 /// From the end of QEMU's sockets to its own.
@@ -63,11 +63,15 @@ impl Sharing {
     pub(crate) const OF_PODS: Self =
         Self::Copies("its pod is without the annotation org.pouch.runv.volumes=shared");
 
-    /// Of a container with a machine of its own, which is made when its volumes are known.
+    /// Of a container with a machine of its own, which is made when its volumes are known. Looking for a
+    /// virtiofsd runs it, which none waits for that has no use for it.
     ///
     /// # Errors
     /// [`Error::NoVirtiofsd`] when it is asked for and there is none.
-    pub(crate) fn alone(asked: Asked) -> Result<Self> {
+    pub(crate) fn alone(asked: Asked, config: &Value) -> Result<Self> {
+        if asked == Asked::Nothing && !volumes::are_wanted(config) {
+            return Ok(Self::Copies("it binds nothing of the host's"));
+        }
         let why = "the annotation org.pouch.runv.volumes asks for copies";
         match (asked, Virtiofsd::find()) {
             (Asked::Copied, _) => Ok(Self::Copies(why)),
@@ -187,6 +191,21 @@ mod tests {
         let expected =
             "annotations.org.pouch.runv.volumes is \"live\", and neither shared nor copied";
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn who_binds_nothing_does_not_look_for_a_virtiofsd() {
+        let mount = |target: &str| json!({"type": "bind", "source": "/x", "destination": target});
+        let config =
+            json!({"mounts": [mount("/etc/hosts"), {"type": "proc", "destination": "/proc"}]});
+        let sharing = Sharing::alone(Asked::Nothing, &config).unwrap();
+        assert_eq!(sharing, Sharing::Copies("it binds nothing of the host's"));
+        assert!(volumes::are_wanted(
+            &json!({"mounts": [mount("/etc/hosts"), mount("/data")]})
+        ));
+        let by_option = json!({"source": "/x", "destination": "/data", "options": ["rbind", "ro"]});
+        assert!(volumes::are_wanted(&json!({"mounts": [by_option]})));
+        assert!(!volumes::are_wanted(&json!({})));
     }
 
     #[test]

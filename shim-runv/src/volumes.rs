@@ -116,8 +116,7 @@ pub(crate) fn of(
         let (kind, source, target) = (text("type"), text("source"), text("destination"));
         let options = mount["options"].as_array().into_iter().flatten();
         let options: Vec<_> = options.filter_map(Value::as_str).collect();
-        let is_bind = kind == "bind" || options.iter().any(|it| matches!(*it, "bind" | "rbind"));
-        if !is_bind {
+        if !is_bind(&kind, &options) {
             if GUEST_MOUNTS.contains(&kind.as_str()) {
                 continue;
             }
@@ -129,6 +128,21 @@ pub(crate) fn of(
         mount["source"] = Value::String(there);
     }
     Ok(volumes)
+}
+
+fn is_bind(kind: &str, options: &[&str]) -> bool {
+    kind == "bind" || options.iter().any(|it| matches!(*it, "bind" | "rbind"))
+}
+
+/// Whether config.json has mounts that a machine would share, so that it has to be known whether it can.
+pub(crate) fn are_wanted(config: &Value) -> bool {
+    let mounts = config["mounts"].as_array().into_iter().flatten();
+    mounts.into_iter().any(|mount| {
+        let text = |field: &str| mount[field].as_str().unwrap_or_default();
+        let options = mount["options"].as_array().into_iter().flatten();
+        let options: Vec<_> = options.filter_map(Value::as_str).collect();
+        is_bind(text("type"), &options) && !OF_ENGINES.contains(&text("destination"))
+    })
 }
 
 fn is_empty_dir(path: &Path) -> bool {
