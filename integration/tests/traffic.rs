@@ -108,7 +108,20 @@ fn what_comes_in_and_what_goes_out_is_limited_until_the_container_goes() {
         let before = inside(&theirs, "ip -o link; tc qdisc")?;
         let joined = format!("network:{}", theirs.path().display());
         let rates = [("ingress", "800kbit"), ("egress", "800kbit")];
-        let container = limited(&ctr, "slow", &rates).flags(&["--with-ns", &joined]);
+        // Its poststop hook runs in a network of which nobody asks anything.
+        let said = containerd.work().join("said");
+        std::fs::create_dir(&said)?;
+        let bind = format!(
+            "type=bind,src={},dst=/said,options=rbind:rw",
+            said.display()
+        );
+        let container = limited(&ctr, "slow", &rates)
+            .flags(&["--with-ns", &joined, "--mount", &bind])
+            .flags(&["--annotation", "org.pouch.rich.mode=dumb-init"])
+            .flags(&[
+                "--annotation",
+                "org.pouch.rich.poststop=sh:echo ended > /said/poststop",
+            ]);
         let task = container.detach(&["sleep", "600"])?;
         let helper = helper(&theirs)?.context("what comes in has no link of ours")?;
 
@@ -147,6 +160,7 @@ fn what_comes_in_and_what_goes_out_is_limited_until_the_container_goes() {
         let shown = inside(&theirs, "tc qdisc show dev eth0")?;
         ensure!(shown.contains("rate 1Gbit"), "{shown}");
         task.kill_and_remove()?;
+        ensure!(std::fs::read_to_string(said.join("poststop"))? == "ended\n");
         let after = inside(&theirs, "ip -o link; tc qdisc")?;
         ensure!(after == before, "{after}");
 

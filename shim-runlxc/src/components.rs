@@ -73,6 +73,14 @@ enum Moment {
     After,
 }
 
+/// Whether this is the mount of a component.
+pub(crate) fn is_mount(planned: &PlannedMount) -> bool {
+    match planned {
+        PlannedMount::Plain(mount) => Path::new(&mount.target).starts_with(TARGET),
+        PlannedMount::Cgroup { .. } => false,
+    }
+}
+
 /// Adds the components of a rich container to its plan.
 ///
 /// # Errors
@@ -82,8 +90,9 @@ pub(crate) fn add(plan: &mut Plan, operator: &Components) -> Result<()> {
     if !plan.annotations.contains_key(MODE) || plan.init.pid_one == PidOne::Program {
         return Ok(());
     }
-    let mut names = operator.always.clone();
-    for name in components::names(&plan.annotations)? {
+    let mut names: Vec<String> = Vec::new();
+    let asked = components::names(&plan.annotations)?;
+    for name in operator.always.iter().cloned().chain(asked) {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -93,7 +102,13 @@ pub(crate) fn add(plan: &mut Plan, operator: &Components) -> Result<()> {
             name: name.clone(),
             why,
         };
-        let directory = operator.root.join(name);
+        let root = &operator.root;
+        let is_trusted = match root.metadata() {
+            Ok(found) => trusted(&found, root),
+            Err(error) => Err(format!("{}: {error}", root.display())),
+        };
+        is_trusted.map_err(failed)?;
+        let directory = root.join(name);
         let manifest = read(&directory).map_err(failed)?;
         let service = service(name, manifest, &plan.init.pid_one).map_err(failed)?;
         let mount = mount(name, &directory).map_err(failed)?;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bundle::rich::hooks::{self, Command, OnFailure};
+use bundle::traffic::{EGRESS, INGRESS};
 use bundle::{Namespace, NamespaceKind, Plan, names};
 use cgroups::{Cgroup, Resources};
 use launch::plan::{PidOne, PlannedMount};
@@ -32,7 +33,7 @@ use crate::joined::Joined;
 use crate::journal::Journal;
 use crate::process::{Liveness, ProcessId};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, agent, delete, progress, stub, wait};
+use crate::{Error, Result, agent, components, delete, progress, stub, wait};
 
 /// How long another start or end of the same container may take beside the time of its hook.
 const OTHER_END_MAX: Duration = CREATE_LIMIT;
@@ -367,6 +368,14 @@ fn reshape(plan: &mut Plan, command: &Command) {
     plan.init.start_container_hooks.clear();
     plan.rich_hooks = hooks::Hooks::default();
     plan.ready = None;
+    // Its network may be new and empty, and the limits of one that stays are there.
+    for limit in [INGRESS, EGRESS] {
+        plan.annotations.remove(limit);
+    }
+    // A component's directory may be gone, and nobody starts it here.
+    plan.init
+        .mounts
+        .retain(|planned| !components::is_mount(planned));
     plan.init.process = command.process(&plan.init.process);
     plan.init.pid_one = PidOne::Stub {
         rewrites: Vec::new(),

@@ -23,7 +23,7 @@ impl Container {
     /// program does not run; a failed prestart or poststart hook, after which init has been killed
     /// (runtime-spec runtime.md, Lifecycle).
     pub fn start(&self) -> Result<()> {
-        let _only = self.only_start()?;
+        let only = self.only_start()?;
         match self.status()? {
             Status::Created => {}
             Status::Stopped => {
@@ -39,7 +39,10 @@ impl Container {
                 )));
             }
         }
-        if let Err(error) = self.limit_traffic_at_start().and_then(|()| self.prestart()) {
+        if let Err(error) = self
+            .limit_traffic_at_start(only.as_ref())
+            .and_then(|()| self.prestart())
+        {
             self.end_init()?;
             return Err(error);
         }

@@ -1,18 +1,21 @@
 //! How fast a container's network may be: limited when it starts and by `update`, lifted with the
 //! container where the network outlives it. How, `network` knows.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bundle::traffic::{Rate, is_in_pod};
 use bundle::{Traffic, names};
 use network::{Identity, Limit, Limits, Namespace};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 use crate::journal::Journal;
 use crate::process::Liveness;
 use crate::state_dir::StateDir;
+use crate::update::OTHER_LIMIT;
 use crate::{Error, Result};
 
 /// A network that may outlive the container, and has limits of ours.
@@ -23,8 +26,17 @@ struct Limited {
 }
 
 impl Container {
-    /// Gives the container's network the limits that its annotations ask for, if they do.
-    pub(crate) fn limit_traffic_at_start(&self) -> Result<()> {
+    /// Gives the container's network the limits that its annotations ask for, if they do. An update, which
+    /// would change the same links, waits: for who has locked the container to start it, else for this.
+    pub(crate) fn limit_traffic_at_start(&self, only: Option<&Flock<File>>) -> Result<()> {
+        // Who asks for none has nothing that an update changes but what it asks for itself.
+        if only.is_none() && Traffic::of(&self.journal.annotations)?.is_none() {
+            return Ok(());
+        }
+        let _turn = match only {
+            Some(_) => None,
+            None => self.dir.lock_within(OTHER_LIMIT)?,
+        };
         // An update may have come before the start.
         let asked = Traffic::of(&Journal::read(&self.dir)?.annotations)?;
         let limited = |rate: &Rate| *rate != Rate::Unlimited;

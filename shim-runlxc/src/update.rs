@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::{Error, Result, priority};
 
 /// How long another change of the same container may take.
-const OTHER_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const OTHER_LIMIT: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Applies limits, given as the JSON of `linux.resources`, and what annotations ask for, which are
@@ -37,12 +37,15 @@ impl Container {
             let why = "cannot update a container that is being started, changed or deleted";
             return Err(Error::State(why.into()));
         }
-        self.cgroup.apply(&update.resources)?;
         // Another program may have changed it since this one read it.
         let mut journal = Journal::read(&self.dir)?;
+        let own = match update.priority {
+            Some(_) => Some(Bundle::load(&journal.bundle)?.resources()?),
+            None => None,
+        };
+        self.cgroup.apply(&update.resources)?;
         self.limit_traffic(update.traffic)?;
-        if update.priority.is_some() {
-            let own = Bundle::load(&journal.bundle)?.resources()?;
+        if let Some(own) = own {
             priority::change(&update, &own, &self.cgroup, &mut journal)?;
         }
         journal.annotations.extend(update.annotations);

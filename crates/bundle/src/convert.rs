@@ -62,7 +62,7 @@ impl Bundle {
             let filter = linux.seccomp().as_ref();
             rich.apply(context, (&mut init, &mut namespaces), filter)?;
         }
-        maps.check(&init.process)?;
+        maps.check(&init.process, &namespaces)?;
         let seccomp_listener = self.seccomp_listener(linux, &init.pid_one)?;
         let resources = resources::initial(linux.resources().as_ref(), &init.devices)?;
         warnings.extend(

@@ -184,7 +184,15 @@ impl IdMaps {
 
     /// # Errors
     /// The first id of the process that the maps lack: the kernel would answer EINVAL.
-    pub(crate) fn check(&self, process: &launch::plan::Process) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        process: &launch::plan::Process,
+        namespaces: &Namespaces,
+    ) -> Result<()> {
+        // Those of a user namespace that is joined are its own.
+        if namespaces.path_of(NamespaceKind::User).is_some() {
+            return Ok(());
+        }
         let missing = |field: &str, id| {
             Err(Error::invalid(
                 field,

@@ -186,11 +186,11 @@ pub struct Rewrite {
 pub struct ExecPlan {
     /// Namespaces to join, in the order in which they must be joined.
     pub namespaces: Vec<JoinNamespace>,
-    /// The root directory to enter then, by its path on the host, in a container whose mount namespace
-    /// has another one.
-    pub root: Option<String>,
     /// The program.
     pub process: Process,
+    /// The root directory to enter then, by its path on the host, in a container whose mount namespace
+    /// has another one. Last, so that a pid 1 of an older version, which knows none, reads the rest.
+    pub root: Option<String>,
 }
 
 /// Yes or no, by name.

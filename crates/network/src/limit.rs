@@ -55,15 +55,16 @@ struct Link {
 pub fn limit(limits: Limits) -> Result<()> {
     let mut kernel = Rtnetlink::open()?;
     let (links, helpers) = links(&mut kernel)?;
-    let mut links = links.iter().filter(|link| link.is_up).peekable();
     let mut wanted = [limits.ingress, limits.egress].into_iter().flatten();
     let is_rate = |limit: Limit| limit != Limit::Lifted;
-    if links.peek().is_none() && wanted.any(is_rate) {
+    if !links.iter().any(|link| link.is_up) && wanted.any(is_rate) {
         return Err(Error::NoLinks);
     }
     let foreign = foreign(&mut kernel)?;
-    for link in links {
-        match limits.egress {
+    // A limit is lifted from one that is down, too: it may come up again.
+    let of = |limit: Option<Limit>, link: &Link| limit.filter(|it| link.is_up || !is_rate(*it));
+    for link in &links {
+        match of(limits.egress, link) {
             Some(Limit::BytesPerSecond(_)) if foreign.contains(&link.index) => {
                 return Err(Error::Shaped(link.name.clone()));
             }
@@ -71,7 +72,7 @@ pub fn limit(limits: Limits) -> Result<()> {
             Some(Limit::Lifted) => lift_egress(&mut kernel, link.index)?,
             None => {}
         }
-        match limits.ingress {
+        match of(limits.ingress, link) {
             Some(Limit::BytesPerSecond(rate)) => limit_ingress(&mut kernel, link, &helpers, rate)?,
             Some(Limit::Lifted) => lift_ingress(&mut kernel, link.index, &helpers)?,
             None => {}
@@ -91,6 +92,10 @@ pub fn lift() -> Result<()> {
         lift_egress(&mut kernel, link.index)?;
         lift_ingress(&mut kernel, link.index, &helpers)?;
     }
+    // Those of links that are gone.
+    for helper in helpers {
+        absent_is_fine(delete_link(&mut kernel, helper.index))?;
+    }
     Ok(())
 }
 
@@ -101,28 +106,44 @@ fn helper_of(index: u32) -> String {
 /// Those that may be limited, and those that help.
 fn links(kernel: &mut Rtnetlink) -> Result<(Vec<Link>, Vec<Link>)> {
     let all = Message::GetLink(LinkMessage::default());
-    let mut links = Vec::new();
+    let (mut links, mut helpers) = (Vec::new(), Vec::new());
     for message in kernel.dump("list links", &all)? {
         let Message::NewLink(message) = message else {
             continue;
         };
         let flags = message.header.flags;
+        let is_ifb = message.attributes.iter().any(is_ifb);
         let name = message.attributes.into_iter().find_map(|it| match it {
             LinkAttribute::IfName(name) => Some(name),
             _ => None,
         });
-        if let Some(name) = name.filter(|_| !flags.contains(LinkFlags::Loopback)) {
-            links.push(Link {
-                index: message.header.index,
-                name,
-                is_up: flags.contains(LinkFlags::Up),
-            });
+        let Some(name) = name.filter(|_| !flags.contains(LinkFlags::Loopback)) else {
+            continue;
+        };
+        let link = Link {
+            index: message.header.index,
+            is_up: flags.contains(LinkFlags::Up),
+            name,
+        };
+        // By its name, too, when the link that it was made for is gone.
+        match is_ifb && is_helpers(&link.name) {
+            true => helpers.push(link),
+            false => links.push(link),
         }
     }
-    let names: Vec<_> = links.iter().map(|link| helper_of(link.index)).collect();
-    Ok(links
-        .into_iter()
-        .partition(|link| !names.contains(&link.name)))
+    Ok((links, helpers))
+}
+
+fn is_ifb(attribute: &LinkAttribute) -> bool {
+    match attribute {
+        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Ifb)),
+        _ => false,
+    }
+}
+
+fn is_helpers(name: &str) -> bool {
+    let number = name.strip_prefix(IFB);
+    number.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Links at whose root somebody has put something: what the kernel puts there itself has no handle.

@@ -18,11 +18,15 @@ use crate::init::End;
 use crate::plan::{Service, ServiceKind, Services, When};
 use crate::process;
 
-use super::process::{Life, WAIT_MIN, after_end, ended_early, failed, script, start};
+use super::process::{Life, WAIT_MAX, WAIT_MIN, after_end, ended_early, failed, script, start};
 use super::readiness::Watch;
 
 /// How long one may take to end before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long one that was killed is waited for: the rights of the program may be too few to kill another
+/// user's, and the end of pid 1 takes what is left.
+const KILLED_LIMIT: Duration = Duration::from_secs(5);
 
 /// The supervisor, before it does anything.
 pub(crate) struct Supervisor {
@@ -155,7 +159,7 @@ impl Running<'_> {
                     // What cannot be started now is tried again, too.
                     *life = again.unwrap_or(Life::Waiting {
                         until: now + wait,
-                        wait,
+                        wait: (wait * 2).min(WAIT_MAX),
                     });
                 }
             }
@@ -186,18 +190,23 @@ impl Running<'_> {
 
     fn stop(&mut self, index: usize, pid: Pid) -> Result<()> {
         let group = Pid::from_raw(-pid.as_raw());
-        let mut deadline = Some(Instant::now() + STOP_LIMIT);
+        let mut deadline = Instant::now() + STOP_LIMIT;
+        let mut is_killed = false;
         // ESRCH: it has just ended, which is about to be seen.
         let _sent = kill_number(group, Signal::SIGTERM as i32);
         let _sent = kill_number(group, Signal::SIGCONT as i32);
         while matches!(self.lives[index], Life::Up { .. }) {
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && is_killed {
+                return Ok(());
+            }
+            if left.is_zero() {
                 let _sent = kill_number(group, Signal::SIGKILL as i32);
-                deadline = None;
+                deadline = Instant::now() + KILLED_LIMIT;
+                is_killed = true;
                 continue;
             }
-            self.wait(&Watch::None, left)?;
+            self.wait(&Watch::None, Some(left))?;
         }
         Ok(())
     }
