@@ -66,6 +66,9 @@ pub(super) struct Disks {
     uses: Mutex<Uses>,
     /// Held while a disk is made ready at a directory, by directory.
     attaching: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
+    /// Held from a mount until it is noted, and from an unmount until that is noted: the kernel gives the number of a device that is
+    /// gone to the next at once.
+    opening: Mutex<()>,
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -180,6 +183,7 @@ impl Disks {
             blobs: Mutex::new(known),
             uses: Mutex::default(),
             attaching: Mutex::default(),
+            opening: Mutex::default(),
             away_until: Mutex::default(),
         })
     }
@@ -329,6 +333,7 @@ impl Disks {
         let _stays: Vec<_> = blobs.iter().map(|blob| blob.begin_mounting()).collect();
         self.attach.open(blobs)?;
         let data: Vec<&File> = blobs.iter().map(|blob| blob.data()).collect();
+        let _turn = self.opening();
         attach::mount(self.attach.carrier(), (metadata, &data), target, |device| {
             let reads = self.attach.reads();
             blobs
@@ -516,6 +521,10 @@ impl Disks {
 
     fn known_blobs(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Blob>>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {

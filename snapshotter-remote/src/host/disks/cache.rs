@@ -21,6 +21,7 @@ impl Disks {
         chain_id: Option<Digest>,
         target: &Path,
     ) -> CoreResult<()> {
+        let _turn = self.opening();
         let Some(device) = detach::detach(target)? else {
             return Ok(());
         };
