@@ -63,7 +63,10 @@ impl<'a> Eviction<'a> {
     /// What keeps mounts from being read.
     pub(super) fn new(attach: &'a dyn Attach) -> Result<Self> {
         let entries = mountinfo::read().map_err(Error::io("read", "/proc/self/mountinfo"))?;
-        let disks = entries.into_iter().filter(|entry| entry.fstype == "erofs");
+        // A mount of one directory has not all files.
+        let disks = entries
+            .into_iter()
+            .filter(|entry| entry.fstype == "erofs" && entry.root == "/");
         let mounts = disks.map(|entry| {
             let (major, minor) = entry.device;
             let device = makedev(major.into(), minor.into());

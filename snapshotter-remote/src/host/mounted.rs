@@ -5,7 +5,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     ops::Range,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -64,18 +67,18 @@ impl MountedFiles {
         };
         let mut directories = vec![root.to_owned()];
         while let Some(directory) = directories.pop() {
-            for entry in fs::read_dir(&directory)? {
+            // What is mounted over it hides files.
+            let opened = this.open(&directory)?;
+            for entry in fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()))? {
                 let entry = entry?;
+                let path = directory.join(entry.file_name());
                 let kind = entry.file_type()?;
                 if kind.is_dir() {
-                    directories.push(entry.path());
+                    directories.push(path);
                 } else if kind.is_file() {
-                    this.add(entry.path())?;
+                    this.add(path)?;
                 }
             }
-        }
-        if fs::metadata(root)?.dev() != device {
-            return Err(io::Error::other("something else is mounted over it"));
         }
         this.runs.sort_by_key(|run| run.below.start);
         Ok(this)
@@ -134,8 +137,28 @@ impl MountedFiles {
         let mut options = OpenOptions::new();
         let file = options.read(true).custom_flags(O_NOFOLLOW).open(path)?;
         if file.metadata()?.dev() != self.device {
-            return Err(io::Error::other("it is a file of something else"));
+            return Err(io::Error::other("something else is mounted over it"));
         }
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_of_the_disk_is_an_error_wherever_it_lies() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join("below/it");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("file"), [1; 8192]).unwrap();
+        let device = fs::metadata(&below).unwrap().dev();
+        assert_eq!(
+            MountedFiles::of(root.path(), device).unwrap().paths,
+            [below.join("file")]
+        );
+        let other = MountedFiles::of(root.path(), device + 1);
+        assert!(other.unwrap_err().to_string().contains("mounted over it"));
     }
 }
