@@ -79,11 +79,16 @@ impl<'a> Eviction<'a> {
         })
     }
 
-    /// Takes at least so many bytes out of these blobs, if that much may go.
+    /// Takes at least so many bytes out of these blobs, if that much may go before it is time to end.
     ///
     /// # Errors
     /// What keeps a chunk from being taken out; others may have gone.
-    pub(super) fn take(&mut self, blobs: &[Arc<Blob>], wanted: u64) -> Result<Evicted> {
+    pub(super) fn take(
+        &mut self,
+        blobs: &[Arc<Blob>],
+        wanted: u64,
+        is_ending: impl Fn() -> bool,
+    ) -> Result<Evicted> {
         let mut candidates: Vec<Candidate> = Vec::new();
         for blob in blobs {
             self.add_candidates(blob, &mut candidates);
@@ -93,7 +98,7 @@ impl<'a> Eviction<'a> {
         for memory in [Memory::Kept, Memory::Dropped] {
             let mut busy = Vec::new();
             let mut rest = &candidates[..];
-            while all.bytes < wanted && !rest.is_empty() {
+            while all.bytes < wanted && !rest.is_empty() && !is_ending() {
                 let count = portion(rest, wanted - all.bytes);
                 let (some, others) = rest.split_at(count);
                 rest = others;

@@ -129,6 +129,11 @@ impl Room {
         self.changed.notify_all();
     }
 
+    /// Whether it is time to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.lock().is_ending
+    }
+
     /// Nobody waits any longer.
     pub(super) fn end(&self) {
         self.lock().is_ending = true;

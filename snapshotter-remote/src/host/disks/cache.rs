@@ -42,7 +42,8 @@ impl Disks {
     /// Takes at least so many bytes out of the cache, if that much may go: also from under mounts, and nothing that is pinned.
     pub(in crate::host) fn evict(&self, wanted: u64) -> CoreResult<Evicted> {
         let blobs = self.evictable()?;
-        let gone = Eviction::new(&*self.attach)?.take(&blobs, wanted)?;
+        let is_ending = || self.fetcher.room.is_ending();
+        let gone = Eviction::new(&*self.attach)?.take(&blobs, wanted, is_ending)?;
         self.measured.evicted(gone.bytes, gone.chunks);
         tracing::debug!(
             wanted,

@@ -172,6 +172,9 @@ impl Faults {
             shared.ensure_holder()?;
         }
         let mut state = shared.lock();
+        if shared.is_ending() {
+            return Err(Error::Unavailable("the daemon ends".to_owned()));
+        }
         state.blobs.insert(id, Arc::clone(blob));
         if state.watched.contains(&id) {
             return Ok(());
@@ -200,8 +203,15 @@ impl Faults {
         }
         let failed = || Error::io("watch", blob.path());
         let id = FileId::of(blob.data()).map_err(failed())?;
-        shared.ensure_holder()?;
+        match shared.ensure_holder() {
+            Err(_) if shared.is_ending() => return Ok(None),
+            ensured => ensured?,
+        }
         let mut state = shared.lock();
+        // The holder may have ended since.
+        if shared.is_ending() {
+            return Ok(None);
+        }
         // It has gone from the cache meanwhile.
         if blob.data().metadata().map_err(failed())?.nlink() == 0 {
             return Ok(None);
@@ -251,7 +261,9 @@ impl Faults {
             // A panic was reported when it happened.
             drop(thread.join());
         }
-        let readers = shared.lock().requests.len();
+        // Until the holder has ended nothing more is watched, and after that nothing is.
+        let state = shared.lock();
+        let readers = state.requests.len();
         // Also those that an earlier daemon watched, and those that were removed from under overlays.
         match shared.group.watched() {
             Ok(0) => shared.lock_holder().end(),

@@ -61,7 +61,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::SeqCst)
     }
 
@@ -262,9 +262,12 @@ impl Readers {
         self.background.push(at, id);
     }
 
-    /// Sees to it that the holder runs.
+    /// Sees to it that the holder runs; not when it may have been ended.
     pub(super) fn ensure_holder(&self) -> Result<()> {
         let mut holder = self.lock_holder();
+        if self.is_ending() {
+            return Err(Error::Unavailable("the daemon ends".to_owned()));
+        }
         let was_there = holder.connection().is_some();
         holder.ensure(&self.group, &self.journal)?;
         if !was_there {
