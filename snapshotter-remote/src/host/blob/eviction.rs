@@ -175,7 +175,7 @@ impl Blob {
             let Piece::Chunk { id, .. } = self.table.pieces()[index] else {
                 continue;
             };
-            if !self.has_data(index) || !self.lock().fetching.insert(index) {
+            if !self.has_data(index) || !self.begin_looking(index) {
                 continue;
             }
             let is_here = self.has_already(index, id);
@@ -193,6 +193,12 @@ impl Blob {
             drop(state);
             self.changed.notify_all();
         }
+    }
+
+    /// Whether it is still missing, and nobody else has it in hand.
+    fn begin_looking(&self, index: usize) -> bool {
+        let mut state = self.lock();
+        !state.readable[index] && state.fetching.insert(index)
     }
 
     fn all_missing(&self) -> Vec<usize> {
