@@ -117,10 +117,18 @@ impl Room {
         }
     }
 
-    /// So much went, and so much is left; `wanted` is what `next` had said.
-    pub(super) fn freed(&self, wanted: u64, freed_bytes: u64, used_bytes: u64) {
+    /// So much is used, as was found out: how many bytes have to go still.
+    pub(super) fn measured(&self, used_bytes: u64) -> Option<u64> {
         let mut state = self.lock();
         state.used_bytes = used_bytes;
+        state.asked_bytes.or_else(|| self.excess(&state))
+    }
+
+    /// So much went, and so much is left, if that could be found out; `wanted` is what was said to have to go.
+    pub(super) fn freed(&self, wanted: u64, freed_bytes: u64, used_bytes: Option<u64>) {
+        let mut state = self.lock();
+        let left = state.used_bytes.saturating_sub(freed_bytes);
+        state.used_bytes = used_bytes.unwrap_or(left);
         state.has_freed = freed_bytes > 0;
         if state.asked_bytes.is_some_and(|asked| asked <= wanted) {
             state.asked_bytes = None;
@@ -169,10 +177,14 @@ mod tests {
         assert!(!room.has_some());
         room.wrote(1);
         assert_eq!(room.next(), Some(21));
-        room.freed(21, 21, 80);
+        room.freed(21, 21, Some(80));
         room.wrote(25);
         assert_eq!(room.next(), Some(25));
-        room.freed(25, 3, 102);
+        assert_eq!(room.measured(100), None, "a disk has gone meanwhile");
+        room.wrote(6);
+        assert_eq!(room.next(), Some(26));
+        assert_eq!(room.measured(105), Some(25));
+        room.freed(25, 3, None);
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| room.next());
             room.end();
@@ -189,7 +201,7 @@ mod tests {
                 let waits = scope.spawn(|| room.make(5));
                 let wanted = room.next().unwrap();
                 assert_eq!(wanted, AT_LEAST_BYTES);
-                room.freed(wanted, freed, 7);
+                room.freed(wanted, freed, Some(7));
                 assert_eq!(waits.join().unwrap(), expected);
             });
         }

@@ -223,7 +223,14 @@ fn keep_within(room: &Arc<Room>, disks: &Arc<Disks>) -> Result<JoinHandle<()>> {
     let (room, disks) = (Arc::clone(room), Arc::clone(disks));
     room.wrote(disks.bytes()?);
     let work = move || {
-        while let Some(wanted) = room.next() {
+        while let Some(believed) = room.next() {
+            // That is by all that was written: some of it may have gone with its disk.
+            let Some(wanted) = disks
+                .bytes()
+                .map_or(Some(believed), |used| room.measured(used))
+            else {
+                continue;
+            };
             let gone = disks.evict(wanted);
             let used = disks.bytes();
             for error in [gone.as_ref().err(), used.as_ref().err()]
@@ -237,7 +244,7 @@ fn keep_within(room: &Arc<Room>, disks: &Arc<Disks>) -> Result<JoinHandle<()>> {
             if bytes < wanted {
                 tracing::warn!(wanted, bytes, "the cache has nothing more that may go now");
             }
-            room.freed(wanted, bytes, used.unwrap_or_default());
+            room.freed(wanted, bytes, used.ok());
         }
     };
     let thread = std::thread::Builder::new().name("evict".to_owned());
