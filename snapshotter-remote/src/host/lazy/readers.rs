@@ -431,6 +431,7 @@ impl Readers {
                 }
                 if !self.source.has_room() {
                     tracing::debug!(blob = %Digest(blob.name()), "the cache has no room for what nobody reads");
+                    self.background.again(id);
                     break;
                 }
                 // As long as it is open here, no other file has its number.
