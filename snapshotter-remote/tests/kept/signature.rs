@@ -2,7 +2,7 @@
 
 use snapshotter_remote::{
     Error,
-    signature::{PrivateKey, PublicKey, open},
+    signature::{PrivateKey, PublicKey, open, open_unverified},
 };
 
 use super::manifest::{digest, example};
@@ -55,6 +55,14 @@ fn a_stranger_s_signature_names_the_key() {
     let manifest = example();
     let signed = key(3).sign(&manifest).unwrap();
     let error = open(&signed, manifest.chain_id(), &[key(1).public()]).unwrap_err();
+    // What it says is known all the same.
+    assert_eq!(
+        open_unverified(&signed, manifest.chain_id()).unwrap(),
+        manifest
+    );
+    assert!(open_unverified(&signed, digest(7)).is_err());
+    assert!(open_unverified(&signed[1..], manifest.chain_id()).is_err());
+    assert!(open_unverified(&[], manifest.chain_id()).is_err());
     let Error::Untrusted { key: named, .. } = &error else {
         unreachable!("{error}")
     };
