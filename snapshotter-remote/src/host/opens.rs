@@ -2,7 +2,8 @@
 //! for as long as it is open. A chunk may be taken away only from those of whom it tells.
 //!
 //! `ROOT/blobs/TABLE/opened` is a line with the number of this start of the machine, and a line for each mount: `told` or `untold`,
-//! and the number of its device. After another start nobody has anything open. Without the file nobody knows.
+//! and the number of its device. After another start nobody has anything open. Without the file, or where it is damaged, nobody knows, so
+//! that a mount is noted that is never seen: until the machine starts anew.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -17,6 +18,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Many more mounts than blobs have.
 const BYTES_MAX: usize = 1 << 20;
 
+/// No mount has this number.
+const UNKNOWN: u64 = 0;
+
 /// Whether reads of who has a file open are events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reads {
@@ -30,8 +34,8 @@ pub(super) enum Reads {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Opens {
     boot: String,
-    /// By device number of the mount; none when it is not known.
-    by: Option<BTreeMap<u64, Reads>>,
+    /// By device number of the mount.
+    by: BTreeMap<u64, Reads>,
 }
 
 impl Opens {
@@ -43,17 +47,21 @@ impl Opens {
         let boot = fs::read_to_string(BOOT_ID).map_err(Error::io("read", BOOT_ID))?;
         let boot = boot.trim().to_owned();
         if is_new {
-            let this = Self {
-                boot,
-                by: Some(BTreeMap::new()),
-            };
+            let by = BTreeMap::new();
+            let this = Self { boot, by };
             this.place(directory)?;
             return Ok(this);
         }
         let bytes = files::read(&directory.join("opened"), BYTES_MAX)?;
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-        let by = text.and_then(|text| parsed(&text, &boot));
-        Ok(Self { boot, by })
+        if let Some(by) = text.and_then(|text| parsed(&text, &boot)) {
+            return Ok(Self { boot, by });
+        }
+        let by = BTreeMap::from([(UNKNOWN, Reads::Untold)]);
+        let this = Self { boot, by };
+        // Without room it stays unknown, and is written down another time.
+        drop(this.place(directory));
+        Ok(this)
     }
 
     /// A mount of that device has it open from now on.
@@ -61,11 +69,8 @@ impl Opens {
     /// # Errors
     /// What keeps that from being written down.
     pub(super) fn add(&mut self, directory: &Path, device: u64, reads: Reads) -> Result<()> {
-        if let Some(by) = &mut self.by {
-            by.insert(device, reads);
-            self.place(directory)?;
-        }
-        Ok(())
+        self.by.insert(device, reads);
+        self.place(directory)
     }
 
     /// The mount of that device is gone.
@@ -73,12 +78,10 @@ impl Opens {
     /// # Errors
     /// What keeps that from being written down.
     pub(super) fn remove(&mut self, directory: &Path, device: u64) -> Result<()> {
-        if let Some(by) = &mut self.by
-            && by.remove(&device).is_some()
-        {
-            self.place(directory)?;
+        match self.by.remove(&device) {
+            Some(_) => self.place(directory),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The same, for a blob that is not open here.
@@ -92,15 +95,14 @@ impl Opens {
 
     /// The devices of all who have it open, if the kernel tells of all their reads.
     pub(super) fn told(&self) -> Option<Vec<u64>> {
-        let by = self.by.as_ref()?;
-        let are_all = by.values().all(|reads| *reads == Reads::Told);
-        are_all.then(|| by.keys().copied().collect())
+        let are_all = self.by.values().all(|reads| *reads == Reads::Told);
+        are_all.then(|| self.by.keys().copied().collect())
     }
 
     /// Over what was there. It need not be on the disk: after a loss of power it says nothing any more.
     fn place(&self, directory: &Path) -> Result<()> {
         let mut text = format!("{}\n", self.boot);
-        for (device, reads) in self.by.iter().flatten() {
+        for (device, reads) in &self.by {
             let word = match reads {
                 Reads::Told => "told",
                 Reads::Untold => "untold",
@@ -159,6 +161,12 @@ mod tests {
         check(&text.replace("told 40", "told"), None);
         check(&text.replace("told 40", "seen 40"), None);
         check("", None);
+        fs::remove_file(at.join("opened")).unwrap();
+        assert_eq!(Opens::read(at, false).unwrap().told(), None);
+        let unknown = fs::read_to_string(at.join("opened")).unwrap();
+        let boot = unknown.lines().next().unwrap();
+        check(&unknown, None);
+        check(&unknown.replace(boot, "another-start"), Some(vec![]));
         check("another-start\nuntold 7\n", Some(vec![]));
     }
 }
