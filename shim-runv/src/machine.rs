@@ -99,14 +99,17 @@ impl Processes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that is about to be made: its end may be told before its start was.
+    /// One that is about to be made: its end may be told before its start was. Those of which nothing is to
+    /// come any more are forgotten.
     pub(crate) fn add(&self, process: Process, pid: i32, streams: Arc<Streams>) {
         let known = Known {
             pid,
             streams,
             is_running: true,
         };
-        self.lock().insert(process, known);
+        let mut processes = self.lock();
+        processes.retain(|_, known| known.is_running || !known.streams.are_over());
+        processes.insert(process, known);
     }
 
     /// One that did not come to be.
@@ -346,7 +349,13 @@ pub(crate) fn lines(said: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read as _;
+
+    use shim_core::ProcessIo;
+
     use super::*;
+    use crate::streams;
 
     #[test]
     fn the_end_of_a_console_is_one_line() {
@@ -363,5 +372,47 @@ mod tests {
     fn pids_of_guests_are_none_of_the_host() {
         let (first, second) = (next_pid(), next_pid());
         assert!(first > HOST_PID_MAX && second > first);
+    }
+
+    fn linked() -> (Agent, Link) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let start = |endpoint, socket: UnixStream| {
+            Link::start(endpoint, socket.try_clone().unwrap(), socket).unwrap()
+        };
+        let link = start(Endpoint::host(1), ours);
+        let guest = start(Endpoint::guest(), theirs);
+        link.await_peer(Duration::from_secs(20)).unwrap();
+        (Agent::new(link, |_| {}).unwrap(), guest)
+    }
+
+    #[test]
+    fn any_number_of_execs_leave_no_streams() {
+        let (agent, guest) = linked();
+        let _messages = guest.accept().unwrap();
+        let processes = Processes::default();
+        // A link has 1024 streams.
+        for number in 0..1000 {
+            let [stdin, stdout, stderr] = [(); 3].map(|()| sys::pipe_cloexec().unwrap());
+            let io = ProcessIo::Streams {
+                stdin: stdin.0,
+                stdout: stdout.1,
+                stderr: stderr.1,
+            };
+            let (streams, _) = streams::open(io, &agent).unwrap();
+            let process = Process {
+                container: "c".to_owned(),
+                exec: Some(number.to_string()),
+            };
+            processes.add(process.clone(), next_pid(), Arc::new(streams));
+            drop([(); 3].map(|()| guest.accept().unwrap()));
+            processes.end(|it| *it == process, ExitStatus::Exited(0));
+            for output in [stdout.0, stderr.0] {
+                File::from(output).read_to_end(&mut Vec::new()).unwrap();
+            }
+        }
+        // Threads of the last ones may be about to end.
+        assert!(processes.lock().len() < 100);
+        processes.stop_reading("c");
+        agent.join();
     }
 }

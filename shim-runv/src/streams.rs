@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use guest::call::Io;
 use mux::Stream;
@@ -28,8 +28,8 @@ pub(crate) struct Streams {
     pub(crate) io: Io,
     /// Closed, input ends.
     input: Mutex<Option<OwnedFd>>,
-    /// What the process writes to.
-    outputs: Vec<Arc<Stream>>,
+    /// What the process writes to: a stream is known to the link until nobody holds it, and who copies does.
+    outputs: Vec<Weak<Stream>>,
 }
 
 /// Streams of a process that is to be made, and the master of its terminal when one was asked for.
@@ -50,7 +50,7 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
                     stderr: errors.id(),
                 },
                 input: Mutex::new(Some(input)),
-                outputs: vec![Arc::clone(&output), Arc::clone(&errors)],
+                outputs: vec![Arc::downgrade(&output), Arc::downgrade(&errors)],
             };
             thread(move || feed(stdin, &input_stream, &stop))?;
             thread(move || drain(&output, stdout))?;
@@ -66,7 +66,7 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
             let streams = Streams {
                 io: Io::Terminal(stream.id()),
                 input: Mutex::new(Some(input)),
-                outputs: vec![Arc::clone(&stream)],
+                outputs: vec![Arc::downgrade(&stream)],
             };
             let typed = Arc::clone(&stream);
             thread(move || feed(slave, &typed, &stop))?;
@@ -106,9 +106,14 @@ impl Streams {
 
     /// Nobody takes output any more: who still has some in the guest does not wait.
     pub(crate) fn stop_reading(&self) {
-        for output in &self.outputs {
+        for output in self.outputs.iter().filter_map(Weak::upgrade) {
             output.stop_reading();
         }
+    }
+
+    /// Whether all output was copied.
+    pub(crate) fn are_over(&self) -> bool {
+        self.outputs.iter().all(|it| it.strong_count() == 0)
     }
 }
 
