@@ -2,7 +2,8 @@
 //! while it is being made has it undone as soon as it is.
 //!
 //! ```text
-//!   begin ──> being made ──done──> made ──give_up──> nothing
+//!   begin ──> being made ──done──> made ──give_up──> ending ──removed──> nothing
+//!                 │                                     └──give_up, after a failure──> ending
 //!                 └──give_up──> unwanted ──done, or failed──> nothing
 //! ```
 
@@ -16,6 +17,8 @@ enum Slot<T> {
     BeingMade,
     Unwanted,
     Made(Arc<T>),
+    /// Nobody's any more, and not removed yet: that may fail, and is asked for again then.
+    Ending(Arc<T>),
 }
 
 /// All of them, of a type that a test chooses too.
@@ -32,7 +35,7 @@ pub(crate) struct BeingMade<'a, T> {
 /// What there was when one was given up.
 #[derive(Debug)]
 pub(crate) enum GivenUp<T> {
-    /// It is the caller's to remove.
+    /// It is the caller's to remove, who says when it is.
     Made(Arc<T>),
     /// Who makes it removes it.
     BeingMade,
@@ -80,19 +83,28 @@ impl<T> Containers<T> {
         }
     }
 
-    /// Nobody wants it any more.
+    /// Nobody wants it any more. One that was made is given as often as it is asked for, until it is removed.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub(crate) fn give_up(&self, id: &str) -> Result<GivenUp<T>> {
         let mut slots = self.lock();
-        match slots.remove(id) {
-            Some(Slot::Made(container)) => Ok(GivenUp::Made(container)),
-            Some(Slot::BeingMade | Slot::Unwanted) => {
-                slots.insert(id.to_owned(), Slot::Unwanted);
-                Ok(GivenUp::BeingMade)
+        let slot = slots.get_mut(id).ok_or_else(|| missing(id))?;
+        let (next, given) = match slot {
+            Slot::Made(it) | Slot::Ending(it) => {
+                (Slot::Ending(Arc::clone(it)), GivenUp::Made(Arc::clone(it)))
             }
-            None => Err(missing(id)),
+            Slot::BeingMade | Slot::Unwanted => (Slot::Unwanted, GivenUp::BeingMade),
+        };
+        *slot = next;
+        Ok(given)
+    }
+
+    /// One that was given up is gone: its id is free. Nothing when somebody else has said so before.
+    pub(crate) fn removed(&self, id: &str, container: &Arc<T>) {
+        let mut slots = self.lock();
+        if matches!(slots.get(id), Some(Slot::Ending(it)) if Arc::ptr_eq(it, container)) {
+            slots.remove(id);
         }
     }
 }
@@ -118,7 +130,7 @@ impl<T> BeingMade<'_, T> {
 impl<T> Drop for BeingMade<'_, T> {
     fn drop(&mut self) {
         let mut slots = self.containers.lock();
-        if !matches!(slots.get(self.id), Some(Slot::Made(_))) {
+        if matches!(slots.get(self.id), Some(Slot::BeingMade | Slot::Unwanted)) {
             slots.remove(self.id);
         }
     }
@@ -140,8 +152,26 @@ mod tests {
         assert!(making.done(Arc::new(7)).is_none());
         assert_eq!(*containers.find("c").unwrap(), 7);
         assert!(matches!(containers.begin("c"), Err(Error::Invalid(_))));
-        assert!(matches!(containers.give_up("c"), Ok(GivenUp::Made(_))));
+        // Its removal may fail.
+        for _again in 0..2 {
+            assert!(matches!(containers.give_up("c"), Ok(GivenUp::Made(_))));
+            assert!(matches!(containers.find("c"), Err(Error::NotFound(_))));
+            assert!(matches!(containers.begin("c"), Err(Error::Invalid(_))));
+        }
+        let Ok(GivenUp::Made(ending)) = containers.give_up("c") else {
+            panic!("it was not removed");
+        };
+        containers.removed("c", &ending);
         assert!(matches!(containers.give_up("c"), Err(Error::NotFound(_))));
+        let making = containers.begin("c").unwrap();
+        assert!(making.done(Arc::new(8)).is_none());
+        assert!(matches!(containers.give_up("c"), Ok(GivenUp::Made(_))));
+        // Told late, of the one before.
+        containers.removed("c", &ending);
+        let Ok(GivenUp::Made(ending)) = containers.give_up("c") else {
+            panic!("it was not removed");
+        };
+        containers.removed("c", &ending);
         drop(containers.begin("c").unwrap());
         assert!(containers.begin("c").is_ok());
     }

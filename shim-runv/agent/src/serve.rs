@@ -156,7 +156,10 @@ impl Agent {
             }
             Call::Delete(id) => {
                 match self.containers.give_up(&id)? {
-                    GivenUp::Made(container) => container.delete()?,
+                    GivenUp::Made(container) => {
+                        container.delete()?;
+                        self.containers.removed(&id, &container);
+                    }
                     GivenUp::BeingMade => kill_unmade(&id)?,
                 }
                 Ok(Answer::Done)
