@@ -56,6 +56,9 @@ pub enum Error {
         "no virtiofsd that runs: install virtiofsd, or qemu-system-common where it has one (Debian 12)"
     )]
     NoVirtiofsd,
+    /// The kernel cannot make a mount read-only that nobody sees.
+    #[error("volumes are shared from Linux 5.12 on: this kernel has no mount_setattr(2)")]
+    NoMountSetattr,
     /// The guest did not come up.
     #[error("the virtual machine did not come up: {why}{console}")]
     NotUp {

@@ -67,17 +67,21 @@ impl Sharing {
     /// virtiofsd runs it, which none waits for that has no use for it.
     ///
     /// # Errors
-    /// [`Error::NoVirtiofsd`] when it is asked for and there is none.
+    /// [`Error::NoVirtiofsd`] when it is asked for and there is none, [`Error::NoMountSetattr`] when the kernel
+    /// is too old for it.
     pub(crate) fn alone(asked: Asked, config: &Value) -> Result<Self> {
+        if asked == Asked::Copied {
+            let why = "the annotation org.pouch.runv.volumes asks for copies";
+            return Ok(Self::Copies(why));
+        }
         if asked == Asked::Nothing && !volumes::are_wanted(config) {
             return Ok(Self::Copies("it binds nothing of the host's"));
         }
-        let why = "the annotation org.pouch.runv.volumes asks for copies";
-        match (asked, Virtiofsd::find()) {
-            (Asked::Copied, _) => Ok(Self::Copies(why)),
-            (_, Ok(_)) => Ok(Self::Live),
-            (Asked::Nothing, Err(_)) => Ok(Self::Copies("this host has no virtiofsd")),
-            (Asked::Shared, Err(none)) => Err(none),
+        match Virtiofsd::find() {
+            Ok(_) => Ok(Self::Live),
+            Err(none) if asked == Asked::Shared => Err(none),
+            Err(Error::NoMountSetattr) => Ok(Self::Copies("this kernel is older than 5.12")),
+            Err(_) => Ok(Self::Copies("this host has no virtiofsd")),
         }
     }
 
@@ -206,6 +210,13 @@ mod tests {
         let by_option = json!({"source": "/x", "destination": "/data", "options": ["rbind", "ro"]});
         assert!(volumes::are_wanted(&json!({"mounts": [by_option]})));
         assert!(!volumes::are_wanted(&json!({})));
+    }
+
+    #[test]
+    fn who_asks_for_copies_has_them_whatever_it_binds() {
+        let mounts = [json!({"type": "bind", "source": "/x", "destination": "/data"})];
+        let sharing = Sharing::alone(Asked::Copied, &json!({"mounts": mounts})).unwrap();
+        assert!(matches!(sharing, Sharing::Copies(why) if why.contains("asks for copies")));
     }
 
     #[test]

@@ -23,7 +23,9 @@ fn code(error: &Error) -> Code {
         Error::Network(network::Error::Unsupported { .. }) => Code::Unimplemented,
         Error::Network(network::Error::Taken(_)) => Code::FailedPrecondition,
         Error::Bundle(_) => Code::InvalidArgument,
-        Error::NoGuest { .. } | Error::NoQemu | Error::NoVirtiofsd => Code::Unavailable,
+        Error::NoGuest { .. } | Error::NoQemu | Error::NoVirtiofsd | Error::NoMountSetattr => {
+            Code::Unavailable
+        }
         Error::OtherAgent { .. } | Error::NoSandbox(_) => Code::FailedPrecondition,
         Error::Timeout { .. } => Code::DeadlineExceeded,
         Error::Guest(refusal) => match refusal.kind {

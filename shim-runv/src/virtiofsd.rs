@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cgroups::Cgroup;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use rustix::fs::CWD;
+use sys::mount_api::{MountAttr, mount_setattr};
 use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 
 use crate::journal::StateDir;
@@ -63,11 +66,16 @@ pub(crate) struct Virtiofsd {
 }
 
 impl Virtiofsd {
-    /// The first one that runs.
+    /// The first one that runs, on a kernel that can give it a volume.
     ///
     /// # Errors
-    /// [`Error::NoVirtiofsd`].
+    /// [`Error::NoMountSetattr`], [`Error::NoVirtiofsd`].
     pub(crate) fn find() -> Result<Self> {
+        // Nothing to change, which is refused by none that has the call.
+        let probe = mount_setattr(CWD, c"", 0, &MountAttr::default());
+        if probe.is_err_and(|error| error.raw_os_error() == Some(Errno::ENOSYS as i32)) {
+            return Err(Error::NoMountSetattr);
+        }
         Self::find_in(&PLACES.map(PathBuf::from)).ok_or(Error::NoVirtiofsd)
     }
 
