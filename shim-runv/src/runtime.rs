@@ -160,7 +160,7 @@ impl Runtime for RunV {
         };
         let asked = Asked::of(&wanted.config)?;
         let sharing = match &joined {
-            Some(sandbox) => sandbox.sharing(),
+            Some(sandbox) => sandbox.sharing().member(asked)?,
             None if kind == Kind::Sandbox => Sharing::pod(asked)?,
             None => Sharing::alone(asked, &wanted.config)?,
         };

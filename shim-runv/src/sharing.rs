@@ -95,6 +95,21 @@ impl Sharing {
             Asked::Nothing | Asked::Copied => Ok(Self::OF_PODS),
         }
     }
+
+    /// Of a container that joins a pod which shares so.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it asks for something else.
+    pub(crate) fn member(self, asked: Asked) -> Result<Self> {
+        let other = match (asked, self) {
+            (Asked::Shared, Self::Copies(_)) => "shared, and those of its pod are copied",
+            (Asked::Copied, Self::Live) => "copied, and those of its pod are shared",
+            _ => return Ok(self),
+        };
+        Err(Error::Usage(format!(
+            "annotations.{RUNV_VOLUMES} is {other}"
+        )))
+    }
 }
 
 /// Volumes of one machine and who serves them. Dropped, nobody does.
@@ -217,6 +232,23 @@ mod tests {
         let mounts = [json!({"type": "bind", "source": "/x", "destination": "/data"})];
         let sharing = Sharing::alone(Asked::Copied, &json!({"mounts": mounts})).unwrap();
         assert!(matches!(sharing, Sharing::Copies(why) if why.contains("asks for copies")));
+    }
+
+    #[test]
+    fn a_container_has_what_its_pod_has_or_is_refused() {
+        let check = |pod: Sharing, asked, expected: Option<&str>| {
+            let error = pod.member(asked).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), expected);
+        };
+        check(Sharing::Live, Asked::Nothing, None);
+        check(Sharing::Live, Asked::Shared, None);
+        check(Sharing::OF_PODS, Asked::Nothing, None);
+        check(Sharing::OF_PODS, Asked::Copied, None);
+        let is = |other| format!("annotations.org.pouch.runv.volumes is {other}");
+        let copied = is("copied, and those of its pod are shared");
+        check(Sharing::Live, Asked::Copied, Some(&copied));
+        let shared = is("shared, and those of its pod are copied");
+        check(Sharing::OF_PODS, Asked::Shared, Some(&shared));
     }
 
     #[test]
