@@ -30,7 +30,7 @@ enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Lists containers: namespace, id, QEMU's pid and what it has of the host's memory in MiB; `pod` in
-    /// place of both for one in its pod's machine, `ended` for one whose machine is gone.
+    /// place of both for one in its pod's machine, `ended` for one whose machine is gone, `unreadable` and why.
     Ps(Root),
     /// Prints what a container's guest wrote to its console.
     Console {
@@ -133,13 +133,14 @@ fn run(command: Command) -> Result<ExitCode> {
 
 /// A container as `ps` prints it.
 fn line(it: &Listed) -> String {
-    let (qemu, memory) = match it.room {
+    let (qemu, memory) = match &it.room {
         Room::Own {
             qemu: Some(pid),
             memory,
         } => (pid.to_string(), (memory >> 20).to_string()),
         Room::Own { qemu: None, .. } => ("ended".to_owned(), String::new()),
         Room::Pod => ("pod".to_owned(), String::new()),
+        Room::Unreadable(why) => ("unreadable".to_owned(), why.clone()),
     };
     let Listed { namespace, id, .. } = it;
     format!("{namespace:<15}  {id:<30}  {qemu:<8}  {memory}")

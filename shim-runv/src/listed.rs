@@ -27,7 +27,7 @@ pub(crate) struct Listed {
 }
 
 /// Where it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Room {
     /// In a machine of its own.
     Own {
@@ -38,9 +38,11 @@ pub(crate) enum Room {
     },
     /// In its pod's.
     Pod,
+    /// Nobody can tell; why.
+    Unreadable(String),
 }
 
-/// All below a state root.
+/// All below a state root. One of which nothing can be read keeps nobody from the others.
 ///
 /// # Errors
 /// What reading says.
@@ -50,12 +52,10 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Listed>> {
         let below = root.join(&namespace);
         for id in names(&below)? {
             let dir = StateDir::at(&below, &id);
-            let Some(journal) = dir.read()? else {
-                continue;
-            };
-            let room = match journal.cgroup {
-                Some(paths) => own(&Cgroup::from_paths(paths))?,
-                None => Room::Pod,
+            let room = match room(&dir) {
+                Ok(Some(room)) => room,
+                Ok(None) => continue,
+                Err(error) => Room::Unreadable(error.chain()),
             };
             all.push(Listed {
                 namespace: namespace.clone(),
@@ -87,13 +87,33 @@ pub(crate) fn find(root: &Path, namespace: Option<&str>, id: &str) -> Result<Lis
     }
 }
 
+/// None for one of which nothing was begun, or nothing is left.
+fn room(dir: &StateDir) -> Result<Option<Room>> {
+    let Some(journal) = dir.read()? else {
+        return Ok(None);
+    };
+    let Some(paths) = journal.cgroup else {
+        return Ok(Some(Room::Pod));
+    };
+    own(&Cgroup::from_paths(paths)).map(Some)
+}
+
 fn own(cgroup: &Cgroup) -> Result<Room> {
+    let ended = Room::Own {
+        qemu: None,
+        memory: 0,
+    };
     if !cgroup.exists() {
-        return Ok(Room::Own {
-            qemu: None,
-            memory: 0,
-        });
+        return Ok(ended);
     }
+    match running(cgroup) {
+        // It has ended meanwhile.
+        Err(error) if error.is_not_found() => Ok(ended),
+        other => Ok(other?),
+    }
+}
+
+fn running(cgroup: &Cgroup) -> std::result::Result<Room, cgroups::Error> {
     let is_qemu = |pid: &Pid| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm"));
         name.is_ok_and(|name| PROGRAM[..NAME_BYTES] == *name.trim_end())
@@ -109,6 +129,8 @@ fn own(cgroup: &Cgroup) -> Result<Room> {
 
 #[cfg(test)]
 mod tests {
+    use cgroups::{CgroupDir, CgroupPaths, Layout};
+
     use super::*;
     use crate::journal::Journal;
 
@@ -125,18 +147,26 @@ mod tests {
         add("one", "both");
         add("two", "both");
         add("one", "single");
+        let unreadable = StateDir::create(&root.join("two"), "unreadable").unwrap();
+        let journal = unreadable.path().join(bundle::names::JOURNAL);
+        fs::write(journal, "{").unwrap();
         // Begun, and nothing was made yet.
         StateDir::create(&root.join("one"), "early").unwrap();
         let listed = all(root).unwrap();
         let listed: Vec<_> = listed
             .iter()
-            .map(|it| (&*it.namespace, &*it.id, it.room))
+            .map(|it| (&*it.namespace, &*it.id, it.room == Room::Pod))
             .collect();
-        let expected = [("one", "both"), ("one", "single"), ("two", "both")];
-        assert_eq!(
-            listed,
-            expected.map(|(namespace, id)| (namespace, id, Room::Pod))
+        assert!(
+            matches!(&all(root).unwrap()[3].room, Room::Unreadable(why) if why.contains("state.json"))
         );
+        let expected = [
+            ("one", "both", true),
+            ("one", "single", true),
+            ("two", "both", true),
+            ("two", "unreadable", false),
+        ];
+        assert_eq!(listed, expected);
         assert_eq!(find(root, None, "single").unwrap().namespace, "one");
         assert_eq!(find(root, Some("two"), "both").unwrap().namespace, "two");
         let error = find(root, None, "both").unwrap_err().to_string();
@@ -146,5 +176,26 @@ mod tests {
         );
         let error = find(root, Some("two"), "single").unwrap_err().to_string();
         assert!(error.contains("no container single"), "{error}");
+    }
+
+    #[test]
+    fn one_whose_cgroup_goes_away_meanwhile_has_ended() {
+        // A directory stands for the cgroup of which the files are gone.
+        let gone = tempfile::tempdir().unwrap();
+        let paths = CgroupPaths {
+            layout: Layout::V2,
+            dirs: vec![CgroupDir {
+                kind: cgroups::Kind::Unified,
+                names: String::new(),
+                mount_point: gone.path().to_owned(),
+                path: gone.path().to_owned(),
+                made: Vec::new(),
+            }],
+        };
+        let ended = Room::Own {
+            qemu: None,
+            memory: 0,
+        };
+        assert_eq!(own(&Cgroup::from_paths(paths)).unwrap(), ended);
     }
 }
