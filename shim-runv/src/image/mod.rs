@@ -72,13 +72,15 @@ impl Image {
         Ok(told.collect())
     }
 
-    /// Removes one; machines that run keep theirs.
+    /// Removes one, also what a build that was killed has left; machines that run keep theirs.
     ///
     /// # Errors
     /// [`Error::NoGuest`], or what removing says.
     pub fn remove(home: &Home, name: &Name) -> Result<()> {
-        Self::find(home, name)?;
         let folder = home.guest(name);
+        if !folder.is_dir() {
+            return Self::find(home, name).map(drop);
+        }
         std::fs::remove_dir_all(&folder).map_err(Error::on("remove", &folder))
     }
 }
@@ -86,4 +88,24 @@ impl Image {
 /// What the image of this folder says of its kernel; those of older versions say nothing.
 fn release(folder: &Path) -> String {
     std::fs::read_to_string(folder.join(RELEASE)).unwrap_or_else(|_| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_build_has_left_can_be_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::at(directory.path()).unwrap();
+        let name: Name = "5.10".parse().unwrap();
+        let folder = home.guest(&name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(KERNEL), "").unwrap();
+        assert!(Image::find(&home, &name).is_err());
+        Image::remove(&home, &name).unwrap();
+        assert!(!folder.exists());
+        let none = Image::remove(&home, &name);
+        assert!(matches!(none, Err(Error::NoGuest { .. })));
+    }
 }
