@@ -100,14 +100,16 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     );
     // What the machine costs, below a limit of its own.
     let metrics = task.metrics()?;
-    let of = |field: &str| {
-        metrics["memory"]["usage"][field]
-            .as_u64()
-            .unwrap_or_default()
+    let memory = &metrics["memory"];
+    // Version 2 of cgroups has numbers where version 1 has objects.
+    let (used, limit) = match memory["usage"].is_object() {
+        true => (&memory["usage"]["max"], &memory["usage"]["limit"]),
+        false => (&memory["usage"], &memory["usage_limit"]),
     };
-    let (max, limit) = (of("max"), of("limit"));
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
+    let (used, limit) = (number(used), number(limit));
     ensure!(limit == (512 + 8 + 256) << 20, "{metrics}");
-    ensure!(max < limit - (64 << 20), "{max} of {limit}");
+    ensure!(used < limit - (64 << 20), "{used} of {limit}");
     is_listed(task.pid()?)?;
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
