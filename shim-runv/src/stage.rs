@@ -7,16 +7,21 @@
 //!     1/           a mount itself, so that a guest that is without it lets go of all that is below
 //!       volume     a directory or file of the host, attached
 //! ```
+//!
+//! The guest is as strong as who serves it. So the tmpfs is read-only there; names in it are made and
+//! removed by a second mount, which is nowhere and has nothing attached, and no link is followed.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest::call::VOLUME;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use sys::mount_api::{
     AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_RDONLY, MountAttr, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE,
     mount_setattr, move_mount, open_tree,
@@ -27,11 +32,27 @@ use crate::{Error, Result};
 
 const NONE: Option<&str> = None;
 
+/// Two names for each volume, and no contents.
+const TMPFS: &str = "mode=0755,size=1m,nr_inodes=1k";
+
+/// A copy of the mount that a descriptor is on, from that directory down.
+const COPY: u32 = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH;
+
 /// The namespace. It ends with its last user.
 #[derive(Debug)]
 pub(crate) struct Stage {
     namespace: File,
     place: PathBuf,
+    roots: Roots,
+}
+
+/// The tmpfs, twice.
+#[derive(Debug)]
+struct Roots {
+    /// At the place, read-only; volumes are attached to it.
+    served: OwnedFd,
+    /// Nowhere, with nothing attached: what is removed by it is never the host's.
+    written: OwnedFd,
 }
 
 /// A volume that is attached. Dropped, it is gone from the stage.
@@ -44,21 +65,21 @@ pub(crate) struct Staged {
 impl Stage {
     /// Makes one, with an empty directory of the host for its place.
     pub(crate) fn make(place: &Path) -> Result<Self> {
-        let leave = || -> io::Result<File> {
+        let leave = || -> io::Result<(File, Roots)> {
             let own = format!("/proc/self/task/{}/ns/mnt", nix::unistd::gettid());
             unshare(CloneFlags::CLONE_NEWNS)?;
             let from_above = MsFlags::MS_SLAVE | MsFlags::MS_REC;
             mount(NONE, "/", NONE, from_above, NONE)?;
-            let options = Some("mode=0755");
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("volumes"), place, Some("tmpfs"), flags, options)?;
-            mount(NONE, place, NONE, MsFlags::MS_SHARED, NONE)?;
-            File::open(own)
+            mount(Some("volumes"), place, Some("tmpfs"), flags, Some(TMPFS))?;
+            Ok((File::open(own)?, Roots::at(place)?))
         };
         let made = on_a_thread(|| leave().map_err(Error::on("make a stage for volumes at", place)));
+        let (namespace, roots) = made?;
         Ok(Self {
-            namespace: made?,
+            namespace,
             place: place.to_owned(),
+            roots,
         })
     }
 
@@ -81,52 +102,29 @@ impl Stage {
     /// What the kernel says against it; nothing of it is left then.
     pub(crate) fn add(self: &Arc<Self>, volume: &Shared) -> Result<Staged> {
         let tree = tree(volume).map_err(Error::on("share", &volume.path))?;
+        let name = &volume.name;
+        // A name that is there already is not ours to remove.
+        mkdirat(&self.roots.written, name, Mode::from_raw_mode(0o755))
+            .map_err(Error::on("share", &volume.path))?;
         let staged = Staged {
             stage: Arc::clone(self),
-            name: volume.name.clone(),
+            name: name.clone(),
         };
-        let folder = self.place.join(&volume.name);
-        let attach = || -> io::Result<()> {
-            fs::create_dir(&folder)?;
-            let itself = Some(folder.as_path());
-            mount(itself, &folder, NONE, MsFlags::MS_BIND, NONE)?;
-            let at = folder.join(VOLUME);
-            let at = if volume.held.metadata.is_dir() {
-                fs::create_dir(&at)?;
-                File::open(&at)?
-            } else {
-                File::create_new(&at)?
-            };
-            move_mount(tree.as_fd(), at.as_fd())
-        };
-        self.within(|| attach().map_err(Error::on("share", &volume.path)))?;
+        let is_folder = volume.held.metadata.is_dir();
+        self.within(|| {
+            self.roots
+                .attach(&tree, name, is_folder)
+                .map_err(Error::on("share", &volume.path))
+        })?;
         Ok(staged)
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         let folder = self.place.join(name);
-        let detach = || -> io::Result<()> {
-            // What cannot be detached keeps its names: nothing below a mount is ever deleted, for it is the
-            // host's.
-            match umount2(&folder, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                // It was not attached.
-                Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            let at = folder.join(VOLUME);
-            let removed = fs::remove_dir(&at).or_else(|error| match error.kind() {
-                ErrorKind::NotADirectory => fs::remove_file(&at),
-                _other => Err(error),
-            });
-            for removed in [removed, fs::remove_dir(&folder)] {
-                match removed {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            Ok(())
-        };
-        self.within(|| detach().map_err(Error::on("take away", &folder)))
+        let failed = |error: io::Error| Error::on("take away", &folder)(error);
+        // What cannot be detached keeps its names.
+        self.within(|| self.roots.detach(name).map_err(&failed))?;
+        self.roots.remove(name).map_err(failed)
     }
 
     fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -137,6 +135,76 @@ impl Stage {
                 .map_err(Error::io("enter the mount namespace of volumes"))?;
             work()
         })
+    }
+}
+
+impl Roots {
+    /// Of a tmpfs that was just mounted there.
+    fn at(place: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let served = rustix::fs::open(place, flags, Mode::empty())?;
+        let written = open_tree(&served, c"", COPY)?;
+        let attributes = MountAttr {
+            attr_set: MOUNT_ATTR_RDONLY,
+            propagation: MsFlags::MS_SHARED.bits(),
+            ..MountAttr::default()
+        };
+        mount_setattr(&served, c"", AT_EMPTY_PATH, &attributes)?;
+        Ok(Self { served, written })
+    }
+
+    /// Attaches a tree below a folder that was just made, from within the namespace.
+    fn attach(&self, tree: &OwnedFd, name: &str, is_folder: bool) -> io::Result<()> {
+        let folder = beneath(&self.written, name)?;
+        if is_folder {
+            mkdirat(&folder, VOLUME, Mode::from_raw_mode(0o755))?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&folder, VOLUME, flags, Mode::from_raw_mode(0o644))?;
+        }
+        let folder = beneath(&self.served, name)?;
+        let itself = open_tree(&folder, c"", COPY)?;
+        // What is attached to it is attached once, and not below the mount that it is a copy of.
+        mount_setattr(&itself, c"", AT_EMPTY_PATH, &private())?;
+        move_mount(&itself, &folder)?;
+        let at = beneath(&self.served, &format!("{name}/{VOLUME}"))?;
+        move_mount(tree, &at)
+    }
+
+    /// Detaches a folder with all that is below, from within the namespace and on a thread of its own.
+    fn detach(&self, name: &str) -> io::Result<()> {
+        nix::unistd::fchdir(self.served.as_fd())?;
+        match umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // It was not attached.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Removes the names of a folder that is detached.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let folder = beneath(&self.written, name)?;
+        match unlinkat(&folder, VOLUME, AtFlags::REMOVEDIR) {
+            Err(rustix::io::Errno::NOTDIR) => unlinkat(&folder, VOLUME, AtFlags::empty())?,
+            // It was not made.
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(unlinkat(&self.written, name, AtFlags::REMOVEDIR)?)
+    }
+}
+
+/// What is at a path below a directory, by no link.
+fn beneath(directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(openat2(directory, path, flags, Mode::empty(), resolve)?)
+}
+
+fn private() -> MountAttr {
+    MountAttr {
+        propagation: MsFlags::MS_PRIVATE.bits(),
+        ..MountAttr::default()
     }
 }
 
@@ -156,13 +224,8 @@ fn tree(volume: &Shared) -> io::Result<OwnedFd> {
         Scope::Mount => 0,
         Scope::Tree => AT_RECURSIVE,
     };
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | scope;
-    let tree = open_tree(&volume.held, c"", flags)?;
-    let private = MountAttr {
-        propagation: MsFlags::MS_PRIVATE.bits(),
-        ..MountAttr::default()
-    };
-    mount_setattr(&tree, c"", AT_EMPTY_PATH | AT_RECURSIVE, &private)?;
+    let tree = open_tree(&volume.held, c"", COPY | scope)?;
+    mount_setattr(&tree, c"", AT_EMPTY_PATH | AT_RECURSIVE, &private())?;
     let read_only = MountAttr {
         attr_set: MOUNT_ATTR_RDONLY,
         ..MountAttr::default()
@@ -186,6 +249,10 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use rustix::fs::{renameat, symlinkat};
+
     use super::*;
     use crate::held::Held;
 
@@ -233,5 +300,45 @@ mod tests {
         .unwrap();
         assert_eq!(fs::read_to_string(at("data/kept")).unwrap(), "ours");
         assert_eq!(fs::read_to_string(at("file")).unwrap(), "two");
+    }
+
+    #[test]
+    fn links_of_a_guest_lead_nowhere_and_it_makes_none() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        for name in ["place", "data", "host", "host/volume"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let stage = Arc::new(Stage::make(&at("place")).unwrap());
+        let data = |name: &str| stage.add(&volume(name, &at("data"), Access::Write));
+        let first = data("1").unwrap();
+        // The guest has the mounts of the stage as its daemon has them: of a copy of the namespace.
+        for name in ["2", "1/2", "1/volume/link"] {
+            let (host, link) = (at("host"), at("place").join(name));
+            let plant = || -> io::Result<()> {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                std::os::unix::fs::symlink(&host, &link)
+            };
+            let planted = stage.within(|| plant().map_err(Error::on("plant", &link)));
+            let planted = planted.map_err(|error| error.chain());
+            match name {
+                "1/volume/link" => planted.unwrap(),
+                _other => assert!(planted.unwrap_err().contains("Read-only"), "{name}"),
+            }
+        }
+        // Links that are there nevertheless: at a new name, of an old folder, of an old volume.
+        let written = &stage.roots.written;
+        symlinkat(at("host"), written, "2").unwrap();
+        assert!(data("2").unwrap_err().chain().contains("exists"));
+        renameat(written, "1", written, "old").unwrap();
+        symlinkat(at("host"), written, "1").unwrap();
+        drop(first);
+        let third = data("3").unwrap();
+        renameat(written, "3/volume", written, "older").unwrap();
+        symlinkat(at("host"), written, "3/volume").unwrap();
+        drop(third);
+        assert!(at("host/volume").is_dir());
+        assert!(at("data/link").is_symlink());
+        assert!(openat(written, "3", OFlags::PATH, Mode::empty()).is_err());
     }
 }
