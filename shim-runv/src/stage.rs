@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::Builder;
 
 use guest::call::VOLUME;
 use nix::errno::Errno;
@@ -243,13 +244,18 @@ fn tree(volume: &Shared) -> io::Result<OwnedFd> {
 fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let panicked = |_panic| Error::io("share volumes")(io::Error::other("a panic"));
-        scope.spawn(work).join().map_err(panicked)?
+        // The cgroup of a shim may have no thread left to give.
+        let thread = Builder::new().name("stage".to_owned());
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(Error::io("start a thread"))?;
+        thread.join().map_err(panicked)?
     })
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::mpsc;
 
     use rustix::fs::{renameat, symlinkat};
 
@@ -340,5 +346,46 @@ mod tests {
         assert!(at("host/volume").is_dir());
         assert!(at("data/link").is_symlink());
         assert!(openat(written, "3", OFlags::PATH, Mode::empty()).is_err());
+    }
+
+    #[test]
+    fn who_has_the_stage_for_root_sees_and_writes_what_is_attached_later() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        for name in ["place", "data"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let stage = Arc::new(Stage::make(&at("place")).unwrap());
+        // As virtiofsd does it.
+        let enter = |place: &Path| -> io::Result<()> {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)?;
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(place), place, NONE, bind, NONE)?;
+            nix::unistd::chdir(place)?;
+            nix::unistd::pivot_root(".", ".")?;
+            Ok(umount2(".", MntFlags::MNT_DETACH)?)
+        };
+        let (entered, wait_entered) = mpsc::channel();
+        let (added, wait_added) = mpsc::channel();
+        let place = at("place");
+        let serve = move || -> io::Result<bool> {
+            enter(&place)?;
+            entered.send(()).map_err(io::Error::other)?;
+            wait_added.recv().map_err(io::Error::other)?;
+            fs::write("/1/volume/new", "theirs")?;
+            Ok(fs::write("/new", "").is_err() && fs::write("/1/new", "").is_err())
+        };
+        std::thread::scope(|scope| {
+            // It ends with this closure, and the other one's waiting with it.
+            let (stage, added) = (&stage, added);
+            let served = move || stage.within(move || serve().map_err(Error::io("serve")));
+            let served = scope.spawn(served);
+            wait_entered.recv().unwrap();
+            let _data = stage.add(&volume("1", &at("data"), Access::Write)).unwrap();
+            added.send(()).unwrap();
+            assert!(served.join().unwrap().unwrap());
+        });
+        assert_eq!(fs::read_to_string(at("data/new")).unwrap(), "theirs");
     }
 }
