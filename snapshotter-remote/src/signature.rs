@@ -92,7 +92,7 @@ pub fn open(signed_manifest: &[u8], chain_id: Digest, trusted: &[PublicKey]) -> 
 /// # Errors
 /// [`Error::Damaged`] and [`Error::OtherVersion`].
 pub fn open_unverified(signed_manifest: &[u8], chain_id: Digest) -> Result<Manifest> {
-    let damaged = |what| Error::damaged(&format!("manifest {chain_id}"), what);
+    let damaged = |what| Error::damaged(format!("manifest {chain_id}"), what);
     let (bytes, _key, _signature) = parts(signed_manifest).map_err(damaged)?;
     manifest_of(bytes, chain_id)
 }
@@ -106,10 +106,11 @@ fn manifest_of(bytes: &[u8], chain_id: Digest) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// Manifest, key and signature, or what is wrong.
-fn parts(
-    signed_manifest: &[u8],
-) -> std::result::Result<(&[u8], &[u8; KEY_BYTES], &[u8; SIGNATURE_BYTES]), &'static str> {
+/// Manifest, key and signature.
+type Parts<'a> = (&'a [u8], &'a [u8; KEY_BYTES], &'a [u8; SIGNATURE_BYTES]);
+
+/// What a signed manifest is made of, or what is wrong.
+fn parts(signed_manifest: &[u8]) -> std::result::Result<Parts<'_>, &'static str> {
     if signed_manifest.len() > BYTES_MAX {
         return Err("it is longer than a manifest may be");
     }
