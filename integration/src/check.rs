@@ -64,7 +64,7 @@ fn failures(
     runtime
         .binaries()
         .context("the runtime under test is missing")?;
-    let home = runtime.home()?;
+    let home = runtime.home(0)?;
     let images = &Image::wanted(images)?[..];
     let mut config = Config::with_images(images);
     config.environment.extend(home.iter().map(Home::variable));

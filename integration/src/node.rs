@@ -83,7 +83,8 @@ pub fn check_on(
         runtime
             .binaries()
             .context("the runtime under test is missing")?;
-        let home = runtime.home()?;
+        // A pod has one.
+        let home = runtime.home(1)?;
         for installed in Version::available()? {
             let snapshotter = snapshotter()?;
             let place = (runtime, home.as_ref());

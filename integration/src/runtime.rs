@@ -5,7 +5,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +15,9 @@ use crate::{
     process::{command, output_of},
     wait::SOON,
 };
+
+/// Until a machine has booted under emulation, beside all that other tests do.
+pub const BOOT: Duration = Duration::from_secs(120);
 
 /// What containerd runs containers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,11 +74,12 @@ impl Runtime {
         names.iter().map(|name| built(name)).collect()
     }
 
-    /// What its shims need beside binaries; it is gone with this value.
-    pub fn home(self) -> Result<Option<Home>> {
+    /// What its shims need beside binaries, and a template of machines with so many links; all is gone with
+    /// this value.
+    pub fn home(self, links: usize) -> Result<Option<Home>> {
         match self {
             Self::Runc | Self::Runlxc => Ok(None),
-            Self::Runv => Home::make().map(Some),
+            Self::Runv => Home::make(links).map(Some),
         }
     }
 }
@@ -89,7 +93,7 @@ pub struct Home {
 }
 
 impl Home {
-    fn make() -> Result<Self> {
+    fn make(links: usize) -> Result<Self> {
         let kernel = Kernel::get(Series::V6_1)?;
         let release = kernel.modules.file_name().context("a release has a name")?;
         let this = Self {
@@ -97,6 +101,8 @@ impl Home {
             release: release.to_string_lossy().into_owned(),
         };
         this.build(&kernel, &[])?;
+        let links = links.to_string();
+        this.runv(&["template", "make", "--links", &links])?;
         Ok(this)
     }
 
@@ -118,10 +124,10 @@ impl Home {
         output_of(&mut build, SOON).map(drop)
     }
 
-    /// What `runv` prints when it is given this place.
-    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let mut runv = command(built("runv")?);
-        output_of(runv.args(arguments).envs([self.variable()]), SOON)
+    /// What `runv` prints here.
+    pub fn runv(&self, words: &[&str]) -> Result<String> {
+        let mut command = command(built("runv")?);
+        output_of(command.args(words).envs([self.variable()]), BOOT)
     }
 
     /// The environment variable by which shims find it.
@@ -129,6 +135,13 @@ impl Home {
     pub fn variable(&self) -> (String, String) {
         let path = self.directory.path().display().to_string();
         ("RUNV_HOME".to_owned(), path)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Those that do not end see by themselves that their place is gone.
+        let _ended = self.runv(&["template", "rm", "--all"]);
     }
 }
 

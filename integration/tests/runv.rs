@@ -1,7 +1,7 @@
 //! Containers in virtual machines, by stock containerd: one guest at a time, under emulation where the
 //! host has nothing better.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -14,7 +14,7 @@ use integration::{
     guest::Series,
     images::Image,
     process::{command, output_of},
-    runtime::{Home, Runtime, built},
+    runtime::{BOOT, Home, Runtime, built},
     terminal::Size,
     versions::Version,
     wait::{SOON, Sources, until},
@@ -151,7 +151,7 @@ fn one_containerd() -> Result<(Containerd, Home)> {
     let installed = Version::available()?
         .pop()
         .context("there is a containerd")?;
-    let home = RUNTIME.home()?.context("runv has a place")?;
+    let home = RUNTIME.home(0)?.context("runv has a place")?;
     let mut config = Config::with_images(&[Image::Busybox]);
     config.environment.push(home.variable());
     Ok((Containerd::start(&installed, &config)?, home))
@@ -200,13 +200,13 @@ fn kernels(containerd: &Containerd, home: &Home) -> Result<()> {
         );
         ended.with_code(137)?;
     }
-    let listed = home.ask(&["image", "ls"])?;
+    let listed = home.runv(&["image", "ls"])?;
     let default = format!("{:<20}  {}", "default", home.release);
     ensure!(
         listed.starts_with(&default) && listed.lines().count() == Series::ALL.len(),
         "{listed}"
     );
-    home.ask(&["image", "rm", "5.10"])?;
+    home.runv(&["image", "rm", "5.10"])?;
     let refused = |id: &str, guest: &str, expected: &str| {
         let guest = asking(guest);
         let container = ctr.container(id, Image::Busybox, RUNTIME);
@@ -362,6 +362,94 @@ fn are_killed(containerd: &Containerd, task: &Task<'_>) -> Result<()> {
         log.contains("virtiofsd has ended under a virtual machine"),
         "{log}"
     );
+    Ok(())
+}
+
+#[test]
+fn copies_of_a_template_are_machines_of_their_own_and_the_next_one_boots_without() {
+    let (containerd, home) = one_containerd().unwrap();
+    let outcome = copies(&containerd).and_then(|()| holder_is_killed(&containerd, &home));
+    let log = containerd.log_tail();
+    outcome
+        .with_context(|| format!("its log ends:\n{log}"))
+        .unwrap();
+    containerd.finish().unwrap();
+}
+
+/// Whether a machine went on from a template.
+fn is_copy(task: &Task<'_>) -> Result<bool> {
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", task.pid()?))?;
+    ensure!(line.starts_with("/usr/bin/qemu-system"), "{line}");
+    Ok(line.contains("-incoming"))
+}
+
+fn copies(containerd: &Containerd) -> Result<()> {
+    let ctr = Ctr::of(containerd);
+    let start = |id: &'static str, flags: &[&str]| {
+        let container = ctr.container(id, Image::Busybox, RUNTIME).flags(flags);
+        container.detach(&["sleep", "600"])
+    };
+    let seconds = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.map(|now| now.as_secs())
+    };
+    let first = start("first", &["--hostname", "one"])?;
+    let second = start("second", &["--hostname", "two"])?;
+    ensure!(is_copy(&first)? && is_copy(&second)?, "they have booted");
+    let script = "hostname; cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | md5sum; \
+                  cat /proc/sys/kernel/random/uuid";
+    let [one, two] = [first.output(script)?, second.output(script)?];
+    ensure!(
+        one.starts_with("one\n") && two.starts_with("two\n"),
+        "{one} {two}"
+    );
+    let pairs = one.lines().zip(two.lines());
+    ensure!(
+        pairs.clone().count() == 4 && pairs.clone().all(|(one, two)| one != two),
+        "{one} {two}"
+    );
+    let before = seconds()?;
+    let told: u64 = second.output("date +%s")?.trim().parse()?;
+    ensure!(before <= told && told <= seconds()?, "{told}");
+    let never = start("never", &["--annotation", "org.pouch.runv.template=never"])?;
+    ensure!(!is_copy(&never)?, "it has something in common with others");
+    for task in [first, second, never] {
+        task.kill_and_remove()?;
+    }
+    let other = ["--annotation", "org.pouch.runv.template=nevr"];
+    let other = ctr
+        .container("other", Image::Busybox, RUNTIME)
+        .flags(&other);
+    let ended = other.run(&["true"])?;
+    ensure!(ended.stderr().contains("the nearest is never"), "{ended}");
+    Ok(())
+}
+
+/// Then there is none, until one is made after the next machine has booted.
+fn holder_is_killed(containerd: &Containerd, home: &Home) -> Result<()> {
+    let listed = home.runv(&["template", "ls"])?;
+    let holder = listed.split("held by ").nth(1).context("one is held")?;
+    let (holder, _) = holder.split_once(':').context("its holder")?;
+    kill(Pid::from_raw(holder.parse()?), Signal::SIGKILL)?;
+    let ctr = Ctr::of(containerd);
+    let start = |id| {
+        let container = ctr.container(id, Image::Busybox, RUNTIME);
+        container.detach(&["sleep", "600"])
+    };
+    let booted = start("booted")?;
+    ensure!(!is_copy(&booted)?, "of a template that is gone");
+    until("another is made", BOOT, Sources::none(), || {
+        let listed = home.runv(&["template", "ls"])?;
+        Ok(listed.contains("held by").then_some(()))
+    })?;
+    let copy = start("copy")?;
+    ensure!(is_copy(&copy)?, "it has booted");
+    for task in [booted, copy] {
+        task.kill_and_remove()?;
+    }
+    home.runv(&["template", "rm", "--all"])?;
+    let listed = home.runv(&["template", "ls"])?;
+    ensure!(listed.is_empty(), "{listed}");
     Ok(())
 }
 

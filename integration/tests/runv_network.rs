@@ -37,7 +37,7 @@ fn check(behaviour: impl Fn(&Containerd, &NetworkNamespace) -> Result<()>) {
         let installed = Version::available()?
             .pop()
             .context("there is a containerd")?;
-        let home = RUNTIME.home()?.context("runv has a place")?;
+        let home = RUNTIME.home(1)?.context("runv has a place")?;
         let network = NetworkNamespace::new()?;
         let mut config = Config::with_images(&[Image::Busybox]);
         config.environment.push(home.variable());

@@ -76,7 +76,12 @@ fn shares(node: &Node<'_>) -> Result<()> {
     };
     let server = start("server", SERVER)?;
     let client = start("client", "echo started; sleep 100000")?;
-    ensure!(machines(node)?.len() == 1, "one machine for a pod");
+    let pods = machines(node)?;
+    ensure!(pods.len() == 1, "one machine for a pod");
+    for pid in pods {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+        ensure!(line.contains("-incoming"), "of no template: {line}");
+    }
     let reached = || {
         until(
             "the server answers on localhost",
@@ -120,7 +125,7 @@ fn shares(node: &Node<'_>) -> Result<()> {
         Sources::none(),
         || {
             let script = ["sh", "-c", "ls -d /sys/block/sd* | wc -l"];
-            Ok((cri.exec(&client, &script)?.stdout == "4\n").then_some(()))
+            Ok((cri.exec(&client, &script)?.stdout == "5\n").then_some(()))
         },
     )?;
     cri.remove_pod(&pod_id)?;

@@ -9,12 +9,12 @@ use clap::{Parser, Subcommand};
 
 use crate::home::Home;
 use crate::image::{self, Image, Name, Source};
-use crate::listed::{self, Listed, Room};
-use crate::machine::{self, find_qemu};
-use crate::qemu::Facts;
+use crate::listed::{self, Room};
+use crate::qemu::{self, Facts};
 use crate::runtime::ROOT;
+use crate::template::{self, Kind, Listed, Places};
 use crate::virtiofsd::Virtiofsd;
-use crate::{Error, Result};
+use crate::{Error, Result, size};
 
 /// Virtual machines of containers: guest images, and what this host can do.
 #[derive(Debug, Parser)]
@@ -42,6 +42,9 @@ enum Command {
         /// Its id.
         id: String,
     },
+    /// Templates: booted machines that others go on from. They are made by themselves.
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Says what is there and what is missing; the exit code is 1 when containers cannot run.
     Doctor,
 }
@@ -80,6 +83,36 @@ enum ImageCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum TemplateCommand {
+    /// Lists them: those that are held, are being made, or could not be made, and why.
+    Ls,
+    /// Throws templates away; machines that went on from them stay.
+    Rm {
+        /// Their keys, as `ls` tells them.
+        #[arg(required_unless_present = "all")]
+        keys: Vec<String>,
+        /// All of them.
+        #[arg(long, conflicts_with = "keys")]
+        all: bool,
+    },
+    /// Makes one, and waits for it; the first container then need not boot.
+    Make {
+        /// Name of their guest image.
+        #[arg(long, default_value_t)]
+        guest: Name,
+        /// Memory of its machines in MiB: 256, 512, 1024, 2048 or 4096.
+        #[arg(long, value_name = "MIB", default_value_t = size::MEMORY_MIB)]
+        memory: u64,
+        /// Their processors.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        processors: u32,
+        /// Their links: 0 without a network, 1 with that of CNI.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        links: usize,
+    },
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -105,7 +138,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Image(command) => images(command, &home, &mut out),
         Command::Ps(Root { root }) => {
             for it in listed::all(&root)? {
-                say(&mut out, &line(&it));
+                say(&mut out, &container(&it));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -122,9 +155,13 @@ fn run(command: Command) -> Result<ExitCode> {
                 )));
             }
             let text = fs::read(&it.console).map_err(Error::on("read", &it.console))?;
-            for line in machine::lines(&text) {
+            for line in qemu::lines(&text) {
                 say(&mut out, &line);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Template(command) => {
+            templates(command, &home, &mut out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor => Ok(doctor(&home, &mut out)),
@@ -132,7 +169,7 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// A container as `ps` prints it.
-fn line(it: &Listed) -> String {
+fn container(it: &listed::Listed) -> String {
     let (qemu, memory) = match &it.room {
         Room::Own {
             qemu: Some(pid),
@@ -142,7 +179,7 @@ fn line(it: &Listed) -> String {
         Room::Pod => ("pod".to_owned(), String::new()),
         Room::Unreadable(why) => ("unreadable".to_owned(), why.clone()),
     };
-    let Listed { namespace, id, .. } = it;
+    let listed::Listed { namespace, id, .. } = it;
     format!("{namespace:<15}  {id:<30}  {qemu:<8}  {memory}")
         .trim_end()
         .to_owned()
@@ -175,6 +212,92 @@ fn images(command: ImageCommand, home: &Home, out: &mut impl Write) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+fn templates(command: TemplateCommand, home: &Home, out: &mut impl Write) -> Result<()> {
+    let places = Places::of(home);
+    match command {
+        TemplateCommand::Ls => {
+            for (key, listed) in template::list(&places)? {
+                say(out, &format!("{key}  {}", line(&listed)));
+            }
+            Ok(())
+        }
+        TemplateCommand::Rm { keys, all } => {
+            let known = template::list(&places)?.into_iter().map(|(key, _)| key);
+            let known: Vec<_> = known.collect();
+            let named = keys.iter().map(|text| {
+                let found = known.iter().find(|key| key.to_string() == *text);
+                let missing = || Error::Usage(format!("no template {text}: see runv template ls"));
+                found.cloned().ok_or_else(missing)
+            });
+            let chosen = match all {
+                true => known.clone(),
+                false => named.collect::<Result<_>>()?,
+            };
+            for key in chosen {
+                template::end(&places, &key)?;
+            }
+            Ok(())
+        }
+        TemplateCommand::Make {
+            guest,
+            memory,
+            processors,
+            links,
+        } => {
+            let kind = Kind {
+                guest,
+                memory_mib: memory,
+                processors,
+                links,
+            };
+            say(out, &template::make(home, &kind)?.to_string());
+            Ok(())
+        }
+    }
+}
+
+fn line(listed: &Listed) -> String {
+    match listed {
+        Listed::Held(report) => {
+            let machine = format!(
+                "held by {}: {} MiB, processors {}, links {}",
+                report.pid, report.memory_mib, report.processors, report.links
+            );
+            match &report.held {
+                None => machine,
+                Some(held) => format!(
+                    "{machine}; {} KiB of the host, made {} s ago, taken {} times, last {} s ago",
+                    held.bytes >> 10,
+                    held.age_s,
+                    held.uses,
+                    held.unused_s
+                ),
+            }
+        }
+        Listed::Making => "being made".to_owned(),
+        Listed::Failed(why) => format!("could not be made: {why}"),
+        Listed::Left => "left by somebody who was killed: the next one removes it".to_owned(),
+    }
+}
+
+/// What doctor says of templates: none is nothing that is missing.
+fn templates_in_short(home: &Home) -> String {
+    let listed = match template::list(&Places::of(home)) {
+        Ok(listed) => listed,
+        Err(error) => return error.chain(),
+    };
+    let count = |is: fn(&Listed) -> bool| listed.iter().filter(|(_, it)| is(it)).count();
+    let held = count(|it| matches!(it, Listed::Held(_)));
+    let failed = count(|it| matches!(it, Listed::Failed(_)));
+    match (held, failed) {
+        (0, 0) => "none: one is made after the first start of each kind".to_owned(),
+        (held, 0) => format!("{held} held"),
+        (held, failed) => {
+            format!("{held} held, {failed} could not be made: see runv template ls")
+        }
+    }
+}
+
 fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     say(
@@ -182,7 +305,7 @@ fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
         &format!("accelerator  {}", Facts::read(Path::new("/"))),
     );
     let needs: [(&str, std::result::Result<PathBuf, Error>); 2] = [
-        ("qemu", find_qemu()),
+        ("qemu", qemu::find()),
         (
             "guest image",
             Image::find(home, &Name::default()).map(|image| image.kernel),
@@ -203,6 +326,7 @@ fn doctor(home: &Home, out: &mut impl Write) -> ExitCode {
         Err(error) => format!("copies only: {}", error.chain()),
     };
     say(out, &format!("{:<11}  {volumes}", "volumes"));
+    say(out, &format!("templates    {}", templates_in_short(home)));
     code
 }
 
@@ -221,5 +345,6 @@ mod tests {
         assert!(text.contains("missing: no guest image"), "{text}");
         assert!(text.contains("runv image build"), "{text}");
         assert!(text.contains("\nvolumes "), "{text}");
+        assert!(text.contains("templates    none"), "{text}");
     }
 }

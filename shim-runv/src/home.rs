@@ -6,6 +6,7 @@
 //!   HOME/guest/release           of the kernel, for who lists guest images
 //!   HOME/guests/NAME/            the same of another guest, for containers that ask for it by name
 //!   HOME/layers/KEY.erofs        root file systems of images
+//!   HOME/templates/              where templates of machines are found (`template/place.rs`)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -44,6 +45,18 @@ impl Home {
         }
         let path = path.display();
         Err(Error::Usage(format!("{VARIABLE}: {path} is not absolute")))
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The folder of templates.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.0.join("templates")
     }
 
     /// The folder of a guest image.

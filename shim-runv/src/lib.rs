@@ -32,6 +32,7 @@ mod size;
 mod specification;
 mod stage;
 mod streams;
+pub mod template;
 mod virtiofsd;
 mod volumes;
 

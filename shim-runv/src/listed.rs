@@ -9,7 +9,7 @@ use sys::Pid;
 
 use crate::home::names;
 use crate::journal::StateDir;
-use crate::machine::PROGRAM;
+use crate::qemu::PROGRAM;
 use crate::{Error, Result};
 
 /// Bytes of a process's name that the kernel keeps (TASK_COMM_LEN, without the last zero).

@@ -8,10 +8,7 @@
 //! When the shim is killed its end of the socket closes, and the agent turns the machine off.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,41 +16,26 @@ use std::time::Duration;
 use cgroups::Cgroup;
 use guest::call::Process;
 use mux::{Endpoint, Link};
-use nix::sys::signal::Signal;
-use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
+use sys::{ExitStatus, Pid};
 
 use crate::agent::{Agent, News};
 use crate::journal::StateDir;
 use crate::oom::OomKills;
-use crate::qemu::{
-    AGENT_FD, Arguments, LINK_FD, MEMORY_FD, MONITOR_FD, Monitor, Slots, VOLUMES_FD,
-};
+use crate::qemu::{Arguments, Files, Memory, Monitor, Qemu, Wires, not_up};
 use crate::sharing::Share;
 use crate::streams::Streams;
+use crate::template::{self, Template};
 use crate::{Error, Result};
-
-/// QEMU's program.
-pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
-
-/// Where it is looked for beside the PATH.
-const FOLDERS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 
 /// From QEMU's start to the agent's word. A guest takes a second and a half without hardware support on
 /// a machine that does nothing else.
 const UP_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same for a machine that goes on: a twentieth of a second on such a machine.
+const RESTORED_LIMIT: Duration = Duration::from_secs(10);
+
 /// The first answer of an agent that has said Hello.
 const PREPARE_LIMIT: Duration = Duration::from_secs(20);
-
-/// The end of a killed QEMU.
-const END_LIMIT: Duration = Duration::from_secs(10);
-
-/// What QEMU may write to its console's file and to its log, in bytes each. They are in the host's memory,
-/// and a guest whose agent is up says nothing there, so one that comes so far means no good: QEMU is killed.
-const WRITTEN_BYTES_MAX: u64 = 1 << 20;
-
-/// How much of a log an error repeats, in bytes.
-const TAIL_BYTES: usize = 1000;
 
 /// The highest number that the kernel gives a process (PID_MAX_LIMIT): above it are the numbers of
 /// processes in guests, which are none of the host.
@@ -66,19 +48,6 @@ const LOST: ExitStatus = ExitStatus::LOST;
 pub(crate) fn next_pid() -> i32 {
     static NEXT: AtomicI32 = AtomicI32::new(HOST_PID_MAX + 1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// QEMU's program on this host.
-///
-/// # Errors
-/// [`Error::NoQemu`].
-pub(crate) fn find_qemu() -> Result<PathBuf> {
-    let search_path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&search_path).chain(FOLDERS.map(PathBuf::from));
-    let mut places = folders.map(|folder| folder.join(PROGRAM));
-    places
-        .find(|path| path.is_absolute() && path.is_file())
-        .ok_or(Error::NoQemu)
 }
 
 /// A process in the guest as the host knows it.
@@ -154,35 +123,6 @@ impl Processes {
     }
 }
 
-fn kill(qemu: &Mutex<Child>) {
-    let mut qemu = qemu.lock().unwrap_or_else(PoisonError::into_inner);
-    // It may have ended by itself; then it is only waited for.
-    let _gone = qemu.kill(Signal::SIGKILL);
-    if !matches!(qemu.wait_timeout(END_LIMIT), Ok(Some(_))) {
-        tracing::warn!(pid = qemu.pid().as_raw(), "a killed QEMU does not end");
-    }
-}
-
-/// The process. Dropped, it is killed.
-#[derive(Debug)]
-struct Qemu(Arc<Mutex<Child>>);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        kill(&self.0);
-    }
-}
-
-/// What of the host a machine is connected to.
-#[derive(Debug)]
-pub(crate) struct Wires {
-    /// The network namespace that QEMU lives in: that of its links, so that who looks for it by QEMU's
-    /// pid finds it.
-    pub(crate) namespace: OwnedFd,
-    /// The other ends of its links.
-    pub(crate) taps: Vec<OwnedFd>,
-}
-
 /// A machine that is up. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -193,66 +133,82 @@ pub(crate) struct Machine {
     pub(crate) pid: i32,
     /// What of the host it sees.
     pub(crate) share: Option<Share>,
-    monitor: Option<Monitor>,
+    /// By which it takes what it did not begin with.
+    pub(crate) monitor: Monitor,
     qemu: Qemu,
 }
 
 impl Machine {
-    /// Starts one in a cgroup, and waits until its agent answers.
+    /// Boots one in a cgroup, and waits until its agent answers.
     ///
     /// # Errors
     /// [`Error::NotUp`] with the tail of its console; nothing is left then.
-    pub(crate) fn start(
+    pub(crate) fn boot(
         arguments: &Arguments,
         wires: Wires,
         cgroup: &Cgroup,
         dir: &StateDir,
     ) -> Result<Self> {
-        let program = find_qemu()?;
-        let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
-        let log = dir.qemu_log();
-        let log = File::create(&log).map_err(Error::on("create", &log))?;
-        let mut qemu = Spawn::new(&program)
-            .args(arguments.render())
-            .fd(AGENT_FD, OwnedFd::from(theirs))
-            .stderr(OwnedFd::from(log))
-            .join_namespaces(vec![(wires.namespace, CloneFlags::CLONE_NEWNET)])
-            .new_session();
-        let monitor = match arguments.slots {
-            Slots::None => None,
-            Slots::Disks => {
-                let pair = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
-                qemu = qemu.fd(MONITOR_FD, OwnedFd::from(pair.1));
-                Some(pair.0)
+        let (share, files) = match arguments.needs_shared_memory() {
+            true => {
+                let (share, ends) = Share::start(arguments.memory_mib, cgroup, dir)?;
+                let files = Files {
+                    memory: Some(ends.memory),
+                    volumes: Some(ends.socket),
+                };
+                (Some(share), files)
             }
+            false => (None, Files::default()),
         };
-        let mut share = None;
-        if arguments.needs_shared_memory() {
-            let (started, ends) = Share::start(arguments.memory_mib, cgroup, dir)?;
-            qemu = qemu.fd(MEMORY_FD, ends.memory).fd(VOLUMES_FD, ends.socket);
-            share = Some(started);
-        }
-        for (number, tap) in (LINK_FD..).zip(wires.taps) {
-            qemu = qemu.fd(number, tap);
-        }
-        let qemu = qemu.spawn().map_err(Error::on("start", &program))?;
+        let (qemu, port, monitor) = Qemu::start(arguments, wires, files, &dir.qemu_log())?;
+        cgroup.attach(qemu.pid())?;
+        share.iter().try_for_each(|it| it.guard(qemu.child()))?;
+        let said = || share.as_ref().map(Share::said).unwrap_or_default();
+        let monitor = Monitor::new(monitor);
+        let monitor = monitor.map_err(|error| gone((&qemu, &said()), &error.chain(), dir))?;
+        let link = meet(port, template::EPOCH, UP_LIMIT);
+        let link = link.map_err(|error| gone((&qemu, &said()), &error.to_string(), dir))?;
+        share.iter().try_for_each(|it| it.is_up(cgroup))?;
+        Self::with(qemu, link, monitor, share)
+    }
+
+    /// Has one go on where a template was stopped.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`], and sooner.
+    pub(crate) fn restore(
+        arguments: &Arguments,
+        wires: Wires,
+        template: &Template,
+        (cgroup, dir): (&Cgroup, &StateDir),
+    ) -> Result<Self> {
+        let arguments = Arguments {
+            memory: Memory::Copy,
+            ..arguments.clone()
+        };
+        let (memory, state) = template.parts()?;
+        let files = Files {
+            memory: Some(memory),
+            volumes: None,
+        };
+        let started = Qemu::start(&arguments, wires, files, &dir.qemu_log())?;
+        let (qemu, port, monitor) = started;
+        cgroup.attach(qemu.pid())?;
+        let monitor = Monitor::new(monitor).and_then(|monitor| {
+            monitor.go_on(state)?;
+            Ok(monitor)
+        });
+        let monitor = monitor.map_err(|error| gone((&qemu, ""), &error.chain(), dir))?;
+        let link = meet(port, template::EPOCH + 1, RESTORED_LIMIT);
+        let link = link.map_err(|error| gone((&qemu, ""), &error.to_string(), dir))?;
+        Self::with(qemu, link, monitor, None)
+    }
+
+    fn with(qemu: Qemu, link: Link, monitor: Monitor, share: Option<Share>) -> Result<Self> {
         let pid = qemu.pid();
-        let qemu = Qemu(Arc::new(Mutex::new(qemu)));
-        cgroup.attach(pid)?;
-        share.iter().try_for_each(|it| it.guard(&qemu.0))?;
-        sys::process::limit_file_size_of(pid, WRITTEN_BYTES_MAX)
-            .map_err(Error::io("limit what QEMU may write"))?;
-        let reader = ours.try_clone().map_err(Error::io("duplicate a socket"))?;
-        // Any number but that of another link of this guest, of which there is none.
-        let endpoint = Endpoint::host(1);
-        let link = Link::start(endpoint, reader, ours).map_err(Error::io("start a thread"))?;
-        if let Err(error) = link.await_peer(UP_LIMIT) {
-            kill(&qemu.0);
-            return Err(not_up(&error.to_string(), share.as_ref(), dir));
-        }
         let processes = Processes::default();
         let oom_kills = OomKills::default();
-        let (known, child) = (processes.clone(), Arc::clone(&qemu.0));
+        let (known, handle) = (processes.clone(), qemu.handle());
         let kills = oom_kills.clone();
         let told = move |news: News<'_>| match news {
             News::Ended(process, code) => {
@@ -262,12 +218,10 @@ impl Machine {
             News::OutOfMemory(container) => kills.add(container),
             News::Gone => {
                 // It may be there still, without anybody to talk to.
-                kill(&child);
+                handle.kill();
                 known.end(|_| true, LOST);
             }
         };
-        share.iter().try_for_each(|it| it.is_up(cgroup))?;
-        let monitor = monitor.map(Monitor::new).transpose()?;
         let machine = Self {
             share,
             monitor,
@@ -281,18 +235,9 @@ impl Machine {
         Ok(machine)
     }
 
-    /// By which it takes what it did not begin with.
-    ///
-    /// # Errors
-    /// [`Error::Monitor`] for a machine without.
-    pub(crate) fn monitor(&self) -> Result<&Monitor> {
-        let none = || Error::Monitor("this machine has none".to_owned());
-        self.monitor.as_ref().ok_or_else(none)
-    }
-
     /// Ends it, whatever runs in it.
     pub(crate) fn end(&self) {
-        kill(&self.qemu.0);
+        self.qemu.kill();
         self.agent.join();
         if let Some(share) = &self.share {
             share.end();
@@ -306,45 +251,18 @@ impl Drop for Machine {
     }
 }
 
-/// The error of a machine that did not come up, with what it and QEMU said last.
-fn not_up(why: &str, share: Option<&Share>, dir: &StateDir) -> Error {
-    let virtiofsd = share.map(Share::said).unwrap_or_default();
-    let mut why = why.to_owned();
-    for (who, said) in [
-        ("QEMU", tail(&dir.qemu_log()).as_str()),
-        ("virtiofsd", virtiofsd.as_str()),
-    ] {
-        if !said.is_empty() {
-            why = format!("{why}: {who} said: {said}");
-        }
-    }
-    let console = match tail(&dir.console()).as_str() {
-        "" => String::new(),
-        text => format!("; its console: {text}"),
-    };
-    Error::NotUp { why, console }
+/// The link to an agent that has answered on it.
+fn meet(port: UnixStream, epoch: u16, limit: Duration) -> std::io::Result<Link> {
+    let link = Link::start(Endpoint::host(epoch), port.try_clone()?, port)?;
+    link.await_peer(limit)?;
+    Ok(link)
 }
 
-/// The end of a file as one line, without what a terminal would not show.
-fn tail(path: &Path) -> String {
-    // What is not there has nothing to say.
-    let bytes = std::fs::read(path).unwrap_or_default();
-    one_line(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..])
-}
-
-/// What somebody else says as one line, without what a terminal would not show.
-pub(crate) fn one_line(said: &[u8]) -> String {
-    lines(said).join(" | ")
-}
-
-/// Lines of what somebody else says, without what would do something to a terminal, and without empty ones.
-pub(crate) fn lines(said: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(said);
-    let lines = text.lines().map(|line| {
-        let shown = line.chars().filter(|letter| !letter.is_control());
-        shown.collect::<String>()
-    });
-    lines.filter(|line| !line.trim().is_empty()).collect()
+/// The error of one that does not come up, and is killed so that what it says last is there; and what
+/// virtiofsd said.
+fn gone((qemu, virtiofsd): (&Qemu, &str), why: &str, dir: &StateDir) -> Error {
+    qemu.kill();
+    not_up(why, virtiofsd, &dir.qemu_log(), &dir.console())
 }
 
 #[cfg(test)]
@@ -356,17 +274,6 @@ mod tests {
 
     use super::*;
     use crate::streams;
-
-    #[test]
-    fn the_end_of_a_console_is_one_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("console");
-        assert_eq!(tail(&path), "");
-        std::fs::write(&path, "\x1b[0mone\r\n\r\ntwo\n").unwrap();
-        assert_eq!(tail(&path), "[0mone | two");
-        std::fs::write(&path, "x".repeat(5000)).unwrap();
-        assert_eq!(tail(&path).len(), TAIL_BYTES);
-    }
 
     #[test]
     fn pids_of_guests_are_none_of_the_host() {

@@ -137,7 +137,7 @@ impl Sandbox {
             "driver": "scsi-hd", "id": name, "bus": format!("{SCSI}.0"), "drive": name,
             "scsi-id": 0, "lun": unit
         });
-        let monitor = self.machine.monitor()?;
+        let monitor = &self.machine.monitor;
         monitor.execute("blockdev-add", &disk)?;
         if let Err(error) = monitor.execute("device_add", &device) {
             // The first error is the one to tell.
@@ -178,7 +178,7 @@ impl Sandbox {
 
     fn unplug(&self, unit: u16) -> Result<()> {
         let name = format!("disk{unit}");
-        let monitor = self.machine.monitor()?;
+        let monitor = &self.machine.monitor;
         monitor.remove_device(&name)?;
         monitor
             .execute("blockdev-del", &json!({"node-name": name}))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bundle::{Bundle, HostFacts, Plan, PlanContext, Status, View};
+use bundle::{Bundle, HostFacts, Plan, PlanContext, Status, Template, View};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies};
 use guest::call::Disk;
 use launch::hooks::{self, Stage};
@@ -18,18 +18,16 @@ use crate::contained::{Brought, Contained, Part, Parts, QUICK_LIMIT, poststop};
 use crate::home::Home;
 use crate::image::{Image, Name};
 use crate::journal::{Journal, StateDir};
-use crate::machine::{Machine, Wires, next_pid};
+use crate::machine::{Machine, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
-use crate::qemu::{Arguments, Facts, Slots, Volumes};
+use crate::qemu::{self, Arguments, Facts, Volumes, Wires};
 use crate::sharing::{Asked, Sharing};
+use crate::template::{self, Key, Kind as TemplateKind, Places};
 use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
 use crate::{Error, links, rootfs, size, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 pub(crate) const ROOT: &str = "/run/containerd/runv";
-
-/// Serial number of the disk with the root file system.
-const DISK: &str = "root";
 
 /// The runtime.
 #[derive(Debug)]
@@ -65,6 +63,7 @@ struct Wanted {
     cgroup: CgroupPaths,
     /// The guest image, when it asks for one.
     guest: Option<Name>,
+    template: Template,
 }
 
 impl Wanted {
@@ -120,8 +119,9 @@ impl Wanted {
         Ok(Self {
             config,
             guest: guest.transpose()?,
-            plan,
             cgroup,
+            template: Template::of(&plan.annotations)?,
+            plan,
         })
     }
 }
@@ -165,12 +165,7 @@ impl Runtime for RunV {
             None => Sharing::alone(asked, &wanted.config)?,
         };
         let guest = specification::for_guest(&request.id, &wanted.config, place, sharing)?;
-        let is_sandbox = kind == Kind::Sandbox;
-        let slots = match is_sandbox || !guest.volumes.directories.is_empty() {
-            true => Slots::Disks,
-            false => Slots::None,
-        };
-        let wants_volumes = is_sandbox || !guest.volumes.shared.is_empty();
+        let wants_volumes = kind == Kind::Sandbox || !guest.volumes.shared.is_empty();
         let volumes = match wants_volumes && sharing == Sharing::Live {
             true => Volumes::Shared,
             false => Volumes::None,
@@ -180,7 +175,7 @@ impl Runtime for RunV {
             None => {
                 let guest = wanted.guest.clone().unwrap_or_default();
                 let image = Image::find(&Home::find()?, &guest)?;
-                Room::New(network, (slots, volumes), image)
+                Room::New(network, volumes, image)
             }
         };
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
@@ -226,7 +221,7 @@ impl Runtime for RunV {
 /// Where a container is going to be.
 enum Room {
     /// In a machine that is made for it of this guest, with the links of this namespace.
-    New(links::Wanted, (Slots, Volumes), Image),
+    New(links::Wanted, Volumes, Image),
     /// In this one.
     Of(Arc<Sandbox>),
 }
@@ -257,12 +252,47 @@ fn plug(
             let name = format!("directory{number}");
             let disk = rootfs::copy(&path, dir.path(), &name, DIRECTORY_BYTES_MAX)?;
             let plugged = sandbox.plug(&disk)?;
-            let disk = Disk::Unit(plugged.unit);
+            let disk = Disk(plugged.unit);
             disks.push(plugged);
             Ok(guest::call::Directory::Disk(disk))
         }
     };
     directories.into_iter().enumerate().map(plug).collect()
+}
+
+/// A machine that goes on from a template, or boots where there is none, so that there is one for the next.
+fn quickest(
+    arguments: &Arguments,
+    wires: Wires,
+    cgroup: &Cgroup,
+    dir: &StateDir,
+) -> std::result::Result<Machine, Error> {
+    let home = Home::find()?;
+    let kind = TemplateKind::of(arguments).filter(|_| !arguments.needs_shared_memory());
+    let Some(kind) = kind else {
+        return Machine::boot(arguments, wires, cgroup, dir);
+    };
+    let (places, key) = (Places::of(&home), Key::of(arguments, &qemu::find()?)?);
+    if let Some(template) = template::take(&places, &key) {
+        let restored = Machine::restore(arguments, wires.duplicate()?, &template, (cgroup, dir));
+        match restored {
+            Ok(machine) => {
+                tracing::debug!(template = %key, "a machine goes on from a template");
+                return Ok(machine);
+            }
+            Err(error) => {
+                let error = error.chain();
+                tracing::warn!(template = %key, error, "no machine goes on from this template: it is thrown away");
+                template.refuse(&error);
+            }
+        }
+    }
+    let machine = Machine::boot(arguments, wires, cgroup, dir)?;
+    tracing::info!(template = %key, "a machine has booted: there was no template");
+    if let Err(error) = template::make_later(&places, &home, (&key, &kind)) {
+        tracing::warn!(template = %key, error = error.chain(), "no template is made");
+    }
+    Ok(machine)
 }
 
 impl RunV {
@@ -315,31 +345,28 @@ impl RunV {
         let state_stopped = plan.state(Status::Stopped, 0);
         let mut journal = Journal::new(cgroup, plan.hooks_poststop.clone(), state_stopped);
         dir.write(&journal)?;
-        let mut brought = Brought::default();
-        let (part, pid, root) = match room {
-            Room::New(network, slots, image) => {
-                let parts = (network, slots, image);
+        let (part, pid) = match room {
+            Room::New(network, volumes, image) => {
+                let parts = (network, volumes, image);
                 let (machine, cgroup, network) =
-                    self.machine(&wanted, parts, disk, (&mut journal, dir))?;
+                    self.machine(&wanted, parts, (&mut journal, dir))?;
                 let pid = machine.pid;
                 let guest = wanted.guest.clone().unwrap_or_default();
                 let sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
-                let sandbox = Arc::new(sandbox);
-                (
-                    Part::Owner(sandbox, cgroup),
-                    pid,
-                    Disk::Serial(DISK.to_owned()),
-                )
+                (Part::Owner(Arc::new(sandbox), cgroup), pid)
             }
             Room::Of(sandbox) => {
                 let state = plan.state(Status::Creating, sandbox.machine.pid);
                 hooks::run_all(&plan.hooks_prestart, &state, Stage::Prestart)?;
                 hooks::run_all(&plan.hooks_create_runtime, &state, Stage::CreateRuntime)?;
-                let plugged = sandbox.plug(&disk)?;
-                let disk = Disk::Unit(plugged.unit);
-                brought.disks.push(plugged);
-                (Part::Member(sandbox), next_pid(), disk)
+                (Part::Member(sandbox), next_pid())
             }
+        };
+        let plugged = part.sandbox().plug(&disk)?;
+        let root = Disk(plugged.unit);
+        let mut brought = Brought {
+            disks: vec![plugged],
+            ..Brought::default()
         };
         let volumes = guest.volumes;
         for volume in &volumes.shared {
@@ -370,8 +397,7 @@ impl RunV {
     fn machine(
         &self,
         wanted: &Wanted,
-        (network, (slots, volumes), image): (links::Wanted, (Slots, Volumes), Image),
-        disk: PathBuf,
+        (network, volumes, image): (links::Wanted, Volumes, Image),
         (journal, dir): (&mut Journal, &StateDir),
     ) -> std::result::Result<(Machine, Cgroup, network::Identity), Error> {
         let plan = &wanted.plan;
@@ -395,19 +421,12 @@ impl RunV {
             namespace: held.namespace().descriptor()?,
             taps: tied?.taps,
         };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let size = size::size(&wanted.config, u32::try_from(processors).unwrap_or(1));
+        let size = size::size(&wanted.config, size::host_processors());
+        let links = found.network.links.len();
         let arguments = Arguments {
-            image,
-            accelerator: Facts::read(Path::new("/")).accelerator(),
-            memory_mib: size.memory_mib,
-            processors: size.processors,
-            tsc_khz: self.counter.and_then(TimeStampCounter::khz),
-            disk: (disk, DISK.to_owned()),
-            slots,
             volumes,
-            links: found.network.links.iter().map(|link| link.mac).collect(),
             console: dir.console(),
+            ..template::machine(image, size, links, self.counter)
         };
         let cgroup = Cgroup::create_at(wanted.cgroup.clone())?;
         journal.is_cgroup_own = true;
@@ -417,7 +436,10 @@ impl RunV {
             Ok(()) | Err(cgroups::Error::NoController { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let machine = Machine::start(&arguments, wires, &cgroup, dir)?;
+        let machine = match wanted.template {
+            Template::Never => Machine::boot(&arguments, wires, &cgroup, dir)?,
+            Template::Auto => quickest(&arguments, wires, &cgroup, dir)?,
+        };
         let sysctl = plan.init.sysctl.iter();
         let sysctl = sysctl.filter(|(name, _)| specification::is_of_network(name));
         let sysctl = sysctl.cloned().collect();

@@ -14,11 +14,16 @@ pub(crate) struct Size {
 }
 
 /// Memory of a machine whose container has no limit, in MiB; the host gives only what is touched.
-const MEMORY_MIB: u64 = 512;
+pub(crate) const MEMORY_MIB: u64 = 512;
 
 /// What kernel and agent take beside a container's limit, in MiB.
 const OVERHEAD_MIB: u64 = 128;
 
+/// The smallest size class, in MiB.
+const CLASS_MIB_MIN: u64 = 256;
+
+/// The largest one, in MiB.
+const CLASS_MIB_MAX: u64 = 4096;
 /// What QEMU and virtiofsd take on the host beside the machine's memory, in MiB: more than was ever seen.
 const HOST_MIB: u64 = 256;
 
@@ -57,9 +62,31 @@ pub(crate) fn size(config: &Value, host_processors: u32) -> Size {
         _ => 1,
     };
     let processors = u32::try_from(wanted).unwrap_or(u32::MAX);
+    let memory_mib = limit.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20) + OVERHEAD_MIB);
     Size {
-        memory_mib: limit.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20) + OVERHEAD_MIB),
+        memory_mib: class(memory_mib),
         processors: processors.clamp(1, host_processors.max(1)),
+    }
+}
+
+/// Processors of this host.
+pub(crate) fn host_processors() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(processors).unwrap_or(u32::MAX)
+}
+
+/// Whether so much memory is one of the size classes.
+pub(crate) fn is_class(memory_mib: u64) -> bool {
+    (CLASS_MIB_MIN..=CLASS_MIB_MAX).contains(&memory_mib) && memory_mib.is_power_of_two()
+}
+
+/// The size class of so much memory: machines come in few sizes, each twice the one before. A container's
+/// own limit holds in any of them, and the host gives only what is touched. Above the largest class there
+/// is none.
+fn class(memory_mib: u64) -> u64 {
+    match memory_mib {
+        ..=CLASS_MIB_MAX => memory_mib.next_power_of_two().max(CLASS_MIB_MIN),
+        _ => memory_mib,
     }
 }
 
@@ -89,7 +116,9 @@ mod tests {
             assert_eq!(size(&config, 4), expected);
         };
         check(json!({}), 512, 1);
-        check(json!({"memory": {"limit": 64 << 20}}), 192, 1);
+        check(json!({"memory": {"limit": 64 << 20}}), 256, 1);
+        check(json!({"memory": {"limit": 129 << 20}}), 512, 1);
+        check(json!({"memory": {"limit": 8_u64 << 30}}), 8320, 1);
         check(json!({"memory": {"limit": -1}}), 512, 1);
         check(
             json!({"cpu": {"quota": 150_000, "period": 100_000}}),
@@ -112,7 +141,7 @@ mod tests {
             "io.kubernetes.cri.sandbox-cpu-period": "100000",
         }, "linux": {"resources": {"memory": {"limit": 1 << 20}}}});
         let expected = Size {
-            memory_mib: 192,
+            memory_mib: 256,
             processors: 2,
         };
         assert_eq!(size(&config, 4), expected);

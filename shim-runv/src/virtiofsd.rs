@@ -279,7 +279,7 @@ fn listen(mut says: File, said: &Mutex<Vec<u8>>) {
 
 fn text(said: &Mutex<Vec<u8>>) -> String {
     let said = said.lock().unwrap_or_else(PoisonError::into_inner);
-    crate::machine::one_line(&said)
+    crate::qemu::one_line(&said)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result, priority, rich, traffic, view};
+use crate::{Error, Result, priority, rich, template, traffic, view};
 
 /// Keys below this prefix are ours; an unknown one is a mistake and is refused.
 pub const PREFIX: &str = "org.pouch.";
@@ -34,6 +34,7 @@ pub const KNOWN: &[&str] = &[
     traffic::EGRESS,
     rich::ready::READY,
     rich::ready::TIMEOUT,
+    template::TEMPLATE,
     rich::hooks::PRESTART,
     rich::hooks::POSTSTOP,
     rich::hooks::TIMEOUT,

@@ -44,10 +44,11 @@ pub enum Call {
     Prepare {
         /// Since 1970, in nanoseconds.
         clock_ns: u64,
-        /// For the kernel's random numbers.
+        /// For the kernel's random numbers, which begin anew with it.
         entropy: [u8; 32],
     },
-    /// Gives the links that the machine has their names, addresses and routes.
+    /// Gives the links that the machine has, in the order of [`crate::first_mac`], their hardware
+    /// addresses, names, addresses and routes.
     Connect(Box<Connect>),
     /// Makes a container whose init waits for [`Call::Start`].
     Create(Box<Create>),
@@ -135,14 +136,10 @@ pub enum Directory {
     },
 }
 
-/// A disk of the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Disk {
-    /// One that the machine began with, by its serial number.
-    Serial(String),
-    /// One that was plugged into its SCSI adapter, by its logical unit; the guest may not have seen it yet.
-    Unit(u16),
-}
+/// A disk of the machine, plugged into its SCSI adapter: its logical unit. The guest may not have seen it
+/// yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk(pub u16);
 
 /// A copy of a file of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

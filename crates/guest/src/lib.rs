@@ -13,8 +13,18 @@
 pub mod call;
 pub mod wire;
 
+use network::Mac;
+
 /// Version of these messages; the agent says its own in the answer to [`call::Call::Prepare`].
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Name of the virtio-serial port.
 pub const PORT: &str = "pouch.runv.agent";
+
+/// Hardware address that the link at that position has until [`call::Call::Connect`] tells its own: in
+/// all machines the same one, of those that nobody is given.
+#[must_use]
+pub fn first_mac(position: usize) -> Mac {
+    let last = u8::try_from(position).unwrap_or(u8::MAX);
+    Mac([2, b'r', b'u', b'n', b'v', last])
+}

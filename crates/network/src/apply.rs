@@ -1,5 +1,5 @@
 //! Gives the links of this thread's network namespace, found by their hardware addresses, the names,
-//! addresses and routes they have elsewhere.
+//! addresses and routes they have elsewhere; and other hardware addresses.
 
 use std::net::IpAddr;
 
@@ -20,6 +20,24 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use crate::rtnetlink::Rtnetlink;
 use crate::values::{Address, Link, Mac, Neighbour, Network, Route};
 use crate::{Error, Result};
+
+/// Gives each link that has the first hardware address the second one. Links must be down.
+///
+/// # Errors
+/// [`Error::NoLink`] with the hardware address that no link has; what the kernel refuses, by name.
+pub fn readdress(changes: &[(Mac, Mac)]) -> Result<()> {
+    let mut kernel = Rtnetlink::open()?;
+    let there = links(&mut kernel)?;
+    for (from, to) in changes {
+        let mut matching = there.iter().filter(|(mac, _)| mac == from);
+        let (_, index) = matching
+            .next()
+            .ok_or_else(|| Error::NoLink(*from, to.to_string()))?;
+        let address = vec![LinkAttribute::Address(to.0.to_vec())];
+        set(&mut kernel, *index, address, LinkFlags::empty())?;
+    }
+    Ok(())
+}
 
 /// Applies all of it.
 ///

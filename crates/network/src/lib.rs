@@ -22,7 +22,7 @@ mod token_bucket;
 #[cfg(test)]
 mod tests;
 
-pub use apply::apply;
+pub use apply::{apply, readdress};
 pub use error::{Error, Result};
 pub use limit::{Limit, Limits, lift, limit};
 pub use namespace::{HeldNamespace, Identity, Namespace};

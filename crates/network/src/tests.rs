@@ -12,7 +12,7 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use crate::rtnetlink::Rtnetlink;
 use crate::{
     Address, Error, HeldNamespace, Limit, Limits, Link, Mac, Neighbour, Network, Result, Route,
-    apply, lift, limit, read, tie, untie,
+    apply, lift, limit, read, readdress, tie, untie,
 };
 
 /// Two links that are each other's ends, in this thread's namespace.
@@ -114,11 +114,14 @@ fn network(macs: [Mac; 2]) -> Network {
 fn a_network_that_is_applied_is_read_again() {
     let held = HeldNamespace::create().unwrap();
     let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let first_macs = [macs[1], Mac([2, 0, 0, 0, 0, 3])];
     let wanted = network(macs);
     let mut found = held
         .namespace()
         .run(|| {
-            veth(macs)?;
+            veth(first_macs)?;
+            // One has what the other is to get.
+            readdress(&[(first_macs[0], macs[0]), (first_macs[1], macs[1])])?;
             apply(&wanted)?;
             read()
         })
@@ -165,6 +168,12 @@ fn a_network_that_is_applied_is_read_again() {
         ..Network::default()
     };
     let error = held.namespace().run(|| apply(&strange)).unwrap_err();
+    assert!(matches!(error, Error::NoLink(..)), "{error}");
+    let mac = strange.links[0].mac;
+    let error = held
+        .namespace()
+        .run(|| readdress(&[(mac, mac)]))
+        .unwrap_err();
     assert!(matches!(error, Error::NoLink(..)), "{error}");
 }
 

@@ -36,6 +36,7 @@ pub mod process;
 pub mod project_quota;
 pub mod pty;
 pub mod quota_events;
+mod random;
 mod raw;
 pub mod scheduling;
 mod socket;
@@ -61,6 +62,7 @@ pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
 pub use pre_content::{FileId, PreAccess, PreContent, Verdict};
 pub use process::set_subreaper;
+pub use random::reseed as reseed_random;
 pub use socket::{
     Credentials, enable_passcred, recv_with_fds, send_with_fds, socketpair_stream_cloexec,
 };

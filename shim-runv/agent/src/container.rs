@@ -75,7 +75,7 @@ impl Container {
     /// Its init is to be watched once the container is known.
     pub(crate) fn create(request: &Create, mux: Mux) -> Result<(Self, Child)> {
         let path = PathBuf::from(container_path(&request.id));
-        let mut rootfs = Rootfs::mount(&path, &request.disk)?;
+        let mut rootfs = Rootfs::mount(&path, request.disk)?;
         rootfs.add_directories(&request.directories)?;
         rootfs.add_volumes(&request.volumes)?;
         write_files(&path, &request.id, &request.files)?;

@@ -1,4 +1,4 @@
-//! Which block device a disk of the machine is; one that was just plugged in is waited for.
+//! Which block device a disk of the machine is; it may just have been plugged in, and is waited for.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,10 +15,7 @@ use nix::sys::socket::{
 
 use crate::error::{Error, Result};
 
-/// Where the kernel lists block devices.
-const BLOCKS: &str = "/sys/block";
-
-/// Where it lists logical units, as `HOST:CHANNEL:TARGET:UNIT`.
+/// Where the kernel lists logical units, as `HOST:CHANNEL:TARGET:UNIT`.
 const UNITS: &str = "/sys/class/scsi_device";
 
 /// Where it makes their nodes (devtmpfs).
@@ -34,19 +31,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// [`Error::NotFound`] for a disk that is not there, or does not come in time.
-pub(crate) fn device(disk: &Disk) -> Result<PathBuf> {
-    match disk {
-        Disk::Serial(serial) => {
-            let found = by_serial(Path::new(BLOCKS), serial)?;
-            let found = found
-                .ok_or_else(|| Error::NotFound(format!("disk with serial number {serial}")))?;
-            Ok(Path::new(NODES).join(found))
-        }
-        Disk::Unit(unit) => awaited(*unit),
-    }
-}
-
-fn awaited(unit: u16) -> Result<PathBuf> {
+pub(crate) fn device(disk: Disk) -> Result<PathBuf> {
+    let Disk(unit) = disk;
     // Before it is looked for, so that it cannot come in between.
     let events = events()?;
     let until = Instant::now() + LIMIT;
@@ -105,18 +91,6 @@ fn is_early(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-fn by_serial(blocks: &Path, serial: &str) -> Result<Option<PathBuf>> {
-    let entries = fs::read_dir(blocks).map_err(Error::on("list", blocks))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::on("list", blocks))?;
-        let path = entry.path().join("serial");
-        if fs::read_to_string(path).is_ok_and(|text| text.trim_end() == serial) {
-            return Ok(Some(entry.file_name().into()));
-        }
-    }
-    Ok(None)
-}
-
 /// The block device of a logical unit; none when the kernel has not looked at it yet.
 fn by_unit(units: &Path, unit: u16) -> Result<Option<PathBuf>> {
     let entries = match fs::read_dir(units) {
@@ -143,21 +117,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disks_are_found_by_serial_number_and_by_unit() {
+    fn disks_are_found_by_their_units() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        for path in [
-            "b/vda",
-            "b/vdb",
-            "u/0:0:0:1/device",
-            "u/0:0:0:11/device/block/sda",
-        ] {
+        for path in ["u/0:0:0:1/device", "u/0:0:0:11/device/block/sda"] {
             fs::create_dir_all(at(path)).unwrap();
         }
-        fs::write(at("b/vdb/serial"), "root\n").unwrap();
-        let serial = |serial| by_serial(&at("b"), serial).unwrap();
-        assert_eq!(serial("root"), Some("vdb".into()));
-        assert_eq!(serial("roo"), None);
         let unit = |unit| by_unit(&at("u"), unit).unwrap();
         assert_eq!(
             (unit(11), unit(1), unit(2)),

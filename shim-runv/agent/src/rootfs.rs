@@ -27,7 +27,7 @@ pub(crate) struct Rootfs {
 
 impl Rootfs {
     /// Makes the folder, and `rootfs` in it of that disk.
-    pub(crate) fn mount(folder: &Path, disk: &Disk) -> Result<Self> {
+    pub(crate) fn mount(folder: &Path, disk: Disk) -> Result<Self> {
         let device = device(disk)?;
         fs::create_dir_all(folder).map_err(Error::on("create", folder))?;
         let mut this = Self {
@@ -62,7 +62,7 @@ impl Rootfs {
             let at = folder.join(number.to_string());
             match directory {
                 Directory::Disk(disk) => {
-                    let device = device(disk)?;
+                    let device = device(*disk)?;
                     let from = device.to_string_lossy();
                     self.add(&at, (&from, "erofs"), MsFlags::MS_RDONLY, "")?;
                 }

@@ -295,6 +295,9 @@ impl Agent {
 }
 
 fn connect(request: &Connect) -> Result<Answer> {
+    let links = request.network.links.iter().enumerate();
+    let own = links.map(|(position, link)| (guest::first_mac(position), link.mac));
+    network::readdress(&own.collect::<Vec<_>>())?;
     network::apply(&request.network)?;
     // Some are of links, by their names.
     for (name, value) in &request.sysctl {
@@ -306,10 +309,10 @@ fn connect(request: &Connect) -> Result<Answer> {
     Ok(Answer::Done)
 }
 
-fn prepare(clock_ns: u64, entropy: &[u8]) -> Result<Answer> {
+fn prepare(clock_ns: u64, entropy: &[u8; 32]) -> Result<Answer> {
     let time = TimeSpec::from(Duration::from_nanos(clock_ns));
     clock_settime(ClockId::CLOCK_REALTIME, time).map_err(Error::io("set the clock"))?;
-    std::fs::write("/dev/urandom", entropy).map_err(Error::io("write /dev/urandom"))?;
+    sys::reseed_random(entropy).map_err(Error::io("seed the kernel's random numbers"))?;
     Ok(Answer::Prepared {
         version: guest::VERSION,
     })

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runv::cli::main()
+    let holder = runv::template::main_of(std::env::args());
+    holder.unwrap_or_else(runv::cli::main)
 }

@@ -135,7 +135,8 @@ mod tests {
         let wanted = [
             "virtio_mmio",
             "virtio_console",
-            "virtio_blk",
+            "virtio_scsi",
+            "sd_mod",
             "virtio_net",
             "erofs",
             "overlay",

@@ -28,6 +28,8 @@ const RELEASE: &str = "release";
 /// A guest image on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
+    /// What it is called.
+    pub name: Name,
     /// What QEMU boots.
     pub kernel: PathBuf,
     /// Its initramfs.
@@ -51,7 +53,11 @@ impl Image {
                 });
             }
         }
-        Ok(Self { kernel, initramfs })
+        Ok(Self {
+            name: name.clone(),
+            kernel,
+            initramfs,
+        })
     }
 
     /// Names and kernels of all that are there, the default first.

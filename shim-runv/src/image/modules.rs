@@ -5,25 +5,19 @@ use std::collections::BTreeMap;
 use crate::{Error, Result};
 
 /// Modules without which there is no container in a guest.
-const NEEDED: [&str; 6] = [
+const NEEDED: [&str; 7] = [
     "virtio_mmio",
     "virtio_console",
-    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
     "virtio_net",
     "erofs",
     "overlay",
 ];
 
 /// Loaded where the kernel has them: what others ask for without saying so in modules.dep, what makes
-/// a guest better, what pods need, and volumes.
-const WELCOME: [&str; 6] = [
-    "crc32c_generic",
-    "virtio_pci",
-    "virtio_rng",
-    "virtio_scsi",
-    "sd_mod",
-    "virtiofs",
-];
+/// a guest better, and volumes.
+const WELCOME: [&str; 4] = ["crc32c_generic", "virtio_pci", "virtio_rng", "virtiofs"];
 
 /// What is before the release in a module's own words, which are strings one behind the other.
 const VERMAGIC: &[u8] = b"\0vermagic=";
@@ -89,7 +83,8 @@ mod tests {
     #[test]
     fn modules_come_after_what_they_need_and_once() {
         let dependencies = "kernel/c/virtio_console.ko: kernel/v/virtio_ring.ko kernel/v/virtio.ko\n\
-                            kernel/b/virtio-blk.ko: kernel/v/virtio_ring.ko kernel/v/virtio.ko\n\
+                            kernel/b/virtio-scsi.ko: kernel/v/virtio_ring.ko kernel/v/virtio.ko\n\
+                            kernel/b/sd_mod.ko:\n\
                             kernel/e/erofs.ko: kernel/l/libcrc32c.ko\n\
                             kernel/x/crc32c_generic.ko:\n\
                             kernel/o/other.ko:\n";
@@ -98,7 +93,8 @@ mod tests {
             "kernel/v/virtio.ko",
             "kernel/v/virtio_ring.ko",
             "kernel/c/virtio_console.ko",
-            "kernel/b/virtio-blk.ko",
+            "kernel/b/virtio-scsi.ko",
+            "kernel/b/sd_mod.ko",
             "kernel/l/libcrc32c.ko",
             "kernel/e/erofs.ko",
         ];
@@ -112,7 +108,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("", "no virtio_console");
-        let some = "a/virtio_console.ko.xz:\na/virtio_blk.ko.xz:\n";
+        let some = "a/virtio_console.ko.xz:\na/virtio_scsi.ko.xz:\na/sd_mod.ko.xz:\n";
         check(some, "no erofs");
         assert_eq!(order("a/erofs.ko:\n", None).unwrap(), ["a/erofs.ko"]);
     }

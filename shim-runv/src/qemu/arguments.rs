@@ -8,17 +8,18 @@ use crate::image::Image;
 /// Descriptor number of the agent's port: one end of a socket pair.
 pub const AGENT_FD: i32 = 3;
 
-/// Descriptor number of the monitor's socket, in a machine that has one.
+/// Descriptor number of the monitor's socket.
 pub const MONITOR_FD: i32 = 4;
 
-/// Descriptor number of the first link's tap; those of the others follow.
-pub const LINK_FD: i32 = 5;
-
-/// Descriptor number of the memory of a machine that shares volumes, above those of links.
-pub const MEMORY_FD: i32 = LINK_FD + 4;
+/// Descriptor number of the memory, where it is a file: a template's, or that of a machine that shares
+/// volumes.
+pub const MEMORY_FD: i32 = 5;
 
 /// Descriptor number of the socket at which its volumes are served.
-pub const VOLUMES_FD: i32 = MEMORY_FD + 1;
+pub const VOLUMES_FD: i32 = 6;
+
+/// Descriptor number of the first link's tap; those of the others follow.
+pub const LINK_FD: i32 = 7;
 
 /// Name of the SCSI adapter, whose bus is `NAME.0`.
 pub const SCSI: &str = "pod";
@@ -27,13 +28,15 @@ pub const SCSI: &str = "pod";
 /// those that others take.
 pub const LINKS_MAX: usize = 4;
 
-/// Whether a machine takes more than it began with.
+/// What is in a machine's memory when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slots {
-    /// No.
-    None,
-    /// Disks, while it runs, told by the monitor.
-    Disks,
+pub enum Memory {
+    /// Nothing: it boots.
+    Empty,
+    /// Nothing, and it is to become a template's.
+    Template,
+    /// What a template's has, copied where it is written: the machine goes on where that one was stopped.
+    Copy,
 }
 
 /// Whether a machine sees volumes of the host.
@@ -54,25 +57,19 @@ pub struct Arguments {
     pub accelerator: Accelerator,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// What is in it.
+    pub memory: Memory,
     /// Processors.
     pub processors: u32,
     /// Rate of the host's time stamp counter, which the guest shares.
     pub tsc_khz: Option<u64>,
-    /// The root file system's disk and its serial number.
-    pub disk: (PathBuf, String),
-    /// What it takes later.
-    pub slots: Slots,
     /// What of the host it sees.
     pub volumes: Volumes,
-    /// Hardware addresses of its links, at most [`LINKS_MAX`].
-    pub links: Vec<network::Mac>,
+    /// How many links it has, at most [`LINKS_MAX`]. All machines begin with the same hardware addresses,
+    /// and are told their own.
+    pub links: usize,
     /// File for what the guest writes to its console.
     pub console: PathBuf,
-}
-
-/// A path as a value of QEMU's: commas are doubled.
-fn value(path: &std::path::Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
 }
 
 impl Arguments {
@@ -103,24 +100,32 @@ impl Arguments {
         self.volumes == Volumes::Shared
     }
 
-    fn shared(&self) -> Vec<(&'static str, String)> {
-        if !self.needs_shared_memory() {
-            return Vec::new();
-        }
+    /// Its memory where that is a file, and what has to do with that.
+    fn of_memory(&self) -> Vec<(&'static str, String)> {
+        let share = match (self.memory, self.needs_shared_memory()) {
+            (Memory::Empty, false) => return Vec::new(),
+            (Memory::Copy, _) => "off",
+            (Memory::Template, _) | (Memory::Empty, true) => "on",
+        };
         let memory = format!(
-            "memory-backend-file,id=memory,size={}M,mem-path=/proc/self/fd/{MEMORY_FD},share=on",
+            "memory-backend-file,id=memory,size={}M,mem-path=/proc/self/fd/{MEMORY_FD},share={share}",
             self.memory_mib
         );
-        let tag = guest::call::VOLUMES_TAG;
-        vec![
+        let mut words = vec![
             ("-object", memory),
             ("-machine", "memory-backend=memory".to_owned()),
-            ("-chardev", format!("socket,id=volumes,fd={VOLUMES_FD}")),
-            (
-                "-device",
-                format!("vhost-user-fs-device,chardev=volumes,tag={tag}"),
-            ),
-        ]
+        ];
+        if self.memory == Memory::Copy {
+            // Until the monitor says from where.
+            words.push(("-incoming", "defer".to_owned()));
+        }
+        if self.needs_shared_memory() {
+            let tag = guest::call::VOLUMES_TAG;
+            let device = format!("vhost-user-fs-device,chardev=volumes,tag={tag}");
+            words.push(("-chardev", format!("socket,id=volumes,fd={VOLUMES_FD}")));
+            words.push(("-device", device));
+        }
+        words
     }
 
     /// The command line without the program's name.
@@ -131,9 +136,8 @@ impl Arguments {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Tcg => ("tcg,thread=single,tb-size=32", "max"),
         };
-        let (disk, serial) = &self.disk;
         let console = self.console.display();
-        let pairs: [(&str, String); 19] = [
+        let pairs: [(&str, String); 20] = [
             ("-M", "microvm".to_owned()),
             ("-accel", accelerator.to_owned()),
             ("-cpu", cpu.to_owned()),
@@ -152,47 +156,26 @@ impl Arguments {
                 "-device",
                 format!("virtserialport,chardev=agent,name={}", guest::PORT),
             ),
-            (
-                "-blockdev",
-                format!(
-                    "driver=raw,node-name=root,read-only=on,file.driver=file,file.locking=off,\
-                     file.filename={}",
-                    value(disk)
-                ),
-            ),
-            (
-                "-device",
-                format!("virtio-blk-device,drive=root,serial={serial}"),
-            ),
             ("-device", "virtio-rng-device".to_owned()),
+            ("-device", format!("virtio-scsi-device,id={SCSI}")),
+            ("-chardev", format!("socket,id=monitor,fd={MONITOR_FD}")),
+            ("-mon", "chardev=monitor,mode=control".to_owned()),
             (
                 "-sandbox",
                 "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
                     .to_owned(),
             ),
         ];
-        let links = (LINK_FD..).zip(&self.links).flat_map(|(fd, mac)| {
+        let links = (LINK_FD..).zip(0..self.links).flat_map(|(fd, link)| {
+            let mac = guest::first_mac(link);
             let back = format!("tap,id=link{fd},fd={fd},vhost=off");
             let front = format!("virtio-net-device,netdev=link{fd},mac={mac}");
             [("-netdev", back), ("-device", front)]
         });
-        let slots = match self.slots {
-            Slots::None => Vec::new(),
-            Slots::Disks => vec![
-                ("-device", format!("virtio-scsi-device,id={SCSI}")),
-                ("-chardev", format!("socket,id=monitor,fd={MONITOR_FD}")),
-                ("-mon", "chardev=monitor,mode=control".to_owned()),
-            ],
-        };
         let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
             .map(str::to_owned)
             .into();
-        for (name, value) in pairs
-            .into_iter()
-            .chain(slots)
-            .chain(self.shared())
-            .chain(links)
-        {
+        for (name, value) in pairs.into_iter().chain(self.of_memory()).chain(links) {
             words.push(name.to_owned());
             words.push(value);
         }
@@ -211,24 +194,24 @@ mod tests {
 random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial file:/s/console \
 -device virtio-serial-device -chardev socket,id=agent,fd=3 \
 -device virtserialport,chardev=agent,name=pouch.runv.agent \
--blockdev driver=raw,node-name=root,read-only=on,file.driver=file,file.locking=off,file.filename=/l/a,,b.erofs \
--device virtio-blk-device,drive=root,serial=root -device virtio-rng-device \
+-device virtio-rng-device -device virtio-scsi-device,id=pod -chardev socket,id=monitor,fd=4 \
+-mon chardev=monitor,mode=control \
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
     fn machine() -> Arguments {
         Arguments {
             image: Image {
+                name: crate::image::Name::default(),
                 kernel: "/g/kernel".into(),
                 initramfs: "/g/initramfs".into(),
             },
             accelerator: Accelerator::Tcg,
             memory_mib: 512,
+            memory: Memory::Empty,
             processors: 2,
             tsc_khz: Some(2_100_000),
-            disk: ("/l/a,b.erofs".into(), "root".into()),
-            slots: Slots::None,
             volumes: Volumes::None,
-            links: Vec::new(),
+            links: 0,
             console: "/s/console".into(),
         }
     }
@@ -241,26 +224,30 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
     #[test]
     fn each_link_is_a_card_with_its_own_descriptor() {
         let machine = Arguments {
-            links: [1, 2]
-                .map(|last| network::Mac([2, 0, 0, 0, 0, last]))
-                .into(),
+            links: 2,
             ..machine()
         };
         let line = machine.render().join(" ");
-        let expected = "-netdev tap,id=link5,fd=5,vhost=off -device virtio-net-device,netdev=link5,mac=02:00:00:00:00:01 \
-                        -netdev tap,id=link6,fd=6,vhost=off -device virtio-net-device,netdev=link6,mac=02:00:00:00:00:02";
+        let expected = "-netdev tap,id=link7,fd=7,vhost=off -device virtio-net-device,netdev=link7,mac=02:72:75:6e:76:00 \
+                        -netdev tap,id=link8,fd=8,vhost=off -device virtio-net-device,netdev=link8,mac=02:72:75:6e:76:01";
         assert_eq!(line, format!("{GOLDEN} {expected}"));
     }
 
     #[test]
-    fn a_pods_machine_takes_disks_later() {
-        let machine = Arguments {
-            slots: Slots::Disks,
-            ..machine()
+    fn a_template_and_its_copies_are_the_same_machine() {
+        let line = |memory| {
+            let machine = Arguments {
+                memory,
+                ..machine()
+            };
+            machine.render().join(" ")
         };
-        let line = machine.render().join(" ");
-        let expected = "-device virtio-scsi-device,id=pod -chardev socket,id=monitor,fd=4 -mon chardev=monitor,mode=control";
-        assert_eq!(line, format!("{GOLDEN} {expected}"));
+        let memory = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/5";
+        let machine = "-machine memory-backend=memory";
+        let expected = format!("{GOLDEN} {memory},share=on {machine}");
+        assert_eq!(line(Memory::Template), expected);
+        let expected = format!("{GOLDEN} {memory},share=off {machine} -incoming defer");
+        assert_eq!(line(Memory::Copy), expected);
     }
 
     #[test]
@@ -270,8 +257,8 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             ..machine()
         };
         let line = machine.render().join(" ");
-        let expected = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/9,share=on \
-                        -machine memory-backend=memory -chardev socket,id=volumes,fd=10 \
+        let expected = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/5,share=on \
+                        -machine memory-backend=memory -chardev socket,id=volumes,fd=6 \
                         -device vhost-user-fs-device,chardev=volumes,tag=volumes";
         assert_eq!(line, format!("{GOLDEN} {expected}"));
     }

@@ -3,10 +3,12 @@
 mod accelerator;
 mod arguments;
 mod monitor;
+mod process;
 
 pub use accelerator::{Accelerator, Facts};
 pub use arguments::{
-    AGENT_FD, Arguments, LINK_FD, LINKS_MAX, MEMORY_FD, MONITOR_FD, SCSI, Slots, VOLUMES_FD,
+    AGENT_FD, Arguments, LINK_FD, LINKS_MAX, MEMORY_FD, MONITOR_FD, Memory, SCSI, VOLUMES_FD,
     Volumes,
 };
 pub(crate) use monitor::Monitor;
+pub(crate) use process::{Files, PROGRAM, Qemu, Wires, find, lines, not_up, one_line};

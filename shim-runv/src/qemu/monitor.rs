@@ -2,6 +2,7 @@
 //! more than its guest: what it says is bounded.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -78,15 +79,75 @@ impl Monitor {
     }
 }
 
+/// What the monitor calls the pipe for a state.
+const STATE: &str = "state";
+
+/// Saving and going on, where the memory is a file that stays where it is (`x-ignore-shared`).
+impl Monitor {
+    /// Has the machine stopped, and begins to write what is not memory into that pipe, whose end is that of
+    /// the writing.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`].
+    pub(crate) fn save(&self, state: OwnedFd) -> Result<()> {
+        self.with_state("migrate", state)
+    }
+
+    /// Whether all was written.
+    ///
+    /// # Errors
+    /// [`Error::Monitor`] when it was not.
+    pub(crate) fn is_saved(&self) -> Result<()> {
+        let said = self.execute("query-migrate", &json!({}))?;
+        match said["status"].as_str() {
+            Some("completed") => Ok(()),
+            _ => Err(Error::Monitor(format!("save a machine: it says {said}"))),
+        }
+    }
+
+    /// Has the machine go on from the state in that pipe.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`].
+    pub(crate) fn go_on(&self, state: OwnedFd) -> Result<()> {
+        self.with_state("migrate-incoming", state)
+    }
+
+    fn with_state(&self, command: &str, state: OwnedFd) -> Result<()> {
+        let capability = json!({"capability": "x-ignore-shared", "state": true});
+        let capabilities = json!({"capabilities": [capability]});
+        self.execute("migrate-set-capabilities", &capabilities)?;
+        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + LIMIT;
+        let named = json!({"fdname": STATE});
+        connection.execute_with("getfd", &named, (&[state.as_fd()], until))?;
+        // From here on it is QEMU's alone, so that its end is seen.
+        drop(state);
+        let uri = json!({"uri": format!("fd:{STATE}")});
+        connection.execute(command, &uri, until).map(drop)
+    }
+}
+
 impl Connection {
     fn execute(&mut self, command: &str, arguments: &Value, until: Instant) -> Result<Value> {
+        self.execute_with(command, arguments, (&[], until))
+    }
+
+    fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        (descriptors, until): (&[BorrowedFd<'_>], Instant),
+    ) -> Result<Value> {
         self.last_id += 1;
         let id = self.last_id;
         let request = json!({"execute": command, "arguments": arguments, "id": id});
         let mut request = request.to_string();
         request.push('\n');
         let mut socket = self.reader.get_ref();
-        socket.write_all(request.as_bytes()).map_err(gone)?;
+        let request = request.as_bytes();
+        let sent = sys::send_with_fds(socket, request, descriptors).map_err(gone)?;
+        socket.write_all(&request[sent..]).map_err(gone)?;
         loop {
             let mut said = self.line(until)?;
             let is_late = said.get("id").is_some_and(|it| *it != id);

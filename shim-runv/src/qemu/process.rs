@@ -1,0 +1,207 @@
+//! QEMU as a process: found, started with the descriptors that its arguments name, and killed.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use sys::{Child, CloneFlags, Pid, Spawn};
+
+use super::{AGENT_FD, Arguments, LINK_FD, MEMORY_FD, MONITOR_FD, Memory, VOLUMES_FD};
+use crate::{Error, Result};
+
+/// QEMU's program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Where it is looked for beside the PATH.
+const FOLDERS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
+
+/// The end of a killed QEMU.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// What QEMU may write to its console's file and to its log, in bytes each. They are in the host's memory,
+/// and a guest whose agent is up says nothing there, so one that comes so far means no good: QEMU is killed.
+const WRITTEN_BYTES_MAX: u64 = 1 << 20;
+
+/// How much of a log an error repeats, in bytes.
+const TAIL_BYTES: usize = 1000;
+
+/// QEMU's program on this host.
+///
+/// # Errors
+/// [`Error::NoQemu`].
+pub(crate) fn find() -> Result<PathBuf> {
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&search_path).chain(FOLDERS.map(PathBuf::from));
+    let mut places = folders.map(|folder| folder.join(PROGRAM));
+    places
+        .find(|path| path.is_absolute() && path.is_file())
+        .ok_or(Error::NoQemu)
+}
+
+/// What of the host a machine is connected to.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    /// The network namespace that QEMU lives in: that of its links, so that who looks for it by QEMU's
+    /// pid finds it.
+    pub(crate) namespace: OwnedFd,
+    /// The other ends of its links.
+    pub(crate) taps: Vec<OwnedFd>,
+}
+
+impl Wires {
+    /// The same ones, for another start of the same machine.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(Error::io("duplicate a descriptor"));
+        Ok(Self {
+            namespace: duplicate(&self.namespace)?,
+            taps: self.taps.iter().map(duplicate).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Descriptors that only some machines have.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// The memory, where it is a file.
+    pub(crate) memory: Option<OwnedFd>,
+    /// Where volumes are served.
+    pub(crate) volumes: Option<OwnedFd>,
+}
+
+/// The process. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Qemu(Arc<Mutex<Child>>);
+
+impl Qemu {
+    /// It and our ends of its agent's port and its monitor.
+    ///
+    /// # Errors
+    /// What keeps it from being started.
+    pub(crate) fn start(
+        arguments: &Arguments,
+        wires: Wires,
+        files: Files,
+        log: &Path,
+    ) -> Result<(Self, UnixStream, UnixStream)> {
+        let program = find()?;
+        let pair = || UnixStream::pair().map_err(Error::io("make a socket pair"));
+        let ((port, its_port), (monitor, its_monitor)) = (pair()?, pair()?);
+        let log = File::create(log).map_err(Error::on("create", log))?;
+        let mut qemu = Spawn::new(&program)
+            .args(arguments.render())
+            .fd(AGENT_FD, OwnedFd::from(its_port))
+            .fd(MONITOR_FD, OwnedFd::from(its_monitor))
+            .stderr(OwnedFd::from(log))
+            .join_namespaces(vec![(wires.namespace, CloneFlags::CLONE_NEWNET)])
+            .new_session();
+        if arguments.memory == Memory::Template {
+            // Its maker waits for it on the thread that starts it, and once the machine is stopped nobody
+            // else could end it.
+            qemu = qemu.pdeath_signal(Signal::SIGKILL);
+        }
+        let files = [(MEMORY_FD, files.memory), (VOLUMES_FD, files.volumes)];
+        for (number, file) in files {
+            if let Some(file) = file {
+                qemu = qemu.fd(number, file);
+            }
+        }
+        for (number, tap) in (LINK_FD..).zip(wires.taps) {
+            qemu = qemu.fd(number, tap);
+        }
+        let qemu = qemu.spawn().map_err(Error::on("start", &program))?;
+        let pid = qemu.pid();
+        let this = Self(Arc::new(Mutex::new(qemu)));
+        sys::process::limit_file_size_of(pid, WRITTEN_BYTES_MAX)
+            .map_err(Error::io("limit what QEMU may write"))?;
+        Ok((this, port, monitor))
+    }
+
+    /// Its pid.
+    pub(crate) fn pid(&self) -> Pid {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pid()
+    }
+
+    /// The process, for others who look after it.
+    pub(crate) fn child(&self) -> &Arc<Mutex<Child>> {
+        &self.0
+    }
+
+    /// Another handle of it, which kills it when it is dropped as this one does.
+    pub(crate) fn handle(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    /// Ends it, and waits until it has ended.
+    pub(crate) fn kill(&self) {
+        let mut qemu = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have ended by itself; then it is only waited for.
+        let _gone = qemu.kill(Signal::SIGKILL);
+        if !matches!(qemu.wait_timeout(END_LIMIT), Ok(Some(_))) {
+            tracing::warn!(pid = qemu.pid().as_raw(), "a killed QEMU does not end");
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The error of a machine that did not come up, with what virtiofsd, and it and QEMU in these files, said
+/// last.
+pub(crate) fn not_up(why: &str, virtiofsd: &str, log: &Path, console: &Path) -> Error {
+    let mut why = why.to_owned();
+    for (who, said) in [("QEMU", tail(log).as_str()), ("virtiofsd", virtiofsd)] {
+        if !said.is_empty() {
+            why = format!("{why}: {who} said: {said}");
+        }
+    }
+    let console = match tail(console).as_str() {
+        "" => String::new(),
+        text => format!("; its console: {text}"),
+    };
+    Error::NotUp { why, console }
+}
+
+/// The end of a file as one line, without what a terminal would not show.
+fn tail(path: &Path) -> String {
+    // What is not there has nothing to say.
+    let bytes = std::fs::read(path).unwrap_or_default();
+    one_line(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..])
+}
+
+/// What somebody else says as one line, without what a terminal would not show.
+pub(crate) fn one_line(said: &[u8]) -> String {
+    lines(said).join(" | ")
+}
+
+/// Lines of what somebody else says, without what would do something to a terminal, and without empty ones.
+pub(crate) fn lines(said: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(said);
+    let lines = text.lines().map(|line| {
+        let shown = line.chars().filter(|letter| !letter.is_control());
+        shown.collect::<String>()
+    });
+    lines.filter(|line| !line.trim().is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_console_is_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console");
+        assert_eq!(tail(&path), "");
+        std::fs::write(&path, "\x1b[0mone\r\n\r\ntwo\n").unwrap();
+        assert_eq!(tail(&path), "[0mone | two");
+        std::fs::write(&path, "x".repeat(5000)).unwrap();
+        assert_eq!(tail(&path).len(), TAIL_BYTES);
+    }
+}
