@@ -9,7 +9,7 @@ use crate::{ioctl, raw};
 const CACHESTAT: libc::c_long = 451;
 
 /// `FS_IOC_FIEMAP` of linux/fs.h: `_IOWR('f', 11, struct fiemap)`, whose head has 32 bytes.
-const FIEMAP: libc::Ioctl = 0xC020_660B;
+const FIEMAP: libc::Ioctl = nix::request_code_readwrite!(b'f', 11, 32);
 
 /// `FIEMAP_EXTENT_UNKNOWN`, `FIEMAP_EXTENT_NOT_ALIGNED` and the like say that there are no such bytes below.
 const IS_NOT_BELOW: u32 = 0x0002 | 0x0008 | 0x0100;
