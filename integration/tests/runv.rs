@@ -157,15 +157,18 @@ fn one_containerd() -> Result<(Containerd, Home)> {
     Ok((Containerd::start(&installed, &config)?, home))
 }
 
+/// With the newest containerd; what it said last is told with what failed.
+fn check_newest(behaviour: impl FnOnce(&Containerd, &Home) -> Result<()>) -> Result<()> {
+    let (containerd, home) = one_containerd()?;
+    let outcome = behaviour(&containerd, &home);
+    let log = containerd.log_tail();
+    outcome.with_context(|| format!("its log ends:\n{log}"))?;
+    containerd.finish()
+}
+
 #[test]
 fn a_container_runs_on_the_kernel_that_it_asks_for() {
-    let (containerd, home) = one_containerd().unwrap();
-    let outcome = kernels(&containerd, &home);
-    let log = containerd.log_tail();
-    outcome
-        .with_context(|| format!("its log ends:\n{log}"))
-        .unwrap();
-    containerd.finish().unwrap();
+    check_newest(kernels).unwrap();
 }
 
 fn kernels(containerd: &Containerd, home: &Home) -> Result<()> {
@@ -221,13 +224,7 @@ fn kernels(containerd: &Containerd, home: &Home) -> Result<()> {
 
 #[test]
 fn whatever_is_killed_nothing_is_left() {
-    let (containerd, _home) = one_containerd().unwrap();
-    let outcome = kills(&containerd);
-    let log = containerd.log_tail();
-    outcome
-        .with_context(|| format!("its log ends:\n{log}"))
-        .unwrap();
-    containerd.finish().unwrap();
+    check_newest(|containerd, _home| kills(containerd)).unwrap();
 }
 
 fn kills(containerd: &Containerd) -> Result<()> {
@@ -271,13 +268,7 @@ fn mount(source: &Path, target: &str, options: &str) -> String {
 
 #[test]
 fn volumes_are_the_hosts_own_whoever_changes_them() {
-    let (containerd, _home) = one_containerd().unwrap();
-    let outcome = volumes(&containerd);
-    let log = containerd.log_tail();
-    outcome
-        .with_context(|| format!("its log ends:\n{log}"))
-        .unwrap();
-    containerd.finish().unwrap();
+    check_newest(|containerd, _home| volumes(containerd)).unwrap();
 }
 
 fn volumes(containerd: &Containerd) -> Result<()> {
@@ -367,13 +358,10 @@ fn are_killed(containerd: &Containerd, task: &Task<'_>) -> Result<()> {
 
 #[test]
 fn copies_of_a_template_are_machines_of_their_own_and_the_next_one_boots_without() {
-    let (containerd, home) = one_containerd().unwrap();
-    let outcome = copies(&containerd).and_then(|()| holder_is_killed(&containerd, &home));
-    let log = containerd.log_tail();
-    outcome
-        .with_context(|| format!("its log ends:\n{log}"))
-        .unwrap();
-    containerd.finish().unwrap();
+    check_newest(|containerd, home| {
+        copies(containerd).and_then(|()| holder_is_killed(containerd, home))
+    })
+    .unwrap();
 }
 
 /// Whether a machine went on from a template.
@@ -455,13 +443,7 @@ fn holder_is_killed(containerd: &Containerd, home: &Home) -> Result<()> {
 
 #[test]
 fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
-    let (containerd, home) = one_containerd().unwrap();
-    let outcome = refusals(&containerd, &home.variable().1);
-    let log = containerd.log_tail();
-    outcome
-        .with_context(|| format!("its log ends:\n{log}"))
-        .unwrap();
-    containerd.finish().unwrap();
+    check_newest(|containerd, home| refusals(containerd, &home.variable().1)).unwrap();
 }
 
 fn refusals(containerd: &Containerd, home: &str) -> Result<()> {

@@ -347,11 +347,11 @@ impl RunV {
         dir.write(&journal)?;
         let (part, pid) = match room {
             Room::New(network, volumes, image) => {
+                let guest = image.name.clone();
                 let parts = (network, volumes, image);
                 let (machine, cgroup, network) =
                     self.machine(&wanted, parts, (&mut journal, dir))?;
                 let pid = machine.pid;
-                let guest = wanted.guest.clone().unwrap_or_default();
                 let sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
                 (Part::Owner(Arc::new(sandbox), cgroup), pid)
             }

@@ -68,6 +68,17 @@ pub fn refuse_of_machines(annotations: &BTreeMap<String, String>) -> Result<()> 
     }
 }
 
+/// A number of seconds from 1 to that many.
+pub(crate) fn seconds(key: &str, text: &str, max: u32) -> Result<u32> {
+    let seconds = text.parse().ok();
+    seconds
+        .filter(|seconds| (1..=max).contains(seconds))
+        .ok_or_else(|| {
+            let why = format!("{text:?} is no number of seconds from 1 to {max}");
+            Error::invalid(format!("annotations.{key}"), why)
+        })
+}
+
 fn check_against(known: &[&str], annotations: &BTreeMap<String, String>) -> Result<()> {
     for key in annotations.keys().filter(|k| k.starts_with(PREFIX)) {
         if known.contains(&key.as_str()) || key.starts_with(rich::services::COMMAND_OF) {

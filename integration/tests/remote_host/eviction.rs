@@ -7,10 +7,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::FileExt,
     path::Path,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,15 +26,13 @@ use sys::page_cache::extents_of;
 
 use super::{
     host::{Host, has_pre_content},
-    kills::{Done, read},
+    kills::{self, Done},
     lazy::{is_input_output_error, metric, only_read, told},
     truth::Truth,
 };
 
 /// Less than half of what is read.
 const CACHE_BYTES: u64 = 24 << 20;
-
-const READERS: u64 = 4;
 
 /// Chunks that go while somebody reads; more than the image has.
 const CHUNKS: u64 = 600;
@@ -48,33 +43,14 @@ fn within(metrics: &Path, more: &str) -> String {
     only_read(metrics) + &cache
 }
 
-/// Files of the image are read at random, and compared, while `meanwhile` runs.
+/// Files of the image are read while `meanwhile` runs.
 fn while_read(
     truth: &Truth,
     mounted: &Mounted,
     meanwhile: impl FnOnce(&mpsc::Receiver<Done>) -> Result<()>,
 ) -> Result<()> {
-    let files = truth.files("usr")?;
-    let is_over = AtomicBool::new(false);
     let seed = Random::fresh_seed()?;
-    std::thread::scope(|scope| {
-        let (done, reads) = mpsc::channel();
-        let readers: Vec<_> = (0..READERS)
-            .map(|reader| {
-                let (done, files, is_over) = (done.clone(), &files, &is_over);
-                let pair = (truth, mounted.point());
-                scope.spawn(move || read(pair, files, seed + reader, is_over, &done))
-            })
-            .collect();
-        drop(done);
-        let ended = meanwhile(&reads);
-        is_over.store(true, Ordering::Relaxed);
-        drop(reads);
-        for reader in readers {
-            reader.join().expect("it does not panic")?;
-        }
-        ended
-    })
+    kills::while_read(truth, mounted, ("usr", seed), meanwhile)
 }
 
 fn until_gone(metrics: &Path, chunks: u64) -> Result<()> {

@@ -46,7 +46,7 @@ pub(super) struct Done {
 }
 
 /// Reads at random until it is told to stop, and says how long each read took.
-pub(super) fn read(
+fn read(
     (truth, mounted): (&Truth, &Path),
     files: &[PathBuf],
     seed: u64,
@@ -67,6 +67,35 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// Files below a folder are read at random, and compared, while `meanwhile` runs, which hears of each read.
+pub(super) fn while_read<T>(
+    truth: &Truth,
+    mounted: &Mounted,
+    (folder, seed): (&str, u64),
+    meanwhile: impl FnOnce(&mpsc::Receiver<Done>) -> Result<T>,
+) -> Result<T> {
+    let files = truth.files(folder)?;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, reads) = mpsc::channel();
+        let readers: Vec<_> = (0..READERS)
+            .map(|reader| {
+                let (done, files, is_over) = (done.clone(), &files, &is_over);
+                let pair = (truth, mounted.point());
+                scope.spawn(move || read(pair, files, seed + reader, is_over, &done))
+            })
+            .collect();
+        drop(done);
+        let ended = meanwhile(&reads);
+        is_over.store(true, Ordering::Relaxed);
+        drop(reads);
+        for reader in readers {
+            reader.join().expect("it does not panic")?;
+        }
+        ended
+    })
 }
 
 /// Kills it that often; the longest read that ended after each.
@@ -102,25 +131,8 @@ fn round(
     times: usize,
     seed: u64,
 ) -> Result<Vec<Duration>> {
-    let files = truth.files(READ)?;
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let (done, reads) = mpsc::channel();
-        let readers: Vec<_> = (0..READERS)
-            .map(|reader| {
-                let (done, files, is_over) = (done.clone(), &files, &is_over);
-                let pair = (truth, mounted.point());
-                scope.spawn(move || read(pair, files, seed + reader, is_over, &done))
-            })
-            .collect();
-        drop(done);
-        let pauses = kill(host, times, &reads);
-        is_over.store(true, Ordering::Relaxed);
-        drop(reads);
-        for reader in readers {
-            reader.join().expect("it does not panic")?;
-        }
-        pauses
+    while_read(truth, mounted, (READ, seed), |reads| {
+        kill(host, times, reads)
     })
 }
 

@@ -7,7 +7,7 @@ use launch::plan::{Process, Toggle};
 use serde::{Deserialize, Serialize};
 
 use super::{annotation, ready};
-use crate::annotations::nearest;
+use crate::annotations::{nearest, seconds};
 use crate::{Error, Result};
 
 /// What runs in the container before its program, at every start.
@@ -85,7 +85,9 @@ impl Hooks {
                 None => Ok(Self::default()),
             };
         }
-        let timeout_s = annotations.get(TIMEOUT).map(|text| timeout(text));
+        let timeout_s = annotations
+            .get(TIMEOUT)
+            .map(|text| seconds(TIMEOUT, text, TIMEOUT_S_MAX));
         let timeout_s = timeout_s.transpose()?.unwrap_or(TIMEOUT_S);
         let on_failure = annotations.get(FAILURE).map(|word| policy(word));
         let on_failure = on_failure.transpose()?.unwrap_or_default();
@@ -167,16 +169,6 @@ pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
         return refuse(why);
     }
     Ok(text.split_whitespace().map(str::to_owned).collect())
-}
-
-fn timeout(text: &str) -> Result<u32> {
-    let seconds = text.parse().ok();
-    seconds
-        .filter(|seconds| (1..=TIMEOUT_S_MAX).contains(seconds))
-        .ok_or_else(|| {
-            let why = format!("{text:?} is no number of seconds from 1 to {TIMEOUT_S_MAX}");
-            Error::invalid(annotation(TIMEOUT), why)
-        })
 }
 
 fn policy(word: &str) -> Result<OnFailure> {

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use serde::{Deserialize, Serialize};
 
 use super::{Mode, annotation};
+use crate::annotations::seconds;
 use crate::{Error, Result};
 
 /// What the start waits for: `notify`, `booted`, `file:/PATH`, `port:N`.
@@ -91,7 +92,9 @@ impl Readiness {
             }
             text => of_text(text)?,
         };
-        let timeout_s = annotations.get(TIMEOUT).map(|text| seconds(text));
+        let timeout_s = annotations
+            .get(TIMEOUT)
+            .map(|text| seconds(TIMEOUT, text, TIMEOUT_S_MAX));
         Ok(Some(Self {
             what,
             timeout_s: timeout_s.transpose()?.unwrap_or(TIMEOUT_S),
@@ -148,16 +151,6 @@ pub(super) fn absolute_file(path: &str) -> Option<String> {
 pub(super) fn port(text: &str) -> Option<u16> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| is_number && *port > 0)
-}
-
-fn seconds(text: &str) -> Result<u32> {
-    let seconds = text.parse().ok();
-    seconds
-        .filter(|seconds| (1..=TIMEOUT_S_MAX).contains(seconds))
-        .ok_or_else(|| {
-            let why = format!("{text:?} is no number of seconds from 1 to {TIMEOUT_S_MAX}");
-            Error::invalid(annotation(TIMEOUT), why)
-        })
 }
 
 #[cfg(test)]
