@@ -117,6 +117,16 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A registry did not give what an image is made of.
+    #[error("registry {registry} did not give {object}: {what}")]
+    Registry {
+        /// Its host, perhaps with a port.
+        registry: String,
+        /// What it was asked for.
+        object: String,
+        /// What it said, or what happened.
+        what: String,
+    },
     /// A layer that cannot be part of a disk.
     #[error("layer sha256:{diff_id}")]
     Layer {

@@ -23,5 +23,6 @@ pub mod serve;
 pub mod signature;
 pub mod store;
 pub mod table;
+mod tls;
 
 pub use error::{Error, Result};

@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use disk::Digest;
 use snapshot_core::daemon::MetricsAddress;
 
-use crate::{image::Platform, signature::digest};
+use crate::{
+    image::{Access, ImageName, Platform, SCHEME},
+    signature::digest,
+};
 
 /// What `--version` says; `build.rs` tells the commit.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -113,14 +116,41 @@ pub(super) struct Directory {
 
 #[derive(Debug, Args)]
 pub(super) struct Add {
-    /// An OCI image layout: IMAGE.tar, oci-archive:IMAGE.tar, a directory or oci:DIR.
+    /// An OCI image layout: IMAGE.tar, oci-archive:IMAGE.tar, a directory or oci:DIR. Or an image of a registry:
+    /// docker://REGISTRY/NAME[:TAG][@DIGEST].
     #[arg(value_name = "IMAGE")]
     pub(super) image: Image,
     #[command(flatten)]
     pub(super) directory: Directory,
+    #[command(flatten)]
+    pub(super) registries: Registries,
     /// For which machines: OS/ARCHITECTURE. This machine's, unless said.
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<Platform>,
+}
+
+/// How registries are asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Registries {
+    /// Credentials for registries, as `docker login` writes them [default: docker's own file].
+    #[arg(long, value_name = "FILE")]
+    auth_file: Option<PathBuf>,
+    /// Certificates (PEM) of authorities that vouch for registries, beside the system's.
+    #[arg(long, value_name = "FILE")]
+    registry_ca: Option<PathBuf>,
+    /// Ask registries by HTTP without TLS; those on this machine are asked so without it, unless --registry-ca is there.
+    #[arg(long)]
+    plain_http: bool,
+}
+
+impl Registries {
+    pub(super) fn access(&self) -> Access {
+        Access {
+            auth_file: self.auth_file.clone(),
+            ca_file: self.registry_ca.clone(),
+            plain_http: self.plain_http,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -205,23 +235,25 @@ pub(super) struct Serve {
 
 /// Where an image is.
 #[derive(Debug, Clone)]
-pub(super) struct Image(pub(super) PathBuf);
+pub(super) enum Image {
+    Layout(PathBuf),
+    Registry(ImageName),
+}
 
 /// A disk's name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChainId(pub(super) Digest);
 
 impl FromStr for Image {
-    type Err = &'static str;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with("docker://") {
-            return Err("images of registries cannot be added yet: \
-                        `skopeo copy docker://... oci-archive:IMAGE.tar` makes an archive");
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(SCHEME) {
+            return text.parse().map(Self::Registry);
         }
         let prefixes = ["oci:", "oci-archive:"];
         let path = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
-        Ok(Self(path.unwrap_or(text).into()))
+        Ok(Self::Layout(path.unwrap_or(text).into()))
     }
 }
 

@@ -5,12 +5,12 @@ use std::{fmt::Write, process::ExitCode, time::Duration};
 use snapshot_core::daemon::Logging;
 
 use super::{
-    arguments::{Add, Export, Gc, Rm, Serve, Store as Command, Verify, Wait},
+    arguments::{Add, Export, Gc, Image, Rm, Serve, Store as Command, Verify, Wait},
     bytes, in_one_line, out,
 };
 use crate::{
     Result,
-    image::{Layout, Platform},
+    image::{Origin, Platform, Registry},
     serve::{Config, Server},
     store::{Below, Store, Sweep, Waste},
 };
@@ -30,8 +30,14 @@ pub(super) fn perform(command: &Command) -> Result<ExitCode> {
 
 fn add(asked: &Add) -> Result<()> {
     let platform = asked.platform.clone().unwrap_or_else(Platform::host);
-    let layout = Layout::open(&asked.image.0)?;
-    let images = layout.images(&platform)?;
+    let origin = match &asked.image {
+        Image::Layout(path) => Origin::open(path)?,
+        Image::Registry(name) => {
+            let registry = Registry::of(name.clone(), &asked.registries.access())?;
+            Origin::of_registry(registry)?
+        }
+    };
+    let images = origin.images(&platform)?;
     let store = Store::create(&asked.directory.path)?;
     for image in &images {
         let added = store.add(image)?;

@@ -4,9 +4,15 @@
 use std::collections::BTreeMap;
 
 use disk::Digest;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny},
+};
+use sha2::{Digest as _, Sha256};
 
 use crate::signature::digest;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Length of a document.
 pub(super) const BYTES_MAX: u64 = 4 << 20;
@@ -39,6 +45,15 @@ pub(super) struct Index {
     pub(super) manifests: Vec<Descriptor>,
 }
 
+/// What a document is of which no descriptor tells.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Kind {
+    #[serde(default)]
+    media_type: String,
+    manifests: Option<IgnoredAny>,
+}
+
 /// One image.
 #[derive(Debug, Deserialize)]
 pub(super) struct ImageManifest {
@@ -66,13 +81,30 @@ pub(super) struct RootFs {
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct DiffId(#[serde(deserialize_with = "sha256")] pub(super) Digest);
 
+impl Kind {
+    /// Its descriptor, of these bytes.
+    pub(super) fn of(self, bytes: &[u8]) -> Descriptor {
+        let media_type = match self.manifests {
+            // Of OCI's documents the type may be left out.
+            Some(_) if self.media_type.is_empty() => INDEX.to_owned(),
+            _ => self.media_type,
+        };
+        Descriptor {
+            media_type,
+            digest: Digest(Sha256::digest(bytes).into()),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: None,
+        }
+    }
+}
+
 impl Descriptor {
     /// Whether it is of several manifests again.
     pub(super) fn is_index(&self) -> bool {
         matches!(
             self.media_type.as_str(),
-            "application/vnd.oci.image.index.v1+json"
-                | "application/vnd.docker.distribution.manifest.list.v2+json"
+            INDEX | "application/vnd.docker.distribution.manifest.list.v2+json"
         )
     }
 

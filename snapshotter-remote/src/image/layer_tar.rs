@@ -10,7 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use zstd::stream::Decoder;
 
-use super::section::Section;
+use super::blob::Blob;
 use crate::error::{Error, Result};
 
 /// Length of an uncompressed layer: twice what its files may have.
@@ -22,7 +22,7 @@ struct Hashing<R> {
     hash: Sha256,
 }
 
-type Packed = BufReader<Hashing<Section>>;
+type Packed = BufReader<Hashing<Blob>>;
 
 enum Unpacking {
     Plain(Packed),
@@ -83,14 +83,14 @@ impl LayerTar {
     /// Of a blob: what its first bytes say goes, as in containerd, not its media type.
     pub(super) fn new(
         image: String,
-        section: Section,
+        bytes: Blob,
         blob: Digest,
         diff_id: Digest,
     ) -> io::Result<Self> {
         let mut packed = BufReader::with_capacity(
             128 << 10,
             Hashing {
-                source: section,
+                source: bytes,
                 hash: Sha256::new(),
             },
         );

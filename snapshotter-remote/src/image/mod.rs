@@ -1,16 +1,21 @@
-//! Images as they come: OCI image layouts, in a directory or in a tar, with layers that are plain, gzip or
-//! zstd. Everything in them is a stranger's: nothing is believed that its digest does not prove, and
+//! Images as they come: OCI image layouts, in a directory or in a tar, and images of registries, with layers that are
+//! plain, gzip or zstd. Everything in them is a stranger's: nothing is believed that its digest does not prove, and
 //! nothing is read into memory without a limit.
 
 mod archive;
+mod blob;
+mod credentials;
 mod documents;
+mod download;
 mod layer_tar;
-mod layout;
+mod origin;
 mod platform;
+mod registry;
 mod section;
 mod source;
 
 pub use layer_tar::LayerTar;
-pub use layout::Layout;
+pub use origin::Origin;
 pub use platform::Platform;
+pub use registry::{Access, ImageName, Registry, SCHEME};
 pub use source::Source;

@@ -1,16 +1,16 @@
-//! One image of a layout: what it promises, and its layers one by one.
+//! One image of its origin: what it promises, and its layers one by one.
 
 use std::fmt;
 
 use disk::Digest;
 
-use super::{documents::Descriptor, layer_tar::LayerTar, layout::Layout};
+use super::{documents::Descriptor, layer_tar::LayerTar, origin::Origin};
 use crate::error::Result;
 
 /// An image that can be added.
 #[derive(Debug)]
 pub struct Source<'l> {
-    layout: &'l Layout,
+    origin: &'l Origin,
     name: String,
     /// As many as there are diffIDs.
     layers: Vec<Descriptor>,
@@ -19,13 +19,13 @@ pub struct Source<'l> {
 
 impl<'l> Source<'l> {
     pub(super) fn new(
-        layout: &'l Layout,
+        origin: &'l Origin,
         name: String,
         layers: Vec<Descriptor>,
         diff_ids: Vec<Digest>,
     ) -> Self {
         Self {
-            layout,
+            origin,
             name,
             layers,
             diff_ids,
@@ -50,22 +50,22 @@ impl<'l> Source<'l> {
     /// [`crate::Error::Image`] when it is not there.
     pub fn layer(&self, index: usize) -> Result<LayerTar> {
         let descriptor = &self.layers[index];
-        let section = self.layout.blob(descriptor)?;
+        let blob = self.origin.blob(descriptor)?;
         let tar = LayerTar::new(
             self.to_string(),
-            section,
+            blob,
             descriptor.digest,
             self.diff_ids[index],
         );
         tar.map_err(|error| {
             let digest = descriptor.digest;
-            self.layout.not(format!("blob sha256:{digest}: {error}"))
+            self.origin.not(format!("blob sha256:{digest}: {error}"))
         })
     }
 }
 
 impl fmt::Display for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, image {}", self.layout, self.name)
+        write!(f, "{}, image {}", self.origin, self.name)
     }
 }

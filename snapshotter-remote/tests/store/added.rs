@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use snapshotter_remote::{
-    image::{Layout as Opened, Platform},
+    image::{Origin, Platform},
     store::{Added, Store},
 };
 use tempfile::tempdir;
@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use super::images::{Layout, Pack, flat, gzip, layer, noise, packed, zstd};
 
 pub(crate) fn add(store: &Store, layout: &Path) -> snapshotter_remote::Result<Vec<Added>> {
-    let opened = Opened::open(layout)?;
+    let opened = Origin::open(layout)?;
     let platform: Platform = "linux/amd64".parse().unwrap();
     let images = opened.images(&platform)?;
     images.iter().map(|image| store.add(image)).collect()
@@ -111,7 +111,7 @@ fn only_images_for_the_platform_are_added() {
     let added = add(&store, &path).unwrap();
     let chain_ids: Vec<_> = added.iter().map(|added| added.chain_id).collect();
     assert_eq!(chain_ids, [flat(&[ours]).0]);
-    let opened = Opened::open(&path).unwrap();
+    let opened = Origin::open(&path).unwrap();
     let mips = opened.images(&"linux/mips".parse().unwrap()).unwrap_err();
     let mips = mips.to_string();
     assert!(
