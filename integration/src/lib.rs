@@ -17,6 +17,7 @@ pub mod cri;
 pub mod ctr;
 mod daemon;
 pub mod disk;
+pub mod docker_registry;
 pub mod event_stream;
 pub mod events;
 pub mod figures;

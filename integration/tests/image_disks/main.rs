@@ -8,6 +8,7 @@ mod expected;
 mod guests;
 mod kernel;
 mod mounted;
+mod pulled;
 mod random;
 mod served;
 mod stock;

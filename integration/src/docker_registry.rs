@@ -1,0 +1,159 @@
+//! Debian's docker-registry on a port of this machine, with images of the harness: the registry that most others
+//! descend from. It is filled by its files, as it lays them out itself.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    net::SocketAddr,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    apt::Suite,
+    cache,
+    images::Image,
+    process::{Running, command},
+    wait::{SOON, Sources, until},
+};
+
+/// bcrypt of `secret`, the password of `user`.
+const USERS: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// Whom it lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lets {
+    /// Everybody.
+    Everybody,
+    /// `user`, whose password is `secret`.
+    User,
+}
+
+/// A running docker-registry; it ends when this is dropped.
+#[derive(Debug)]
+pub struct DockerRegistry {
+    _running: Running,
+    _directory: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl DockerRegistry {
+    /// One with these images.
+    pub fn with_images(images: &[Image], lets: Lets) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let root = directory.path().join("root");
+        for image in images {
+            fill(&root, *image)?;
+        }
+        let mut config = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
+            root.display()
+        );
+        if lets == Lets::User {
+            let users = directory.path().join("users");
+            fs::write(&users, USERS)?;
+            config += &format!(
+                "auth:\n  htpasswd:\n    realm: r\n    path: {}\n",
+                users.display()
+            );
+        }
+        let file = directory.path().join("config.yml");
+        fs::write(&file, config)?;
+        // What it says of each request would fill a pipe.
+        let log = directory.path().join("log");
+        let mut serve = command("sh");
+        serve.args(["-c", "exec \"$0\" serve \"$1\" >\"$2\" 2>&1"]);
+        serve.arg(program()?).arg(&file).arg(&log);
+        let running = Running::start(&mut serve)?;
+        let sources = Sources::none()
+            .directory(directory.path())?
+            .process(running.pid())?;
+        let address = until("docker-registry does not listen", SOON, sources, || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            let address = said.split("listening on ").nth(1);
+            let address =
+                address.and_then(|rest| rest.split(|sign| sign == '"' || sign == ' ').next());
+            Ok(address.and_then(|address| address.parse().ok()))
+        })?;
+        Ok(Self {
+            _running: running,
+            _directory: directory,
+            address,
+        })
+    }
+
+    /// What a client calls an image of it.
+    #[must_use]
+    pub fn reference(&self, image: Image) -> String {
+        format!("{}/{}:1", self.address, name(image))
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The program, of Debian's package, which is not installed: it would bring a service.
+fn program() -> Result<PathBuf> {
+    let directory = cache::entry("docker-registry-of-bookworm", |into| {
+        let lists = tempfile::tempdir()?;
+        Suite::open("bookworm", lists.path())?.unpack("docker-registry", into)
+    })?;
+    Ok(directory.join("usr/bin/docker-registry"))
+}
+
+/// What an image is called there.
+fn name(image: Image) -> String {
+    let key = image.key();
+    key.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// Puts the blobs of an image, and what says that they are of it.
+fn fill(root: &Path, image: Image) -> Result<()> {
+    let base = root.join("docker/registry/v2");
+    let repository = base.join("repositories").join(name(image));
+    let path = image.archive()?;
+    let mut archive = tar::Archive::new(File::open(&path)?);
+    let blobs = File::open(&path)?;
+    let mut index = Vec::new();
+    for entry in archive.entries_with_seek()? {
+        let mut entry = entry?;
+        let name = entry.path()?.display().to_string();
+        if let Some(digest) = name.strip_prefix("blobs/sha256/") {
+            let mut contents = vec![0; usize::try_from(entry.size())?];
+            blobs.read_exact_at(&mut contents, entry.raw_file_position())?;
+            let two = digest.get(..2).context("a digest is long")?;
+            let blob = base.join("blobs/sha256").join(two).join(digest);
+            put(&blob.join("data"), &contents)?;
+            link(&repository.join("_layers/sha256").join(digest), digest)?;
+        } else if name == "index.json" {
+            entry.read_to_end(&mut index)?;
+        }
+    }
+    let index: Value = serde_json::from_slice(&index)?;
+    let manifest = index["manifests"][0]["digest"].as_str();
+    let digest = manifest.and_then(|digest| digest.strip_prefix("sha256:"));
+    let digest = digest.context("an index names a manifest")?;
+    let manifests = repository.join("_manifests");
+    link(&manifests.join("revisions/sha256").join(digest), digest)?;
+    link(&manifests.join("tags/1/current"), digest)?;
+    link(&manifests.join("tags/1/index/sha256").join(digest), digest)
+}
+
+fn link(directory: &Path, digest: &str) -> Result<()> {
+    put(
+        &directory.join("link"),
+        format!("sha256:{digest}").as_bytes(),
+    )
+}
+
+fn put(path: &Path, contents: &[u8]) -> Result<()> {
+    let directory = path.parent().context("a file is in a directory")?;
+    fs::create_dir_all(directory)?;
+    Ok(fs::write(path, contents)?)
+}
