@@ -1,17 +1,22 @@
-//! TLS for all that speak it here: which cryptography (one that a C compiler alone builds, also statically), and files of
-//! certificates.
+//! TLS for all that speak it here: which cryptography, and files of certificates and keys.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use rustls::{
-    crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject},
+    RootCertStore,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
 use crate::error::{Error, Result};
 
 /// All authorities of a system fit.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The one that is used everywhere: it is built with a C compiler alone, also statically.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
 
 /// What clients of registries need of this process and of this machine.
 ///
@@ -42,6 +47,40 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
         )),
         Err(_its_words) => Err(no(path, "its certificates are no PEM")),
     }
+}
+
+/// Those of authorities.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        let added = authorities.add(certificate);
+        added
+            .map_err(|_its_words| no(path, "it has a certificate that cannot be an authority's"))?;
+    }
+    Ok(authorities)
+}
+
+/// The private key of a file (PEM), which not everybody on this machine may read.
+pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let doing = "reading the private key in";
+    let metadata = path.metadata().map_err(|source| Error::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    })?;
+    if metadata.permissions().mode() & 0o007 != 0 {
+        return Err(no(
+            path,
+            "everybody on this machine can use the private key in it: chmod 0600",
+        ));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read(path, doing)?);
+    key.map_err(|_its_words| {
+        no(
+            path,
+            "it has no private key (PEM: -----BEGIN PRIVATE KEY-----)",
+        )
+    })
 }
 
 fn no(path: &Path, what: &'static str) -> Error {

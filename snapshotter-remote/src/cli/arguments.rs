@@ -225,6 +225,15 @@ pub(super) struct Serve {
     /// Who may ask: a file with a line for each host, its name and its token.
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Speak TLS, with this certificate and those between it and its authority (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_certificate: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Let in only hosts with a certificate of these authorities (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_ca: Option<PathBuf>,
     /// Where metrics are: unix:/PATH or a loopback address.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) metrics: Option<MetricsAddress>,

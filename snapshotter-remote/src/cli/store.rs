@@ -183,6 +183,16 @@ fn override_by(config: &mut Config, asked: &Serve) {
     if let Some(file) = &asked.token_file {
         config.token_file = Some(file.clone());
     }
+    let files = [
+        (&asked.tls_certificate, &mut config.tls.certificate_file),
+        (&asked.tls_key, &mut config.tls.key_file),
+        (&asked.client_ca, &mut config.tls.client_ca_file),
+    ];
+    for (asked, file) in files {
+        if asked.is_some() {
+            file.clone_from(asked);
+        }
+    }
     if let Some(metrics) = &asked.metrics {
         config.metrics.address = Some(metrics.clone());
     }

@@ -26,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{config::StoreConfig, metrics::Measured};
+use super::{config::StoreConfig, metrics::Measured, tls::Connector};
 use crate::{
     error::{Error, Result},
     store::Name,
@@ -58,7 +58,7 @@ pub(super) enum Patience {
 /// Stores with the same objects. Its calls block.
 pub struct Client {
     runtime: Handle,
-    http: legacy::Client<HttpConnector, String>,
+    http: legacy::Client<Connector, String>,
     /// Without an end of `/`.
     stores: Vec<String>,
     /// The one that answered last.
@@ -94,7 +94,10 @@ impl Client {
     /// # Errors
     /// [`Error::Setting`] for an address that is none, and what keeps its thread from being started.
     pub fn new(config: &StoreConfig, measured: Measured) -> Result<Arc<Self>> {
-        let stores = config.urls.iter().map(|url| address(url));
+        let stores = config
+            .urls
+            .iter()
+            .map(|url| address(url, config.tls.is_on()));
         let stores = stores.collect::<Result<Vec<_>>>()?;
         let token = config.token()?.map(|token| {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -119,6 +122,7 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(config.connect()));
         connector.set_nodelay(true);
+        let connector = config.tls.connector(connector)?;
         let mut http = legacy::Client::builder(TokioExecutor::new());
         let http = http
             .pool_idle_timeout(IDLE)
@@ -297,17 +301,17 @@ fn said(error: impl std::error::Error) -> String {
 }
 
 /// The beginning of all addresses of a store.
-fn address(url: &str) -> Result<String> {
+fn address(url: &str, is_tls_on: bool) -> Result<String> {
     let refused = |why: &str| Error::Setting(format!("{url:?} is no address of a store: {why}"));
     let uri: Uri = url
         .parse()
         .map_err(|_its_words| refused("http://HOST:PORT is one"))?;
     match uri.scheme_str() {
         Some("http") => {}
+        Some("https") if is_tls_on => {}
         Some("https") => {
             return Err(refused(
-                "there is no TLS yet; what is fetched is verified, but tokens are sent as plain text: \
-                 use http:// to a proxy on this host that speaks TLS",
+                "nobody is believed to be it: store.tls.ca_file names a file with the certificate of its authority",
             ));
         }
         _ => return Err(refused("http://HOST:PORT is one")),
@@ -325,8 +329,9 @@ mod tests {
     #[test]
     fn addresses_are_of_http_and_nothing_else() {
         let check = |url: &str, expected: Option<&str>| {
-            assert_eq!(address(url).ok().as_deref(), expected, "{url}");
+            assert_eq!(address(url, false).ok().as_deref(), expected, "{url}");
         };
+        assert_eq!(address("https://store/", true).unwrap(), "https://store");
         check("http://store:7070", Some("http://store:7070"));
         check("http://[::1]:7070/", Some("http://[::1]:7070"));
         check("http://proxy/images", Some("http://proxy/images"));

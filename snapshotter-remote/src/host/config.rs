@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
-use super::{attach::Choice, lazy, room::Limits};
+use super::{attach::Choice, lazy, room::Limits, tls::TlsConfig};
 use crate::{
     error::{Error, Result},
     signature::PublicKey,
@@ -58,7 +58,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// Stores with the same disks, `http://HOST:PORT`; the one that answered last is asked first.
+    /// Stores with the same disks, `http://HOST:PORT` or `https://HOST:PORT`; the one that answered last is asked first.
     pub urls: Vec<String>,
     /// A file with the public keys that are trusted, one a line.
     pub key_file: Option<PathBuf>,
@@ -72,6 +72,8 @@ pub struct StoreConfig {
     pub deadline_seconds: u64,
     /// Chunks that are fetched at once: `copy`: for each disk; `lazy`: for all who read.
     pub fetches_max: usize,
+    /// `[store.tls]`
+    pub tls: TlsConfig,
 }
 
 /// How disks become directories.
@@ -146,6 +148,7 @@ impl Default for StoreConfig {
             object_seconds: 30,
             deadline_seconds: 60,
             fetches_max: 8,
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -326,6 +329,7 @@ mod tests {
         std::fs::write(&file, whole).unwrap();
         let mut config = Config::read(Some(&file)).unwrap();
         config.store.urls.push("http://store:7070".to_owned());
+        assert!(config.store.tls.ca_file.is_some() && config.store.tls.certificate_file.is_some());
         assert!(config.store.token_file.is_some() && config.store.key_file.is_some());
         assert!(config.metrics.address.is_some());
         config.check().unwrap();

@@ -30,6 +30,7 @@ mod probe;
 mod room;
 mod serve;
 mod status;
+mod tls;
 mod unwatched;
 mod uses;
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use hyper::{
@@ -12,7 +12,9 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use nix::errno::Errno;
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     body::{Sent, Stretch},
@@ -33,6 +35,10 @@ pub(super) struct Served {
     pub(super) reader: Reader,
     /// Who may ask; without them, everybody.
     pub(super) tokens: Option<RwLock<Arc<Tokens>>>,
+    /// Makes TLS of connections, if that is spoken.
+    pub(super) acceptor: Option<RwLock<Arc<ServerConfig>>>,
+    /// Not everybody may ask.
+    pub(super) is_limited: bool,
     pub(super) measured: Measured,
     /// Places of those who read files: what is asked for beyond them waits here, where it is forgotten
     /// when its client goes.
@@ -48,12 +54,12 @@ struct Refusal {
 }
 
 /// Contents never change under these names, whatever zstd makes of them. Chunks and tables are verified by
-/// their names, which only manifests tell; a stored layer's name is in public configs of images: where tokens are
-/// needed, no cache may give it to others.
+/// their names, which only manifests tell; a stored layer's name is in public configs of images: where not
+/// everybody may ask, no cache may give it to others.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 const IMMUTABLE_PRIVATE: &str = "private, max-age=31536000, immutable";
 
-/// Asked again each time: another key signs another manifest. Where tokens are needed, a cache must not
+/// Asked again each time: another key signs another manifest. Where not everybody may ask, a cache must not
 /// answer for the store.
 const CHANGING: &str = "no-cache";
 const CHANGING_PRIVATE: &str = "private, no-cache";
@@ -77,6 +83,13 @@ impl Served {
             %peer, method = %request.method(), path = request.uri().path(), code, "request"
         );
         response.map(|body| body.counted(answering))
+    }
+
+    /// That of now.
+    pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
+        let acceptor = self.acceptor.as_ref()?.read();
+        let acceptor = acceptor.unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&acceptor).into())
     }
 
     async fn decide(
@@ -158,11 +171,7 @@ impl Served {
         let Some(tokens) = &self.tokens else {
             return Ok(());
         };
-        let tokens = Arc::clone(
-            &tokens
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        let tokens = Arc::clone(&tokens.read().unwrap_or_else(PoisonError::into_inner));
         let field = text(fields, &header::AUTHORIZATION);
         let host = field
             .as_deref()
@@ -194,9 +203,9 @@ impl Served {
         let fields = response.headers_mut();
         fields.insert(header::ETAG, value(&tag));
         let cached = match asked.name {
-            Name::Disk(_) if self.tokens.is_some() => CHANGING_PRIVATE,
+            Name::Disk(_) if self.is_limited => CHANGING_PRIVATE,
             Name::Disk(_) => CHANGING,
-            Name::Layer(_) if self.tokens.is_some() => IMMUTABLE_PRIVATE,
+            Name::Layer(_) if self.is_limited => IMMUTABLE_PRIVATE,
             Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => IMMUTABLE,
         };
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static(cached));

@@ -9,6 +9,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, config};
 
+use super::tls::TlsConfig;
 use crate::error::{Error, Result};
 
 /// Where the configuration is looked for.
@@ -32,6 +33,8 @@ pub struct Config {
     pub plaintext: bool,
     /// Hosts and their tokens; everybody may ask without it.
     pub token_file: Option<PathBuf>,
+    /// `[tls]`
+    pub tls: TlsConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[metrics]`
@@ -62,6 +65,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
             plaintext: false,
             token_file: None,
+            tls: TlsConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
             server: Limits::default(),
@@ -94,10 +98,17 @@ impl Config {
     /// # Errors
     /// [`Error::Setting`] names the key.
     pub fn check(&self) -> Result<()> {
-        if !self.plaintext && !self.listen.ip().is_loopback() {
+        self.tls.check()?;
+        if self.plaintext && self.tls.is_on() {
+            return Err(Error::Setting(
+                "plain text and TLS are wanted at once: leave out --plaintext (plaintext), or the certificate"
+                    .to_owned(),
+            ));
+        }
+        if !self.plaintext && !self.tls.is_on() && !self.listen.ip().is_loopback() {
             return Err(Error::Setting(format!(
                 "{} can be reached from other hosts, and images and tokens would be sent there as plain \
-                 text: let a proxy that speaks TLS pass requests on to 127.0.0.1, or say so with \
+                 text: give it a certificate (--tls-certificate, --tls-key), or say so with \
                  --plaintext (plaintext = true) where the network is trusted",
                 self.listen
             )));
@@ -144,6 +155,20 @@ mod tests {
         check("192.0.2.1:1", false, false);
         check("[::]:1", false, false);
         check("192.0.2.1:1", true, true);
+        let tls = TlsConfig {
+            certificate_file: Some("x".into()),
+            key_file: Some("x".into()),
+            ..TlsConfig::default()
+        };
+        let mut config = Config {
+            listen: "192.0.2.1:1".parse().unwrap(),
+            tls,
+            ..Config::default()
+        };
+        config.check().unwrap();
+        config.plaintext = true;
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("at once"), "{error}");
     }
 
     #[test]
@@ -161,6 +186,7 @@ mod tests {
         std::fs::write(&file, whole).unwrap();
         let config = Config::read(Some(&file)).unwrap();
         assert!(config.token_file.is_some() && config.metrics.address.is_some());
+        assert!(config.tls.is_on() && config.tls.client_ca_file.is_some());
         std::fs::write(&file, "lissten = 1").unwrap();
         let error = Config::read(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("listen"), "{error}");

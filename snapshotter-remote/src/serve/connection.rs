@@ -5,7 +5,12 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
 use hyper::{server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use snapshot_core::daemon::Shutdown;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     answer::Served,
@@ -38,6 +43,41 @@ pub(super) async fn serve(
     let _open = served.measured.opened();
     let traffic = Traffic::new(served.measured.clone());
     let socket = Watched::new(socket, traffic.clone());
+    let Some(acceptor) = served.acceptor() else {
+        return answer(socket, (peer, traffic), served, limits, shutdown).await;
+    };
+    let shaken = tokio::select! {
+        shaken = shake(&acceptor, socket, limits) => shaken,
+        () = shutdown.clone().wait() => return,
+    };
+    match shaken {
+        Ok(stream) => answer(stream, (peer, traffic), served, limits, shutdown).await,
+        Err(why) => {
+            served.measured.handshake_failed();
+            tracing::debug!(%peer, why, "a connection came to no TLS");
+        }
+    }
+}
+
+/// Begins TLS, or says why not.
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    socket: S,
+    limits: Limits,
+) -> Result<TlsStream<S>, String> {
+    let shaken = timeout(limits.silence(), acceptor.accept(socket)).await;
+    let shaken = shaken.map_err(|_elapsed| "it was silent".to_owned())?;
+    shaken.map_err(|error| error.to_string())
+}
+
+/// Answers what is asked on it.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    (peer, traffic): (SocketAddr, Traffic),
+    served: Arc<Served>,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
     let service = service_fn(|request| {
         let answer = Arc::clone(&served).answer(request, peer, traffic.clone());
         async { Ok::<_, Infallible>(answer.await) }

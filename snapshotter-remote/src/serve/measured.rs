@@ -27,6 +27,7 @@ struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     connections_silent: Counter,
+    handshakes_failed: Counter,
 }
 
 /// A connection that is open; counted until it is dropped.
@@ -68,6 +69,11 @@ impl Measured {
             "Connections that were closed because an answer was not taken, or not ready, in time",
             metrics.connections_silent.clone(),
         );
+        registry.register(
+            "handshakes_failed",
+            "Connections that came to no TLS: no certificate that is let in, or none at all",
+            metrics.handshakes_failed.clone(),
+        );
         this
     }
 
@@ -90,6 +96,10 @@ impl Measured {
 
     pub(super) fn silent(&self) {
         self.0.connections_silent.inc();
+    }
+
+    pub(super) fn handshake_failed(&self) {
+        self.0.handshakes_failed.inc();
     }
 
     pub(super) fn opened(&self) -> Open {

@@ -4,11 +4,11 @@
 //! ```text
 //!  Config     from file and flags
 //!    |
-//!  Server::claim   store there, tokens read, sockets taken: what is wrong ends here
+//!  Server::claim   store there, tokens and certificates read, sockets taken: what is wrong ends here
 //!    |  READY=1
 //!  Server::run     one task for each connection, so many and no more (connection, traffic)
 //!    |               GET -> target -> token -> object -> conditions and range -> body
-//!    |  SIGHUP       tokens and the log's level are read again
+//!    |  SIGHUP       tokens, certificates and the log's level are read again
 //!    |  SIGTERM      no new connections; answers that are begun are ended, within a limit
 //!   end
 //! ```
@@ -21,8 +21,10 @@ mod connection;
 mod measured;
 mod run;
 mod target;
+mod tls;
 mod tokens;
 mod traffic;
 
 pub use config::{Config, FILE, Limits};
 pub use run::{Reread, Server};
+pub use tls::TlsConfig;

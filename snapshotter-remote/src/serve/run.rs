@@ -88,10 +88,14 @@ impl Server {
     pub fn claim(config: Config) -> Result<Self> {
         config.check()?;
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
+        let acceptor = config.tls.acceptor()?;
+        let is_limited = tokens.is_some() || config.tls.client_ca_file.is_some();
         let mut registry = Registry::with_prefix("snapshotter_remote_store");
         let served = Served {
             reader: Reader::open(&config.dir)?,
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
+            acceptor: acceptor.map(RwLock::new),
+            is_limited,
             measured: Measured::register(&mut registry),
             reads: Arc::new(Semaphore::new(config.server.threads_max)),
         };
@@ -145,7 +149,8 @@ impl Server {
                 tokio::spawn(metrics.serve(Arc::new(registry), shutdown.clone()));
             }
             tokio::spawn(notify::keep_alive(shutdown.clone()));
-            let status = format!("serving {} on http://{address}", config.dir.display());
+            let scheme = if config.tls.is_on() { "https" } else { "http" };
+            let status = format!("serving {} on {scheme}://{address}", config.dir.display());
             raise_descriptors(&config.server);
             warn_about(&config, address, &served);
             notify::ready(&status);
@@ -203,8 +208,8 @@ fn listen(address: SocketAddr) -> std::io::Result<Listener> {
 
 fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
     match &served.tokens {
-        None if !address.ip().is_loopback() => tracing::warn!(
-            "there is no token_file: whoever reaches the address can read every image"
+        None if !served.is_limited && !address.ip().is_loopback() => tracing::warn!(
+            "there is no token_file and no authority of hosts: whoever reaches the address can read every image"
         ),
         None => {}
         Some(tokens) => {
@@ -220,32 +225,50 @@ fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
     }
 }
 
-/// Reads tokens and the level of the log again; what is wrong leaves them as they were.
+/// Reads tokens, certificates and the level of the log again; what is wrong leaves them as they were.
 fn reload(served: &Served, logging: &Logging, reread: &Reread, status: &str) {
     notify::reloading();
     let read = reread().and_then(|config| {
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
-        match (&served.tokens, tokens) {
-            (Some(now), Some(tokens)) => {
-                *now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
-            }
-            (None, None) => {}
-            _ => {
-                let what = "token_file comes or goes at a start only: restart the server";
-                return Err(Error::Setting(what.to_owned()));
-            }
-        }
+        config.tls.check()?;
+        let acceptor = config.tls.acceptor()?;
+        let is_limited = tokens.is_some() || config.tls.client_ca_file.is_some();
+        let tokens = place(&served.tokens, tokens.map(Arc::new));
+        let acceptor = place(&served.acceptor, acceptor);
+        let (Some(tokens), Some(acceptor), true) =
+            (tokens, acceptor, is_limited == served.is_limited)
+        else {
+            let what = "token_file, certificate_file and client_ca_file come or go at a start only: restart the \
+                        server";
+            return Err(Error::Setting(what.to_owned()));
+        };
+        tokens();
+        acceptor();
         logging.set_level(config.log.level);
         Ok(())
     });
     match read {
-        Ok(()) => tracing::info!("tokens and the level of the log were read again"),
+        Ok(()) => tracing::info!("tokens, certificates and the level of the log were read again"),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "tokens and the level of the log stay as they were");
+            tracing::error!(%error, cause, "tokens, certificates and the level of the log stay as they were");
         }
     }
     notify::ready(status);
+}
+
+/// Puts what was read in the place of what counts, when that is called; nothing where one of them is not there.
+fn place<T>(now: &Option<RwLock<T>>, read: Option<T>) -> Option<impl FnOnce()> {
+    let both = match (now, read) {
+        (Some(now), Some(read)) => Some((now, read)),
+        (None, None) => None,
+        _ => return None,
+    };
+    Some(move || {
+        if let Some((now, read)) = both {
+            *now.write().unwrap_or_else(PoisonError::into_inner) = read;
+        }
+    })
 }
 
 /// The connections that are open.
@@ -291,8 +314,10 @@ impl Connections {
 
     fn refuse(&mut self, socket: &TcpStream) {
         self.served.measured.refused();
-        // Who does not hear it sees that it was closed.
-        let _said = socket.try_write(REFUSAL);
+        if self.served.acceptor.is_none() {
+            // Who does not hear it sees that it was closed.
+            let _said = socket.try_write(REFUSAL);
+        }
         if self.told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
             let connections_max = self.limits.connections_max;
             tracing::warn!(

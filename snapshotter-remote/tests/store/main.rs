@@ -12,4 +12,5 @@ mod refused;
 mod registry_server;
 mod served;
 mod server;
+mod tls;
 mod waste;

@@ -425,7 +425,7 @@ fn a_thousand_connections_beyond_the_limit_are_told_to_come_later() {
     );
 }
 
-fn metrics_of(path: &Path) -> String {
+pub(crate) fn metrics_of(path: &Path) -> String {
     let mut socket = UnixStream::connect(path).unwrap();
     socket
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -58,9 +58,15 @@ impl Server {
             manager,
         };
         let said = this.hears("READY=1");
-        let (_, address) = said.rsplit_once("http://").unwrap();
+        let (_, address) = said.rsplit_once("://").unwrap();
         this.address = address.trim().parse().unwrap();
         this
+    }
+
+    /// One that listens at all addresses, by one of them.
+    pub(crate) fn reached_at(mut self, address: [u8; 4]) -> Self {
+        self.address.set_ip(address.into());
+        self
     }
 
     /// The next word of the server to its manager that has this in it.
