@@ -24,6 +24,26 @@ pub mod types;
 #[path = "generated/containerd.services.snapshots.v1.rs"]
 pub mod snapshots;
 
+/// `containerd.services.content.v1`: where documents and layers of images are.
+#[rustfmt::skip]
+#[path = "generated/containerd.services.content.v1.rs"]
+pub mod content;
+
+/// `containerd.services.images.v1`: which name stands for which image.
+#[rustfmt::skip]
+#[path = "generated/containerd.services.images.v1.rs"]
+pub mod images;
+
+/// `containerd.services.leases.v1`: what is not collected before somebody has ended.
+#[rustfmt::skip]
+#[path = "generated/containerd.services.leases.v1.rs"]
+pub mod leases;
+
+/// `containerd.services.diff.v1`: how layers are unpacked.
+#[rustfmt::skip]
+#[path = "generated/containerd.services.diff.v1.rs"]
+pub mod diff;
+
 /// `containerd.services.events.v1`: what a plug-in tells containerd's listeners.
 #[rustfmt::skip]
 #[path = "generated/containerd.services.events.v1.rs"]
@@ -38,6 +58,11 @@ pub mod introspection;
 #[rustfmt::skip]
 #[path = "generated/pouch.quota.v1.rs"]
 pub mod quota;
+
+/// `pouch.remote.v1`: what the command snapshotter-remote asks of its daemon.
+#[rustfmt::skip]
+#[path = "generated/pouch.remote.v1.rs"]
+pub mod remote;
 
 /// Encodes messages that another one carries as an `Any`.
 pub use prost::Message;
