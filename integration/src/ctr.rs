@@ -174,6 +174,13 @@ impl<'a> Container<'a> {
         self.flags(&["--mount", &mount])
     }
 
+    /// Of an image that containerd has under another name than the harness's.
+    #[must_use]
+    pub fn image(mut self, reference: &str) -> Self {
+        reference.clone_into(&mut self.image);
+        self
+    }
+
     /// Its root is made by that snapshotter, for which the image is unpacked if it is not yet.
     #[must_use]
     pub fn snapshotter(self, name: &str) -> Self {

@@ -34,6 +34,8 @@ struct Shared {
     /// Digests of manifests, by name.
     manifests: BTreeMap<String, String>,
     layers: Vec<String>,
+    /// The field by which a client has to say who it is.
+    authorization: Option<String>,
     pulled: Mutex<Vec<String>>,
     is_ending: AtomicBool,
 }
@@ -41,7 +43,19 @@ struct Shared {
 impl Registry {
     /// One with these images.
     pub fn with_images(images: &[Image]) -> Result<Self> {
-        let mut shared = Shared::default();
+        Self::start(images, None)
+    }
+
+    /// The same for clients with a login: `USER:PASSWORD` in base64.
+    pub fn with_login(images: &[Image], login: &str) -> Result<Self> {
+        Self::start(images, Some(format!("Basic {login}")))
+    }
+
+    fn start(images: &[Image], authorization: Option<String>) -> Result<Self> {
+        let mut shared = Shared {
+            authorization,
+            ..Shared::default()
+        };
         for image in images {
             shared.add(*image)?;
         }
@@ -154,11 +168,19 @@ impl Shared {
                 return Ok(());
             }
             let mut field = String::from("more");
+            let mut is_known = self.authorization.is_none();
             while !field.trim().is_empty() {
                 field.clear();
                 if lines.read_line(&mut field)? == 0 {
                     return Ok(());
                 }
+                let said = field.split_once(':');
+                let said = said.filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+                is_known |= said.map(|(_, value)| value.trim()) == self.authorization.as_deref();
+            }
+            if !is_known {
+                client.write_all(WHO_ARE_YOU.as_bytes())?;
+                continue;
             }
             let mut words = request.split(' ');
             let (method, path) = (words.next().unwrap_or_default(), words.next());
@@ -206,5 +228,8 @@ impl Shared {
 
 /// What a connection by TLS begins with.
 const TLS: u8 = 22;
+
+const WHO_ARE_YOU: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\
+    WWW-Authenticate: Basic realm=\"pouch\"\r\n\r\n";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "snapshotter-remote",
-        &["disk", "mounts", "snapshot-core", "sys"],
+        &["disk", "mounts", "proto", "snapshot-core", "sys"],
     ),
     ("fd-holder", &["sys"]),
     ("runlxc-init", &["launch", "mounts", "sys"]),
@@ -87,7 +87,13 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("prost", &["proto", "runlxc"]),
     (
         "tonic",
-        &["proto", "snapshot-core", "snapshotter-quota", "integration"],
+        &[
+            "proto",
+            "snapshot-core",
+            "snapshotter-quota",
+            "snapshotter-remote",
+            "integration",
+        ],
     ),
     (
         "tokio",

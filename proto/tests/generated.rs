@@ -40,7 +40,13 @@ fn committed_code_is_what_the_protos_give() {
         .unwrap();
     tonic_prost_build::configure()
         .out_dir(out.path())
-        .compile_protos(&PROTOS[..TYPES].iter().map(|p| protos.join(p)).collect::<Vec<_>>(), &[protos])
+        .compile_protos(
+            &PROTOS[..TYPES]
+                .iter()
+                .map(|p| protos.join(p))
+                .collect::<Vec<_>>(),
+            &[protos],
+        )
         .unwrap();
 
     let committed = here.join("src/generated");

@@ -7,7 +7,8 @@
 //!                                \--> digests of its blobs' tables -> chunks
 //! ```
 //!
-//! [`store`] is where disks are kept, [`serve`] gives them to hosts, [`host`] is the daemon there.
+//! [`store`] is where disks are kept, [`serve`] gives them to hosts, [`host`] is the daemon there, [`pull`] brings images
+//! to its containerd.
 //! docs/remote.md draws them and gives the reasons.
 
 pub mod chunk;
@@ -19,6 +20,7 @@ pub mod host;
 pub mod image;
 pub mod manifest;
 mod open_files;
+pub mod pull;
 pub mod serve;
 pub mod signature;
 pub mod store;

@@ -9,6 +9,7 @@ mod faults;
 mod host;
 mod kills;
 mod lazy;
+mod pull;
 mod pulled;
 mod suite;
 mod truth;

@@ -45,10 +45,10 @@ fn unpacked(containerd: &Containerd, image: Image) -> Result<Listing> {
     Ok(listing?.as_unpacked())
 }
 
-/// The snapshots of CRI, asked of containerd.
-fn snapshots(containerd: &Containerd) -> Result<Snapshots> {
+/// The snapshots of a namespace, asked of containerd.
+fn snapshots(containerd: &Containerd, namespace: &str) -> Result<Snapshots> {
     Snapshots::connect(&Target {
-        namespace: Some("k8s.io".to_owned()),
+        namespace: Some(namespace.to_owned()),
         ..Target::proxy(containerd.address(), "remote")
     })
 }
@@ -56,7 +56,7 @@ fn snapshots(containerd: &Containerd) -> Result<Snapshots> {
 /// Waits until containerd reaches the daemon that was started again. Before that it removes nothing, and
 /// asks again only when there is more to be removed.
 fn await_daemon(containerd: &Containerd) -> Result<()> {
-    let client = snapshots(containerd)?;
+    let client = snapshots(containerd, "k8s.io")?;
     let what = "containerd reaches the daemon again";
     until(what, SOON, Sources::none(), || {
         Ok(client.list(&[]).ok().map(drop))
@@ -64,8 +64,8 @@ fn await_daemon(containerd: &Containerd) -> Result<()> {
 }
 
 /// The image as containerd has pulled it.
-fn pulled(containerd: &Containerd, chain_id: &str) -> Result<Listing> {
-    let client = snapshots(containerd)?;
+fn pulled(containerd: &Containerd, namespace: &str, chain_id: &str) -> Result<Listing> {
+    let client = snapshots(containerd, namespace)?;
     let kept = [("containerd.io/gc.root".to_owned(), "now".to_owned())];
     let mounts = client.view("looked-at", chain_id, kept.into())?;
     let point = tempfile::tempdir()?;
@@ -76,10 +76,15 @@ fn pulled(containerd: &Containerd, chain_id: &str) -> Result<Listing> {
     Ok(listing?.as_unpacked())
 }
 
-fn check_tree(containerd: &Containerd, image: Image, chain_id: &str) -> Result<()> {
+pub(super) fn check_tree(
+    containerd: &Containerd,
+    namespace: &str,
+    image: Image,
+    chain_id: &str,
+) -> Result<()> {
     let expected = unpacked(containerd, image)?;
     ensure!(expected.entries.len() > 100);
-    let lines = expected.differences(&pulled(containerd, chain_id)?);
+    let lines = expected.differences(&pulled(containerd, namespace, chain_id)?);
     ensure!(lines.is_empty(), "{}", lines.join("\n"));
     Ok(())
 }
@@ -146,7 +151,7 @@ fn check(installed: &Installed, store: &Store, registry: &Registry, at: &str) ->
         cri.pull(&reference).context(reference.clone())?;
         let pulled = registry.pulled_layers();
         ensure!(pulled.is_empty(), "{reference}: {pulled:?}");
-        check_tree(&containerd, image, chain_id)
+        check_tree(&containerd, "k8s.io", image, chain_id)
             .with_context(|| snapshotter.log_tail())
             .context(reference)?;
     }

@@ -32,6 +32,8 @@ pub(super) enum Command {
     Store(Store),
     /// Serve containerd's snapshots on this host: layers that a store has are not pulled.
     Serve(HostServe),
+    /// Pull an image into containerd without its layers, where `ctr` does not ask a snapshotter (1.6, 1.7).
+    Pull(PullImage),
     /// List the disks of this host, and how much of each is here.
     Status(Host),
     /// Keep disks in this host's cache, whatever it is short of.
@@ -62,6 +64,37 @@ pub(super) struct Pins {
     pub(super) chain_ids: Vec<ChainId>,
     #[command(flatten)]
     pub(super) host: Host,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Containerd {
+    /// containerd's socket.
+    #[arg(
+        long = "containerd",
+        value_name = "SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub(super) address: PathBuf,
+    /// Its namespace: that of CRI is k8s.io.
+    #[arg(short, long, default_value = "default")]
+    pub(super) namespace: String,
+    /// The name under which it has this daemon as a proxy plug-in.
+    #[arg(long, value_name = "NAME", default_value = "remote")]
+    pub(super) snapshotter: String,
+    /// For which machines: OS/ARCHITECTURE. This machine's, unless said.
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<Platform>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct PullImage {
+    /// The image: REGISTRY/NAME[:TAG][@DIGEST]; of docker.io without a registry.
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: ImageName,
+    #[command(flatten)]
+    pub(super) containerd: Containerd,
+    #[command(flatten)]
+    pub(super) registries: Registries,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -3,10 +3,14 @@
 use std::{fmt::Write, process::ExitCode};
 
 use super::{
-    arguments::{ChainId, Host, HostServe, Pins},
+    arguments::{ChainId, Containerd, Host, HostServe, Pins, PullImage},
     bytes, in_one_line, out,
 };
-use crate::{Result, host};
+use crate::{
+    Result, host,
+    image::{Access, ImageName, Platform},
+    pull::{self, Pull},
+};
 
 /// `snapshotter-remote serve`.
 pub(super) fn serve(asked: &HostServe) -> Result<ExitCode> {
@@ -40,6 +44,48 @@ fn override_by(config: &mut host::Config, asked: &HostServe) {
     }
     if let Some(metrics) = &asked.metrics {
         config.metrics.address = Some(metrics.clone());
+    }
+}
+
+/// `snapshotter-remote pull`.
+pub(super) fn pull(asked: &PullImage) -> Result<ExitCode> {
+    let pulled = pull::pull(&of_image(
+        asked.image.clone(),
+        &asked.containerd,
+        asked.registries.access(),
+    ))?;
+    let layers = pulled.known + pulled.ready + pulled.unpacked;
+    let plural = if layers == 1 { "" } else { "s" };
+    let mut text = format!(
+        "{}  sha256:{}  {layers} layer{plural}",
+        pulled.name, pulled.digest
+    );
+    let counts = [
+        (pulled.ready, "of a store"),
+        (pulled.known, "here before"),
+        (pulled.unpacked, "fetched and unpacked"),
+    ];
+    let mut separator = ": ";
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        write!(text, "{separator}{count} {what}").expect("a string takes everything");
+        separator = ", ";
+    }
+    text.push('\n');
+    if let Some(chain_id) = pulled.chain_id {
+        writeln!(text, "disk sha256:{chain_id}").expect("a string takes everything");
+    }
+    out(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_image(image: ImageName, of: &Containerd, access: Access) -> Pull {
+    Pull {
+        image,
+        containerd: of.address.clone(),
+        namespace: of.namespace.clone(),
+        snapshotter: of.snapshotter.clone(),
+        platform: of.platform.clone().unwrap_or_else(Platform::host),
+        access,
     }
 }
 

@@ -30,6 +30,7 @@ pub fn main() -> ExitCode {
     let performed = match arguments.command {
         Command::Store(command) => store::perform(&command),
         Command::Serve(asked) => host::serve(&asked),
+        Command::Pull(asked) => host::pull(&asked),
         Command::Status(asked) => host::status(&asked),
         Command::Pin(asked) => host::pin(&asked),
         Command::Unpin(asked) => host::unpin(&asked),

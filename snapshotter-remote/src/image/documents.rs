@@ -13,42 +13,43 @@ use sha2::{Digest as _, Sha256};
 use crate::signature::digest;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Length of a document.
-pub(super) const BYTES_MAX: u64 = 4 << 20;
+pub(crate) const BYTES_MAX: u64 = 4 << 20;
 
 /// What an index or a manifest says of something else.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
+pub(crate) struct Descriptor {
     #[serde(default)]
-    pub(super) media_type: String,
+    pub(crate) media_type: String,
     #[serde(deserialize_with = "sha256")]
-    pub(super) digest: Digest,
-    pub(super) size: u64,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
     #[serde(default)]
-    pub(super) platform: Option<DescriptorPlatform>,
+    pub(crate) platform: Option<DescriptorPlatform>,
     #[serde(default)]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 /// For which machines it is.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct DescriptorPlatform {
-    pub(super) os: String,
-    pub(super) architecture: String,
+pub(crate) struct DescriptorPlatform {
+    pub(crate) os: String,
+    pub(crate) architecture: String,
 }
 
 /// Several manifests.
 #[derive(Debug, Deserialize)]
-pub(super) struct Index {
-    pub(super) manifests: Vec<Descriptor>,
+pub(crate) struct Index {
+    pub(crate) manifests: Vec<Descriptor>,
 }
 
 /// What a document is of which no descriptor tells.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Kind {
+pub(crate) struct Kind {
     #[serde(default)]
     media_type: String,
     manifests: Option<IgnoredAny>,
@@ -56,37 +57,38 @@ pub(super) struct Kind {
 
 /// One image.
 #[derive(Debug, Deserialize)]
-pub(super) struct ImageManifest {
-    pub(super) config: Descriptor,
-    pub(super) layers: Vec<Descriptor>,
+pub(crate) struct ImageManifest {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// What an image is.
 #[derive(Debug, Deserialize)]
-pub(super) struct Config {
+pub(crate) struct Config {
     #[serde(default)]
-    pub(super) os: String,
+    pub(crate) os: String,
     #[serde(default)]
-    pub(super) architecture: String,
-    pub(super) rootfs: RootFs,
+    pub(crate) architecture: String,
+    pub(crate) rootfs: RootFs,
 }
 
 /// Its layers.
 #[derive(Debug, Deserialize)]
-pub(super) struct RootFs {
-    pub(super) diff_ids: Vec<DiffId>,
+pub(crate) struct RootFs {
+    pub(crate) diff_ids: Vec<DiffId>,
 }
 
 /// The SHA-256 of an uncompressed layer.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) struct DiffId(#[serde(deserialize_with = "sha256")] pub(super) Digest);
+pub(crate) struct DiffId(#[serde(deserialize_with = "sha256")] pub(crate) Digest);
 
 impl Kind {
     /// Its descriptor, of these bytes.
-    pub(super) fn of(self, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn of(self, bytes: &[u8]) -> Descriptor {
         let media_type = match self.manifests {
             // Of OCI's documents the type may be left out.
             Some(_) if self.media_type.is_empty() => INDEX.to_owned(),
+            None if self.media_type.is_empty() => MANIFEST.to_owned(),
             _ => self.media_type,
         };
         Descriptor {
@@ -100,8 +102,19 @@ impl Kind {
 }
 
 impl Descriptor {
+    /// Of something that is known.
+    pub(crate) fn of(media_type: String, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type,
+            digest,
+            size,
+            platform: None,
+            annotations: None,
+        }
+    }
+
     /// Whether it is of several manifests again.
-    pub(super) fn is_index(&self) -> bool {
+    pub(crate) fn is_index(&self) -> bool {
         matches!(
             self.media_type.as_str(),
             INDEX | "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -109,7 +122,7 @@ impl Descriptor {
     }
 
     /// What tools call the image.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         let keys = [
             "io.containerd.image.name",
             "org.opencontainers.image.ref.name",

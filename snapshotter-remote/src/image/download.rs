@@ -23,7 +23,7 @@ const FAILURES_MAX: u32 = 4;
 const CONNECTIONS_MAX: u32 = 100;
 
 /// What is left of it.
-pub(super) struct Download {
+pub(crate) struct Download {
     registry: Arc<Registry>,
     digest: Digest,
     bytes: u64,

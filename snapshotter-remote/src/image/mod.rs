@@ -14,6 +14,10 @@ mod registry;
 mod section;
 mod source;
 
+pub(crate) use documents::{
+    BYTES_MAX as DOCUMENT_BYTES_MAX, Config, Descriptor, ImageManifest, Index, Kind,
+};
+pub(crate) use download::Download;
 pub use layer_tar::LayerTar;
 pub use origin::Origin;
 pub use platform::Platform;

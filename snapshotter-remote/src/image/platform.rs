@@ -27,7 +27,7 @@ impl Platform {
         }
     }
 
-    pub(super) fn is(&self, os: &str, architecture: &str) -> bool {
+    pub(crate) fn is(&self, os: &str, architecture: &str) -> bool {
         self.os == os && self.architecture == architecture
     }
 }

@@ -25,6 +25,7 @@ use tokio::{
 use super::{credentials::Credentials, documents, download::Download};
 use crate::{
     error::{Error, Result},
+    signature::digest,
     tls,
 };
 
@@ -96,6 +97,17 @@ impl ImageName {
     #[must_use]
     pub fn registry(&self) -> &str {
         self.0.registry()
+    }
+
+    /// The name without the registry and what is behind it: `library/busybox`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        self.0.repository()
+    }
+
+    /// The digest that it names, if it names one.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        digest(self.0.digest()?.strip_prefix("sha256:")?)
     }
 
     /// Whether it begins with that, at the end of a part of it: `r.example/team` is the beginning of
@@ -252,7 +264,7 @@ impl Registry {
 
     /// A blob of that length; it is not asked for before it is read.
     #[must_use]
-    pub(super) fn blob(self: &Arc<Self>, digest: Digest, bytes: u64) -> Download {
+    pub(crate) fn blob(self: &Arc<Self>, digest: Digest, bytes: u64) -> Download {
         Download::new(Arc::clone(self), digest, bytes)
     }
 
