@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -79,7 +80,7 @@ impl Store {
         Served::start(&self.path(), address)
     }
 
-    /// All files of the store of that kind: `chunks`, `tables`, `layers`, `disks`.
+    /// All files of the store of that kind: `chunks`, `tables`, `layers`, `disks`, `traces`.
     pub fn objects(&self, kind: &str) -> Result<Vec<PathBuf>> {
         files(&self.path().join(kind))
     }
@@ -97,14 +98,21 @@ impl Store {
 impl Served {
     /// Serves the store in a directory.
     pub fn start(directory: &Path, address: &str) -> Result<Self> {
+        Self::start_by(command(built("snapshotter-remote")?), directory, address)
+    }
+
+    /// The same by a command that starts `snapshotter-remote`.
+    pub fn start_by(mut serve: Command, directory: &Path, address: &str) -> Result<Self> {
         let notify = tempfile::tempdir()?;
         let path = notify.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
         manager.set_read_timeout(Some(SOON * 6))?;
         // A machine that is busy elsewhere is no client that is silent.
         let config = notify.path().join("config.toml");
-        fs::write(&config, "[server]\nsilence_seconds = 3600\n")?;
-        let mut serve = command(built("snapshotter-remote")?);
+        fs::write(
+            &config,
+            "plaintext = true\n[server]\nsilence_seconds = 3600\n",
+        )?;
         serve.args(["store", "serve", "--listen", address, "--dir"]);
         serve.arg(directory).arg("--config").arg(config);
         let running = Running::start(serve.env("NOTIFY_SOCKET", &path))?;

@@ -41,6 +41,14 @@ impl<'b> Fields<'b> {
         Ok(count)
     }
 
+    /// So many bytes as the number before them says.
+    pub(crate) fn bytes(&mut self) -> Result<&'b [u8]> {
+        let count = self.count(1)?;
+        let (bytes, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(bytes)
+    }
+
     /// Everything has been read.
     pub(crate) fn finish(self) -> Result<()> {
         if self.rest.is_empty() {

@@ -26,5 +26,6 @@ pub mod signature;
 pub mod store;
 pub mod table;
 mod tls;
+pub mod trace;
 
 pub use error::{Error, Result};

@@ -17,6 +17,7 @@ mod lock;
 mod objects;
 mod reading;
 mod removal;
+mod traces;
 mod verify;
 mod waste;
 
@@ -27,6 +28,7 @@ pub use listing::Listed;
 pub use objects::{Name, Objects};
 pub use reading::{Opened, Reader};
 pub use removal::Below;
+pub use traces::Traces;
 pub use verify::{Damage, Verified};
 pub use waste::{Sweep, Waste};
 

@@ -37,7 +37,7 @@ const FIRST_WORK_PERCENT: u64 = 7;
 pub(super) fn only_read(metrics: &Path) -> String {
     format!(
         "[attach]\nkind = \"lazy\"\ncomplete_mebibytes = 0\nread_ahead_chunks = 0\n\
-         [metrics]\naddress = \"unix:{}\"\n",
+         [prefetch]\nrecord_seconds = 0\nmebibytes = 0\n[metrics]\naddress = \"unix:{}\"\n",
         metrics.display()
     )
 }
@@ -56,7 +56,7 @@ pub(super) fn metric(at: &Path, name: &str) -> Result<u64> {
 }
 
 /// A shell of the image that starts, reads and says something.
-fn first_work(mounted: &Mounted) -> Result<()> {
+pub(super) fn first_work(mounted: &Mounted) -> Result<()> {
     let mut work = command("chroot");
     work.arg(mounted.point());
     work.args([

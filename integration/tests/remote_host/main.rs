@@ -12,4 +12,5 @@ mod lazy;
 mod pull;
 mod pulled;
 mod suite;
+mod traces;
 mod truth;

@@ -102,6 +102,10 @@ pub(super) fn status(asked: &Host) -> Result<ExitCode> {
                     Some(percent) => format!("{here} of {all} chunks here ({percent} %)"),
                     None => "no chunk is needed yet".to_owned(),
                 };
+                let followed = match disk.trace {
+                    Some((steps, here)) => format!(", {here} of {steps} of its trace"),
+                    None => String::new(),
+                };
                 let mounted = match disk.is_mounted {
                     true if here < all => ", mounted, the rest is fetched when it is read",
                     true => ", mounted",
@@ -111,7 +115,7 @@ pub(super) fn status(asked: &Host) -> Result<ExitCode> {
                 let plural = if disk.layers == 1 { "" } else { "s" };
                 writeln!(
                     text,
-                    "sha256:{}  {} layer{plural}  {}  {fetched}{mounted}{pinned}",
+                    "sha256:{}  {} layer{plural}  {}  {fetched}{followed}{mounted}{pinned}",
                     disk.chain_id,
                     disk.layers,
                     bytes(disk.bytes)

@@ -64,6 +64,16 @@ pub(super) trait Source: std::fmt::Debug + Sync {
 
     /// Nothing more is fetched: who waits for a chunk is told that it failed.
     fn close(&self);
+
+    /// What hosts read first of a disk, as a store gives it, which is asked once; none where nobody tells.
+    fn trace(&self, _disk: Digest) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// Tells a store what was read first of a disk, where there is somebody to tell.
+    fn put_trace(&self, _disk: Digest, _trace: Vec<u8>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A blob.
@@ -220,19 +230,31 @@ impl Blob {
 
     /// Pieces of a range of bytes, which somebody reads, that cannot be read yet.
     pub(super) fn missing_in(&self, bytes: Range<u64>) -> Vec<usize> {
-        let end_block = bytes.end.div_ceil(BLOCK_BYTES);
-        let first_block = bytes.start / BLOCK_BYTES;
+        let pieces = self.pieces_in(&bytes);
         let mut state = self.lock();
         let now = USES.fetch_add(1, Ordering::Relaxed);
+        let state = &mut *state;
+        let pieces = pieces.inspect(|index| state.used[*index] = now);
+        pieces.filter(|index| !state.readable[*index]).collect()
+    }
+
+    /// Pieces of a range of bytes.
+    pub(super) fn pieces_in(&self, bytes: &Range<u64>) -> Range<usize> {
+        let end_block = bytes.end.div_ceil(BLOCK_BYTES);
+        let first_block = bytes.start / BLOCK_BYTES;
+        let count = self.pieces();
+        let starts = &self.starts[..count];
         // The last that begins at or before the first block.
         let first = self
             .starts
             .partition_point(|start| u64::from(*start) <= first_block);
-        let pieces = first.saturating_sub(1)..state.readable.len();
-        let pieces = pieces.take_while(|index| u64::from(self.starts[*index]) < end_block);
-        let state = &mut *state;
-        let pieces = pieces.inspect(|index| state.used[*index] = now);
-        pieces.filter(|index| !state.readable[*index]).collect()
+        let end = starts.partition_point(|start| u64::from(*start) < end_block);
+        first.saturating_sub(1)..end
+    }
+
+    /// How many pieces its table has.
+    pub(super) fn pieces(&self) -> usize {
+        self.table.pieces().len()
     }
 
     /// The first of these pieces that cannot be read yet.
@@ -432,6 +454,16 @@ pub(super) fn look(blobs: &Path, name: [u8; 32]) -> Result<Option<(usize, usize)
     let missing = State::new(&table, &map).missing;
     let chunks = table.chunks().count();
     Ok(Some((chunks, chunks - missing)))
+}
+
+/// Which pieces of the blob in that directory are in the map of the disk, or are holes.
+pub(super) fn readable(blobs: &Path, name: [u8; 32]) -> Result<Option<Vec<bool>>> {
+    let directory = blobs.join(Digest(name).to_string());
+    let Some(table) = stored_table(&directory, name)? else {
+        return Ok(None);
+    };
+    let map = files::read(&directory.join("map"), PIECES_MAX)?.unwrap_or_default();
+    Ok(Some(State::new(&table, &map).readable))
 }
 
 /// The table in that directory; one that is damaged is none.

@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use disk::Digest;
 use hyper::{
     Request, StatusCode, Uri,
     body::{Body, Incoming},
     header::{self, HeaderValue},
+    http::request,
 };
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -30,7 +32,11 @@ use super::{config::StoreConfig, metrics::Measured, tls::Connector};
 use crate::{
     error::{Error, Result},
     store::Name,
+    trace,
 };
+
+/// What a request carries.
+type Full = http_body_util::Full<hyper::body::Bytes>;
 
 /// Connections to a store that wait for the next request.
 const IDLE_MAX: usize = 32;
@@ -58,7 +64,7 @@ pub(super) enum Patience {
 /// Stores with the same objects. Its calls block.
 pub struct Client {
     runtime: Handle,
-    http: legacy::Client<Connector, String>,
+    http: legacy::Client<Connector, Full>,
     /// Without an end of `/`.
     stores: Vec<String>,
     /// The one that answered last.
@@ -153,6 +159,47 @@ impl Client {
         bytes_max: usize,
         patience: Patience,
     ) -> Result<Option<Vec<u8>>> {
+        self.get_named(&name.to_string(), bytes_max, patience)
+    }
+
+    /// What is read first of a disk, as a store that is asked once gives it.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(super) fn trace(&self, disk: Digest) -> Result<Option<Vec<u8>>> {
+        self.get_named(&trace_of(disk), trace::BYTES_MAX, Patience::Once)
+    }
+
+    /// Tells the store that answered last, or else another, what was read first of a disk.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] says what the last store said.
+    pub(super) fn put_trace(&self, disk: Digest, bytes: &[u8]) -> Result<()> {
+        let name = trace_of(disk);
+        let mut failure = (0, String::new());
+        let first = self.first.load(Ordering::Relaxed);
+        for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
+            let url = format!("{}/v1/{name}", self.stores[index]);
+            let contents = Full::from(bytes.to_vec());
+            match self.exchange(Request::put(url), contents, 1024, self.object_limit) {
+                Ok(_) => return Ok(()),
+                Err(what) => failure = (index, what),
+            }
+        }
+        let (index, what) = failure;
+        Err(Error::Unreachable {
+            object: name,
+            store: self.stores[index].clone(),
+            what,
+        })
+    }
+
+    fn get_named(
+        &self,
+        name: &str,
+        bytes_max: usize,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>> {
         let end = match patience {
             Patience::Once => Instant::now(),
             Patience::Deadline => Instant::now() + self.deadline,
@@ -180,7 +227,7 @@ impl Client {
             };
             if Instant::now() + PAUSE >= end || *self.closed.borrow() {
                 return Err(Error::Unreachable {
-                    object: name.to_string(),
+                    object: name.to_owned(),
                     store: self.stores[index].clone(),
                     what,
                 });
@@ -229,7 +276,7 @@ impl Client {
     fn ask(
         &self,
         store: &str,
-        name: Name,
+        name: &str,
         bytes_max: usize,
         limit: Duration,
     ) -> Result<Answer, String> {
@@ -237,18 +284,31 @@ impl Client {
     }
 
     fn fetch(&self, url: String, bytes_max: usize, limit: Duration) -> Result<Answer, String> {
-        let mut request = Request::get(url);
+        let answer = self.exchange(Request::get(url), Full::default(), bytes_max, limit)?;
+        if let Answer::Found(bytes) = &answer {
+            self.measured.fetched(bytes.len());
+        }
+        Ok(answer)
+    }
+
+    fn exchange(
+        &self,
+        mut request: request::Builder,
+        contents: Full,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> Result<Answer, String> {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         }
-        let request = request.body(String::new()).map_err(said)?;
+        let request = request.body(contents).map_err(said)?;
         let asked = self.http.request(request);
         let mut closed = self.closed.subscribe();
         let answered = async {
             let whole = async {
                 let response = asked.await.map_err(said)?;
                 match response.status() {
-                    StatusCode::OK => {
+                    StatusCode::OK | StatusCode::NO_CONTENT => {
                         let bytes = read(response.into_body(), bytes_max).await?;
                         Ok(Answer::Found(bytes))
                     }
@@ -263,11 +323,7 @@ impl Client {
                 _ = closed.wait_for(|is| *is) => Err("the daemon ends".to_owned()),
             }
         };
-        let answer = self.runtime.block_on(answered)?;
-        if let Answer::Found(bytes) = &answer {
-            self.measured.fetched(bytes.len());
-        }
-        Ok(answer)
+        self.runtime.block_on(answered)
     }
 }
 
@@ -279,6 +335,11 @@ impl Drop for Client {
             drop(thread.join());
         }
     }
+}
+
+/// Where a trace is.
+fn trace_of(disk: Digest) -> String {
+    format!("traces/{}/{disk}", trace::VERSION)
 }
 
 /// All of an answer, if it is not too long.

@@ -50,6 +50,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[attach]`
     pub attach: AttachConfig,
+    /// `[prefetch]`
+    pub prefetch: PrefetchConfig,
     /// `[cache]`
     pub cache: CacheConfig,
 }
@@ -90,6 +92,19 @@ pub struct AttachConfig {
     pub complete_mebibytes: u64,
 }
 
+/// What is fetched before anybody reads it, as others read it first; `lazy` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrefetchConfig {
+    /// How long it is noted what is read first of a disk that is mounted for the first time, in seconds; 0: it is not, and no store
+    /// is told.
+    pub record_seconds: u64,
+    /// How fast is fetched along a trace, in MiB a second; 0: nothing is.
+    pub mebibytes: u64,
+    /// Chunks that are fetched so at once, of `store.fetches_max`.
+    pub fetches_max: usize,
+}
+
 /// How much of the host's disk it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,7 +127,18 @@ impl Default for Config {
             server: ServerConfig::default(),
             store: StoreConfig::default(),
             attach: AttachConfig::default(),
+            prefetch: PrefetchConfig::default(),
             cache: CacheConfig::default(),
+        }
+    }
+}
+
+impl Default for PrefetchConfig {
+    fn default() -> Self {
+        Self {
+            record_seconds: 30,
+            mebibytes: 64,
+            fetches_max: 4,
         }
     }
 }
@@ -184,6 +210,7 @@ impl Config {
             0..=86_400,
         )?;
         bounded("complete_mebibytes", attach.complete_mebibytes, 0..=65_536)?;
+        self.prefetch.check()?;
         self.cache.check()?;
         if store.urls.is_empty() {
             return Err(Error::Setting(
@@ -202,6 +229,9 @@ impl Config {
             read_ahead: self.attach.read_ahead_chunks,
             complete_after: Duration::from_secs(self.attach.complete_after_seconds),
             complete_bytes_per_second: self.attach.complete_mebibytes << 20,
+            record: Duration::from_secs(self.prefetch.record_seconds),
+            prefetch_bytes_per_second: self.prefetch.mebibytes << 20,
+            prefetch_fetches_max: self.prefetch.fetches_max,
         }
     }
 
@@ -213,6 +243,16 @@ impl Config {
             metrics: self.metrics.address.clone(),
             server: self.server,
         }
+    }
+}
+
+impl PrefetchConfig {
+    fn check(self) -> Result<()> {
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("prefetch.{key}"), value, bounds);
+        bounded("record_seconds", self.record_seconds, 0..=3600)?;
+        bounded("mebibytes", self.mebibytes, 0..=65_536)?;
+        Ok(bounded("fetches_max", self.fetches_max as u64, 1..=256)?)
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     blob::{Blob, Source, TABLE_BYTES_MAX},
     client::{Client, Patience},
     files,
+    lazy::MountedDisk,
     metrics::{Measured, Outcome},
     room::Room,
     uses::Uses,
@@ -64,6 +65,8 @@ pub(super) struct Disks {
     measured: Measured,
     blobs: Mutex<HashMap<[u8; 32], Arc<Blob>>>,
     uses: Mutex<Uses>,
+    /// Snapshots that were mounted on disks, as far as this daemon knows.
+    users: Mutex<HashMap<SnapshotId, Digest>>,
     /// Held while a disk is made ready at a directory, by directory.
     attaching: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
     /// Held from a mount until it is noted, and from an unmount until that is noted: the kernel gives the number of a device that is
@@ -158,6 +161,14 @@ impl Source for Fetcher {
     fn has_room(&self) -> bool {
         self.room.has_some()
     }
+
+    fn trace(&self, disk: Digest) -> CoreResult<Option<Vec<u8>>> {
+        self.client.trace(disk).map_err(refused)
+    }
+
+    fn put_trace(&self, disk: Digest, trace: Vec<u8>) -> CoreResult<()> {
+        self.client.put_trace(disk, &trace).map_err(refused)
+    }
 }
 
 impl Disks {
@@ -182,6 +193,7 @@ impl Disks {
             measured,
             blobs: Mutex::new(known),
             uses: Mutex::default(),
+            users: Mutex::default(),
             attaching: Mutex::default(),
             opening: Mutex::default(),
             away_until: Mutex::default(),
@@ -318,6 +330,11 @@ impl Disks {
         let blobs = blobs.map(|device| blob(device.table, device.blocks));
         let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
         let mounted = fetcher.with_room(0, || self.mount(&metadata, &blobs, target));
+        if mounted.is_ok() {
+            // Before anybody reads of it, and before who is whole is watched no more.
+            let disk = MountedDisk::new(chain_id, self.disk(chain_id), &blobs)?;
+            self.attach.mounted(disk);
+        }
         self.attach.settle(&blobs);
         mounted?;
         self.measured.attached();
@@ -340,6 +357,24 @@ impl Disks {
                 .iter()
                 .try_for_each(|blob| blob.was_opened(device, reads))
         })
+    }
+
+    /// A container's snapshot, or a view, has a disk below it.
+    pub(super) fn is_used(&self, id: SnapshotId, chain_id: Digest) {
+        self.users().insert(id, chain_id);
+    }
+
+    /// That snapshot is gone: if it was the last one of its disk, nothing more of that is fetched ahead.
+    pub(super) fn is_left(&self, id: SnapshotId) {
+        let mut users = self.users();
+        let Some(chain_id) = users.remove(&id) else {
+            return;
+        };
+        let is_last = !users.values().any(|other| *other == chain_id);
+        drop(users);
+        if is_last {
+            self.attach.unused(chain_id);
+        }
     }
 
     /// What the layer on top of a chain takes of this host's disk.
@@ -525,6 +560,10 @@ impl Disks {
 
     fn opening(&self) -> MutexGuard<'_, ()> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<SnapshotId, Digest>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {

@@ -82,7 +82,8 @@ impl Driver for RemoteDriver {
         let mut parents = Vec::new();
         for (parent, directory) in &chain.parents {
             parents.push((parent.clone(), directory.clone()));
-            if disk_of(&parent.note).is_some() {
+            if let Some(chain_id) = disk_of(&parent.note) {
+                self.disks.is_used(chain.snapshot.id, chain_id);
                 self.attach(parent, directory)?;
                 break;
             }
@@ -110,6 +111,7 @@ impl Driver for RemoteDriver {
     }
 
     fn release(&self, remains: &Remains) -> Result<()> {
+        self.disks.is_left(remains.id);
         // Whatever the note says: nothing else is mounted there.
         let chain_id = remains.note.as_ref().and_then(disk_of);
         let target = remains.directory.join(overlay::CONTENTS);

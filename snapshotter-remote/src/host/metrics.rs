@@ -26,6 +26,23 @@ pub(super) enum Outcome {
     Refused,
 }
 
+/// What became of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TraceOutcome {
+    /// A store has given one.
+    Received,
+    /// The stores have none.
+    Absent,
+    /// No store answered.
+    Unreachable,
+    /// What a store gave was none.
+    Refused,
+    /// A store has taken one.
+    Told,
+    /// No store has.
+    NotTold,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Label {
     outcome: &'static str,
@@ -49,6 +66,10 @@ struct Metrics {
     served_bytes: Counter,
     served_seconds: Seconds,
     watched: Gauge,
+    traces: Family<Label, Counter>,
+    prefetched_bytes: Counter,
+    prefetched_chunks: Counter,
+    prefetching: Gauge,
     cache_bytes: Gauge,
     evicted_bytes: Counter,
     evicted_chunks: Counter,
@@ -99,7 +120,32 @@ impl Measured {
             metrics.attached.clone(),
         );
         self.register_faults(registry);
+        self.register_prefetch(registry);
         self.register_cache(registry);
+    }
+
+    fn register_prefetch(&self, registry: &mut Registry) {
+        let metrics = &*self.0;
+        registry.register(
+            "traces",
+            "Traces of what is read first of disks, by what became of them: received, absent, unreachable, refused, told, not_told",
+            metrics.traces.clone(),
+        );
+        registry.register(
+            "prefetched_bytes",
+            "Bytes of chunks that were fetched along traces, before anybody read them",
+            metrics.prefetched_bytes.clone(),
+        );
+        registry.register(
+            "prefetched_chunks",
+            "Chunks that were fetched along traces, before anybody read them",
+            metrics.prefetched_chunks.clone(),
+        );
+        registry.register(
+            "prefetch_pending",
+            "Chunks that are to be fetched along traces still",
+            metrics.prefetching.clone(),
+        );
     }
 
     fn register_cache(&self, registry: &mut Registry) {
@@ -163,6 +209,28 @@ impl Measured {
             Outcome::Refused => "refused",
         };
         self.0.layers.get_or_create(&Label { outcome }).inc();
+    }
+
+    pub(super) fn trace(&self, outcome: TraceOutcome) {
+        let outcome = match outcome {
+            TraceOutcome::Received => "received",
+            TraceOutcome::Absent => "absent",
+            TraceOutcome::Unreachable => "unreachable",
+            TraceOutcome::Refused => "refused",
+            TraceOutcome::Told => "told",
+            TraceOutcome::NotTold => "not_told",
+        };
+        self.0.traces.get_or_create(&Label { outcome }).inc();
+    }
+
+    pub(super) fn prefetched(&self, bytes: u64) {
+        self.0.prefetched_bytes.inc_by(bytes);
+        self.0.prefetched_chunks.inc();
+    }
+
+    pub(super) fn prefetching(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.prefetching.set(count);
     }
 
     pub(super) fn fetched(&self, bytes: usize) {

@@ -8,11 +8,15 @@ use mounts::mountinfo;
 use super::{
     blob,
     disks::{BLOBS, DISKS, METADATA, cache_bytes, directories, kept},
+    files,
+    lazy::TRACE,
     pins,
 };
 use crate::{
     error::{Error, Result},
+    manifest::Manifest,
     signature::PublicKey,
+    trace::{self, Step, Trace},
 };
 
 /// A disk of this host.
@@ -26,6 +30,8 @@ pub struct DiskStatus {
     pub bytes: u64,
     /// Chunks of its blobs, and how many of them are here.
     pub chunks: (usize, usize),
+    /// Chunks that hosts read first, and how many of them are here; none where no trace was followed.
+    pub trace: Option<(usize, usize)>,
     /// Whether it is mounted, as far as its mount says which disk it is of.
     pub is_mounted: bool,
     /// Whether nothing of it goes from the cache.
@@ -41,6 +47,27 @@ pub struct HostStatus {
     pub cache_bytes: u64,
     /// Disks that are pinned and not here.
     pub pinned_elsewhere: Vec<Digest>,
+}
+
+/// Of the trace in the directory of a disk.
+fn followed(root: &Path, directory: &Path, manifest: &Manifest) -> Option<(usize, usize)> {
+    let bytes = files::read(&directory.join(TRACE), trace::BYTES_MAX).ok()??;
+    let trace = Trace::decode("trace", &bytes).ok()?;
+    let blobs = manifest.devices.iter();
+    let blobs = blobs.map(|device| {
+        blob::readable(&root.join(BLOBS), device.table)
+            .ok()
+            .flatten()
+    });
+    let blobs: Vec<_> = blobs.collect();
+    let is_here = |step: &&Step| {
+        let [device, piece] = [step.device, step.piece].map(|at| usize::try_from(at).ok());
+        let blob = device.and_then(|at| blobs.get(at)).and_then(Option::as_ref);
+        let readable = piece.and_then(|at| blob?.get(at));
+        readable.copied().unwrap_or_default()
+    };
+    let here = trace.steps().iter().filter(is_here).count();
+    Some((trace.steps().len(), here))
 }
 
 /// What is below a root, by these keys.
@@ -80,6 +107,7 @@ pub fn status(root: &Path, keys: &[PublicKey]) -> Result<HostStatus> {
             layers: manifest.layers.len(),
             bytes: manifest.flat_blocks() * BLOCK_BYTES,
             chunks,
+            trace: followed(&root, &directory, &manifest),
             is_mounted: sources.contains(&metadata.display().to_string()),
             is_pinned,
         })

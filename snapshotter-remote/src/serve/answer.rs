@@ -26,13 +26,14 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{Name, Reader},
+    store::{Name, Reader, Traces},
 };
 
 /// What every request needs.
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) reader: Reader,
+    pub(super) traces: Traces,
     /// Who may ask; without them, everybody.
     pub(super) tokens: Option<RwLock<Arc<Tokens>>>,
     /// Makes TLS of connections, if that is spoken.
@@ -47,10 +48,10 @@ pub(super) struct Served {
 
 /// What is told in place of an object.
 #[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    text: &'static str,
-    field: Option<(HeaderName, HeaderValue)>,
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) text: &'static str,
+    pub(super) field: Option<(HeaderName, HeaderValue)>,
 }
 
 /// Contents never change under these names, whatever zstd makes of them. Chunks and tables are verified by
@@ -74,13 +75,17 @@ impl Served {
     ) -> Response<Sent> {
         let answering = traffic.begin();
         let target = Target::of(request.uri().path(), request.uri().query());
-        let answered = self.decide(&request, target).await;
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answered = match target {
+            Ok(Target::Trace(chain_id)) => self.decide_trace(request, chain_id, peer).await,
+            _ => self.decide(&request, target).await,
+        };
         let response = answered.unwrap_or_else(Refusal::into_response);
         let code = response.status().as_u16();
         let kind = target.map_or("none", |target| target.kind());
         self.measured.answered(kind, code);
         tracing::debug!(
-            %peer, method = %request.method(), path = request.uri().path(), code, "request"
+            %peer, %method, path, code, "request"
         );
         response.map(|body| body.counted(answering))
     }
@@ -117,7 +122,7 @@ impl Served {
         let name = match target {
             Ok(Target::Health) => return Ok(health()),
             Ok(Target::Object(name)) => Some(name),
-            Err(NoTarget::Unknown) => None,
+            Ok(Target::Trace(_)) | Err(NoTarget::Unknown) => None,
             Err(NoTarget::Malformed(text)) => return Err(refusal(StatusCode::BAD_REQUEST, text)),
         };
         self.authorise(request.headers())?;
@@ -125,7 +130,7 @@ impl Served {
             return Err(refusal(
                 StatusCode::NOT_FOUND,
                 "nothing here: /v1/disks/1/CHAINID, /v1/layers/1/DIFFID, /v1/tables/DIGEST, \
-                 /v1/chunks/DI/DIGEST, /v1/health\n",
+                 /v1/chunks/DI/DIGEST, /v1/traces/1/CHAINID, /v1/health\n",
             ));
         };
         let asked = Asked::of(request, name);
@@ -167,9 +172,10 @@ impl Served {
         }
     }
 
-    fn authorise(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+    /// Who asks, where that is known.
+    pub(super) fn authorise(&self, fields: &HeaderMap) -> Result<Option<String>, Refusal> {
         let Some(tokens) = &self.tokens else {
-            return Ok(());
+            return Ok(None);
         };
         let tokens = Arc::clone(&tokens.read().unwrap_or_else(PoisonError::into_inner));
         let field = text(fields, &header::AUTHORIZATION);
@@ -188,7 +194,7 @@ impl Served {
             });
         };
         tracing::debug!(host, "authorised");
-        Ok(())
+        Ok(Some(host.to_owned()))
     }
 
     /// Opens and reads; blocks.
@@ -290,7 +296,7 @@ impl Refusal {
     }
 }
 
-fn refusal(status: StatusCode, text: &'static str) -> Refusal {
+pub(super) fn refusal(status: StatusCode, text: &'static str) -> Refusal {
     Refusal {
         status,
         text,
@@ -345,7 +351,7 @@ fn line(status: StatusCode, text: &'static str) -> Response<Sent> {
 }
 
 /// A field, all its lines as one list (RFC 9110, 5.3); nothing if it is no text.
-fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
+pub(super) fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<&str> = fields
         .get_all(name)
         .iter()
@@ -354,6 +360,6 @@ fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 
-fn value(text: &str) -> HeaderValue {
+pub(super) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("digits, letters and signs make a field")
 }

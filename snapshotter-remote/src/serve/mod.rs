@@ -1,5 +1,6 @@
 //! The store for hosts: its objects by HTTP/1.1, so that clients, proxies and caches need nothing of
-//! ours. It reads and never writes, and has no private key.
+//! ours. It reads, writes
+//! nothing but traces, and has no private key.
 //!
 //! ```text
 //!  Config     from file and flags
@@ -23,6 +24,7 @@ mod run;
 mod target;
 mod tls;
 mod tokens;
+mod traces;
 mod traffic;
 
 pub use config::{Config, FILE, Limits};

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     open_files,
-    store::Reader,
+    store::{Reader, Traces},
 };
 
 /// Connections that wait in the kernel until they are accepted, as far as it keeps so many.
@@ -93,6 +93,7 @@ impl Server {
         let mut registry = Registry::with_prefix("snapshotter_remote_store");
         let served = Served {
             reader: Reader::open(&config.dir)?,
+            traces: Traces::of(&config.dir),
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
             acceptor: acceptor.map(RwLock::new),
             is_limited,

@@ -1,13 +1,18 @@
 //! What a request asks for: its path as one of the few things that are served. No path of a request ever
 //! becomes a path of the file system; only names do.
 
-use crate::store::Name;
+use disk::Digest;
+
+use crate::{signature::digest, store::Name};
 
 /// No path that is served is longer.
 const PATH_BYTES_MAX: usize = 200;
 
 /// Before the names of objects; another layout would be another number.
 const PREFIX: &str = "/v1/";
+
+/// Of the version of traces that this program reads.
+const TRACES: &str = "traces/1/";
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) enum Target {
     Health,
     /// An object.
     Object(Name),
+    /// What is read first of a disk.
+    Trace(Digest),
 }
 
 /// Why nothing is meant.
@@ -46,6 +53,10 @@ impl Target {
         if name == "health" {
             return Ok(Self::Health);
         }
+        if let Some(chain_id) = name.strip_prefix(TRACES) {
+            let chain_id = digest(chain_id).ok_or(NoTarget::Unknown)?;
+            return Ok(Self::Trace(chain_id));
+        }
         let name = name.parse().map_err(|_no_name| NoTarget::Unknown)?;
         Ok(Self::Object(name))
     }
@@ -54,6 +65,7 @@ impl Target {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Health => "health",
+            Self::Trace(_) => "trace",
             Self::Object(Name::Chunk(_)) => "chunk",
             Self::Object(Name::Table(_)) => "table",
             Self::Object(Name::Layer(_)) => "layer",
@@ -64,8 +76,6 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use disk::Digest;
-
     use super::*;
 
     #[test]
@@ -75,6 +85,8 @@ mod tests {
         let disk = Name::Disk(Digest([0xab; 32]));
         check(&format!("/v1/disks/1/{digits}"), Ok(Target::Object(disk)));
         check("/v1/health", Ok(Target::Health));
+        let trace = Target::Trace(Digest([0xab; 32]));
+        check(&format!("/v1/traces/1/{digits}"), Ok(trace));
         let malformed = Err(NoTarget::Malformed(
             "a path has small letters, digits and slashes, and nothing else",
         ));
@@ -97,6 +109,8 @@ mod tests {
             "/v1/disks/1/",
             "//v1/health",
             "/v2/health",
+            "/v1/traces/1/ab",
+            "/v1/traces/2/",
         ] {
             check(path, Err(NoTarget::Unknown));
         }

@@ -21,6 +21,7 @@ use crate::{
     chunk::ChunkId,
     error::{Error, Result},
     signature::digest,
+    trace,
 };
 
 /// Where unfinished blobs lie, without names: what a crash leaves of them, the kernel takes away.
@@ -280,6 +281,8 @@ fn make_directories(store: &Path) -> io::Result<()> {
     for name in chunks.chain(others) {
         fs::create_dir_all(store.join(name.directory()))?;
     }
+    // For the server, which may write nowhere else.
+    fs::create_dir_all(store.join("traces").join(trace::VERSION.to_string()))?;
     for above in KINDS.iter().copied().chain([""]) {
         File::open(store.join(above))?.sync_all()?;
     }

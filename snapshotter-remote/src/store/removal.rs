@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use disk::Digest;
 
-use super::{Store, lock, objects::Name, waste::unsure};
+use super::{Store, Traces, lock, objects::Name, waste::unsure};
 use crate::{
     error::{Error, Result},
     manifest::chain_ids,
@@ -71,6 +71,7 @@ impl Store {
         }
         for &disk in &gone {
             self.objects.remove(Name::Disk(disk))?;
+            Traces::of(self.objects.directory()).remove(disk)?;
         }
         self.objects.sync_directory_of(name)?;
         Ok(gone)

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use disk::Digest;
 use snapshot_core::Result;
 
 use super::{Attach, Carrier, Kind, hide};
 use crate::host::{
     blob::{Blob, Hidden},
-    lazy::Faults,
+    lazy::{Faults, MountedDisk},
     opens::Reads,
 };
 
@@ -45,6 +46,14 @@ impl Attach for Lazy {
     fn settle(&self, blobs: &[Arc<Blob>]) {
         let whole = blobs.iter().filter(|blob| blob.is_whole());
         whole.for_each(|blob| self.faults.completed(blob));
+    }
+
+    fn mounted(&self, disk: MountedDisk) {
+        self.faults.mounted(disk);
+    }
+
+    fn unused(&self, disk: Digest) {
+        self.faults.unused(disk);
     }
 
     fn reads(&self) -> Reads {

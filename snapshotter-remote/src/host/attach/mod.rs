@@ -11,6 +11,7 @@ mod mount;
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
+use disk::Digest;
 use serde::Deserialize;
 use snapshot_core::{Result, daemon::suggestion};
 
@@ -20,7 +21,7 @@ pub(super) use mount::{Carrier, is_mounted, mount};
 
 use super::{
     blob::{Blob, Hidden},
-    lazy::Faults,
+    lazy::{Faults, MountedDisk},
     opens::Reads,
     probe::Trial,
 };
@@ -45,6 +46,12 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
 
     /// These blobs have been mounted, or could not be.
     fn settle(&self, blobs: &[Arc<Blob>]);
+
+    /// A disk has just been mounted, and nobody has read of it yet.
+    fn mounted(&self, _disk: MountedDisk) {}
+
+    /// Nobody uses a disk any more.
+    fn unused(&self, _disk: Digest) {}
 
     /// Whether the kernel tells of the reads of what is mounted.
     fn reads(&self) -> Reads;

@@ -6,22 +6,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sys::FileId;
-
 /// When a store has failed, it is left alone for so long.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What is to be completed, and when.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    due: Mutex<Due>,
+/// What is to be done, and when.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    due: Mutex<Due<T>>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Due {
-    blobs: VecDeque<(Instant, FileId)>,
+#[derive(Debug)]
+struct Due<T> {
+    all: VecDeque<(Instant, T)>,
     is_ending: bool,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        let all = VecDeque::new();
+        Self {
+            due: Mutex::new(Due {
+                all,
+                is_ending: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
 }
 
 /// How fast a blob is completed.
@@ -31,32 +42,43 @@ pub(super) struct Pace {
     next: Instant,
 }
 
-impl Queue {
-    /// From then on it may be completed.
-    pub(super) fn push(&self, at: Instant, blob: FileId) {
-        self.lock().blobs.push_back((at, blob));
+impl<T> Queue<T> {
+    /// From then on it may be done.
+    pub(super) fn push(&self, at: Instant, one: T) {
+        self.lock().all.push_back((at, one));
+        self.changed.notify_all();
+    }
+
+    /// What is such is due now.
+    pub(super) fn hurry(&self, is: impl Fn(&T) -> bool) {
+        let now = Instant::now();
+        let mut due = self.lock();
+        for (at, _) in due.all.iter_mut().filter(|(_, one)| is(one)) {
+            *at = now;
+        }
+        drop(due);
         self.changed.notify_all();
     }
 
     /// Tried again, a while later.
-    pub(super) fn again(&self, blob: FileId) {
-        self.push(Instant::now() + AGAIN, blob);
+    pub(super) fn again(&self, one: T) {
+        self.push(Instant::now() + AGAIN, one);
     }
 
     /// The next, when it is time for it; none when it is time to end.
-    pub(super) fn next(&self) -> Option<FileId> {
+    pub(super) fn next(&self) -> Option<T> {
         let mut due = self.lock();
         loop {
             if due.is_ending {
                 return None;
             }
             let now = Instant::now();
-            let soonest = due.blobs.iter().enumerate();
+            let soonest = due.all.iter().enumerate();
             let soonest = soonest.min_by_key(|(_, (at, _))| *at);
             let soonest = soonest.map(|(index, (at, _))| (index, *at));
             due = match soonest {
                 Some((index, at)) if at <= now => {
-                    return due.blobs.remove(index).map(|(_, blob)| blob);
+                    return due.all.remove(index).map(|(_, one)| one);
                 }
                 Some((_, at)) => self.wait(due, at - now),
                 None => self.wait(due, Duration::from_secs(3600)),
@@ -82,12 +104,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    fn wait<'a>(&self, due: MutexGuard<'a, Due>, limit: Duration) -> MutexGuard<'a, Due> {
+    fn wait<'a>(&self, due: MutexGuard<'a, Due<T>>, limit: Duration) -> MutexGuard<'a, Due<T>> {
         let woken = self.changed.wait_timeout(due, limit);
         woken.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Due> {
+    fn lock(&self) -> MutexGuard<'_, Due<T>> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,6 +123,11 @@ impl Pace {
         }
     }
 
+    /// When it may go on.
+    pub(super) fn at(&self) -> Instant {
+        self.next
+    }
+
     /// So much was fetched: what follows has to wait for that.
     pub(super) fn took(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second;
@@ -110,6 +137,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use sys::FileId;
+
     use super::*;
 
     fn blob(inode: u64) -> FileId {
@@ -137,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_pace_is_kept() {
-        let queue = Queue::default();
+        let queue = Queue::<()>::default();
         let begun = Instant::now();
         let mut pace = Pace::new(1 << 20);
         for _ in 0..3 {

@@ -15,7 +15,9 @@ use std::{
 use snapshot_core::{Error, Result};
 use sys::{EventJournal, FileId, PreContent};
 
-use super::{background::Queue, holder::Holder, readers::Readers, state::State};
+use super::{
+    background::Queue, holder::Holder, prefetch::Prefetch, readers::Readers, state::State,
+};
 use crate::host::{
     blob::{Blob, Hidden, Source},
     disks::{BLOBS, directories},
@@ -39,6 +41,12 @@ pub(in crate::host) struct Options {
     pub(in crate::host) complete_after: Duration,
     /// And how fast; 0: what nobody reads is not fetched.
     pub(in crate::host) complete_bytes_per_second: u64,
+    /// How long it is noted what is read first of a disk; zero: it is not.
+    pub(in crate::host) record: Duration,
+    /// How fast is fetched along a trace; 0: nothing is.
+    pub(in crate::host) prefetch_bytes_per_second: u64,
+    /// Chunks that are fetched along traces at once.
+    pub(in crate::host) prefetch_fetches_max: usize,
 }
 
 /// What it is done with.
@@ -100,6 +108,9 @@ impl Faults {
             end.set_nonblocking(true).map_err(failed())?;
         }
         let mut state = State::new(journal.slots());
+        let options = &means.options;
+        let rate = options.prefetch_bytes_per_second;
+        state.prefetch = Prefetch::new(options.prefetch_fetches_max, rate);
         for blob in &opened {
             let id = FileId::of(blob.data()).map_err(failed())?;
             state.blobs.insert(id, Arc::clone(blob));
@@ -114,6 +125,7 @@ impl Faults {
             state: Mutex::new(state),
             changed: Condvar::new(),
             background: Queue::default(),
+            jobs: Queue::default(),
             waker,
             is_ending: AtomicBool::new(false),
             knows_watched: AtomicBool::new(opened.is_empty()),
@@ -144,6 +156,8 @@ impl Faults {
         }
         let shared = Arc::clone(&self.shared);
         threads.push(spawn("complete", Box::new(move || shared.complete()))?);
+        let shared = Arc::clone(&self.shared);
+        threads.push(spawn("traces", Box::new(move || shared.work_on_traces()))?);
         if !opened.is_empty() {
             let shared = Arc::clone(&self.shared);
             // Nobody joins it: it may wait for a piece that the next daemon will fetch.
@@ -237,6 +251,7 @@ impl Faults {
             return;
         };
         let mut state = self.shared.lock();
+        state.recordings.forget(id);
         for answer in state.forget(id) {
             self.shared.answer(&mut state, answer);
         }
@@ -253,6 +268,7 @@ impl Faults {
         shared.is_ending.store(true, Ordering::SeqCst);
         shared.source.close();
         shared.background.end();
+        shared.jobs.end();
         // So that nobody is between looking and waiting.
         drop(shared.lock());
         shared.changed.notify_all();
@@ -270,6 +286,10 @@ impl Faults {
             Ok(blobs) => tracing::info!(readers, blobs, "readers wait for the next daemon"),
             Err(error) => tracing::warn!(%error, "fd-holder stays, as it is not known who reads"),
         }
+    }
+
+    pub(super) fn shared(&self) -> &Readers {
+        &self.shared
     }
 
     fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -15,9 +15,13 @@
 mod background;
 mod faults;
 mod holder;
+mod prefetch;
 mod readers;
+mod recordings;
 mod requests;
 mod state;
+mod traces;
 
 pub(super) use faults::{Faults, Means, Options, SLOTS};
 pub(super) use holder::program as holder_program;
+pub(super) use traces::{MountedDisk, TRACE};

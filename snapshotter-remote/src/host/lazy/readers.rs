@@ -27,6 +27,7 @@ use super::{
     holder::Holder,
     requests::{Answer, Arrival, Outcome},
     state::{Piece, ReadBy, Request, State},
+    traces::Job,
 };
 use crate::host::{
     blob::{Blob, Source},
@@ -40,6 +41,17 @@ const EVENTS_MAX: usize = 64;
 /// A piece that could not be had is not tried again for so long: a reader asks twice, first ahead, then for itself.
 const FAILED_FOR: Duration = Duration::from_secs(1);
 
+/// Why a piece is fetched.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    /// Somebody has waited for it since then.
+    Wanted(Instant),
+    /// Somebody will read it next.
+    Ahead,
+    /// Others read it first of that disk.
+    Trace(Digest),
+}
+
 /// Readers of watched blobs, and what it takes to answer them.
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -52,7 +64,8 @@ pub(super) struct Readers {
     pub(super) state: Mutex<State>,
     /// There is something to fetch, a slot is free, or it is time to end.
     pub(super) changed: Condvar,
-    pub(super) background: Queue,
+    pub(super) background: Queue<FileId>,
+    pub(super) jobs: Queue<Job>,
     /// Makes the dispatcher look what has changed.
     pub(super) waker: UnixStream,
     pub(super) is_ending: AtomicBool,
@@ -207,6 +220,12 @@ impl Readers {
         self.measured.fault();
         let id = FileId::of(&event.file).ok();
         self.learn_writer(state, &event, id);
+        if let (Some(id), Some((first, count))) = (id, event.range)
+            && let Some(blob) = state.blobs.get(&id)
+        {
+            let pieces = blob.pieces_in(&(first..first.saturating_add(count)));
+            state.recordings.touched(id, pieces);
+        }
         let (outcome, pieces) = if self.is_own_knock(&event) {
             // Not refused: its number may be that of a reader for whom the daemon before this was asked.
             (Outcome::Here, Vec::new())
@@ -325,10 +344,11 @@ impl Readers {
     }
 
     pub(super) fn fetch(&self) {
-        while let Some((piece, blob, since)) = self.next_piece() {
-            let patience = since.map_or(Patience::Once, |since| {
-                Patience::Until(since + self.options.deadline)
-            });
+        while let Some((piece, blob, why)) = self.next_piece() {
+            let patience = match why {
+                Why::Wanted(since) => Patience::Until(since + self.options.deadline),
+                Why::Ahead | Why::Trace(_) => Patience::Once,
+            };
             let filled = match &blob {
                 Some(blob) => blob.fill_piece(piece.1, &*self.source, patience),
                 None => Err(Error::Precondition("its blob has gone".to_owned())),
@@ -337,8 +357,13 @@ impl Readers {
                 // The next daemon fetches it, and answers.
                 return;
             }
-            if since.is_some() {
-                self.fetched(piece, filled);
+            match why {
+                Why::Wanted(_) => self.fetched(piece, filled),
+                Why::Ahead => {}
+                Why::Trace(disk) => {
+                    let bytes = blob.as_ref().map_or(0, |blob| blob.piece_bytes(piece.1));
+                    self.prefetched(disk, bytes, filled);
+                }
             }
             if let Some(blob) = blob.filter(|blob| blob.is_whole()) {
                 self.completed(&blob);
@@ -346,18 +371,35 @@ impl Readers {
         }
     }
 
-    /// What is wanted first, with its blob and when it was; then what will be.
-    fn next_piece(&self) -> Option<(Piece, Option<Arc<Blob>>, Option<Instant>)> {
+    /// What is wanted first, with its blob; then what will be, and then what was on other hosts.
+    fn next_piece(&self) -> Option<(Piece, Option<Arc<Blob>>, Why)> {
         let mut state = self.lock();
         loop {
             if self.is_ending() {
                 return None;
             }
-            if let Some((piece, since)) = state.next() {
-                return Some((piece, state.blobs.get(&piece.0).cloned(), since));
-            }
-            let woken = self.changed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            let wanted = state
+                .next()
+                .map(|(piece, since)| (piece, since.map_or(Why::Ahead, Why::Wanted)));
+            let now = Instant::now();
+            let found = wanted.map_or_else(
+                || match state.next_of_traces(now) {
+                    Ok((disk, piece)) => Ok((piece, Why::Trace(disk))),
+                    Err(later) => Err(later),
+                },
+                Ok,
+            );
+            state = match found {
+                Ok((piece, why)) => return Some((piece, state.blobs.get(&piece.0).cloned(), why)),
+                Err(Some(at)) => {
+                    let woken = self.changed.wait_timeout(state, at - now);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                Err(None) => {
+                    let woken = self.changed.wait(state);
+                    woken.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
     }
 
@@ -399,7 +441,8 @@ impl Readers {
 
     /// Unless it is about to be mounted, or something of it has gone meanwhile.
     pub(super) fn unwatch(&self, state: &mut State, blob: &Blob, id: FileId) {
-        if !blob.is_whole() || blob.is_being_mounted() {
+        // Nor while it is noted who reads it.
+        if !blob.is_whole() || blob.is_being_mounted() || state.recordings.has(id) {
             return;
         }
         let was_watched = state.watched.remove(&id);

@@ -7,9 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use disk::Digest;
 use sys::FileId;
 
-use super::requests::{Answer, Outcome, Requests};
+use super::{
+    prefetch::Prefetch,
+    recordings::Recordings,
+    requests::{Answer, Outcome, Requests},
+    traces::need_of,
+};
 use crate::host::blob::Blob;
 
 /// A piece of the table of a blob.
@@ -51,6 +57,10 @@ pub(super) struct State {
     pub(super) wanted: VecDeque<(Piece, Instant)>,
     /// What nobody waits for yet.
     pub(super) ahead: VecDeque<Piece>,
+    /// What is fetched along traces, after all that.
+    pub(super) prefetch: Prefetch,
+    /// What is read first of disks.
+    pub(super) recordings: Recordings,
     /// Slots of the journal without an event.
     pub(super) free: Vec<usize>,
     /// Of these, those that the next daemon needs.
@@ -70,6 +80,8 @@ impl State {
             requests: Requests::new(),
             wanted: VecDeque::new(),
             ahead: VecDeque::new(),
+            prefetch: Prefetch::new(1, 0),
+            recordings: Recordings::default(),
             free: (0..slots).rev().collect(),
             kept_slots: slots / 16,
             last: HashMap::new(),
@@ -122,6 +134,16 @@ impl State {
         }
         let piece = self.ahead.remove(ahead?)?;
         Some((piece, None))
+    }
+
+    /// The next piece along a trace, if nothing else is to be fetched; else when there may be one, if that is known.
+    pub(super) fn next_of_traces(
+        &mut self,
+        now: Instant,
+    ) -> Result<(Digest, Piece), Option<Instant>> {
+        let blobs = &self.blobs;
+        let need = |(id, index): &Piece| need_of(blobs.get(id), *index);
+        self.prefetch.next(now, need)
     }
 
     /// Whether one more event may be read. Some slots are left to the next daemon, should this one be killed: it may owe

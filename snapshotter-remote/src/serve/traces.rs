@@ -1,0 +1,190 @@
+//! Traces by HTTP: hosts put what they read first of a disk, and get what all agree on.
+
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use disk::Digest;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+};
+use tokio::time::timeout;
+
+use super::{
+    answer::{Refusal, Served, refusal, text, value},
+    body::Sent,
+};
+use crate::{
+    error::{Error, Result},
+    signature,
+    store::Name,
+    trace::{self, Trace},
+};
+
+/// How long a trace may take to come.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// It changes whenever a host has put one.
+const CHANGING: &str = "private, no-cache";
+
+impl Served {
+    /// The answer to a request for the trace of a disk, or with one.
+    pub(super) async fn decide_trace(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        chain_id: Digest,
+        peer: SocketAddr,
+    ) -> Result<Response<Sent>, Refusal> {
+        let host = self.authorise(request.headers())?;
+        match *request.method() {
+            Method::PUT => {}
+            Method::GET | Method::HEAD => return self.give_trace(&request, chain_id).await,
+            _ => {
+                let allowed = (header::ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+                return Err(Refusal {
+                    field: Some(allowed),
+                    ..refusal(
+                        StatusCode::METHOD_NOT_ALLOWED,
+                        "traces are read and written here, with GET, HEAD and PUT\n",
+                    )
+                });
+            }
+        }
+        let bytes = timeout(LIMIT, read(request.into_body())).await;
+        let late = |_elapsed| {
+            refusal(
+                StatusCode::REQUEST_TIMEOUT,
+                "the trace did not come in time\n",
+            )
+        };
+        let bytes = bytes.map_err(late)??;
+        let trace = Trace::decode("trace", &bytes);
+        let trace = trace.map_err(|error| {
+            tracing::warn!(%peer, %chain_id, %error, "a trace is refused");
+            refusal(
+                StatusCode::BAD_REQUEST,
+                "that is no trace of this version\n",
+            )
+        })?;
+        // Without names, hosts are told apart by their addresses.
+        let host = host.unwrap_or_else(|| peer.ip().to_string());
+        let this = Arc::clone(self);
+        let put = self
+            .blocking(move || this.put_trace(chain_id, &host, trace))
+            .await?;
+        match put {
+            Ok(refused) => refused.map(|()| {
+                let mut response = Response::new(Sent::text(""));
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response
+            }),
+            Err(error) => {
+                let why = snapshot_core::one_line(&error);
+                tracing::warn!(%peer, %chain_id, why, "a trace cannot be kept");
+                let text = "the store cannot keep traces\n";
+                Err(refusal(StatusCode::INSUFFICIENT_STORAGE, text))
+            }
+        }
+    }
+
+    fn put_trace(&self, chain_id: Digest, host: &str, trace: Trace) -> Result<Result<(), Refusal>> {
+        let no_disk = "the store has no such disk\n";
+        let Some(object) = self.reader.object(Name::Disk(chain_id))? else {
+            return Ok(Err(refusal(StatusCode::NOT_FOUND, no_disk)));
+        };
+        let bytes = usize::try_from(object.bytes).unwrap_or(usize::MAX);
+        let signed = object.read(0, bytes.min(signature::BYTES_MAX));
+        let signed = signed.map_err(|source| Error::File {
+            doing: "reading",
+            path: Name::Disk(chain_id).to_string().into(),
+            source,
+        })?;
+        // It is the store's own: whoever signed it, this is how long its blobs are.
+        let manifest = signature::open_unverified(&signed, chain_id)?;
+        if !trace.is_of(&manifest) {
+            let text = "the disk has not all that the trace touches\n";
+            return Ok(Err(refusal(StatusCode::BAD_REQUEST, text)));
+        }
+        self.traces.put(chain_id, host, trace)?;
+        Ok(Ok(()))
+    }
+
+    async fn give_trace(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        chain_id: Digest,
+    ) -> Result<Response<Sent>, Refusal> {
+        let this = Arc::clone(self);
+        let found = self.blocking(move || this.traces.get(chain_id)).await?;
+        let found = found.map_err(|error| {
+            let why = snapshot_core::one_line(&error);
+            tracing::error!(%chain_id, why, "a trace cannot be read");
+            refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the store has it and cannot read it\n",
+            )
+        })?;
+        let Some(bytes) = found else {
+            return Err(refusal(
+                StatusCode::NOT_FOUND,
+                "nobody has put a trace of that disk\n",
+            ));
+        };
+        let tag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
+        let is_same =
+            text(request.headers(), &header::IF_NONE_MATCH).is_some_and(|same| same == tag);
+        let mut response = Response::new(Sent::text(""));
+        let fields = response.headers_mut();
+        fields.insert(header::ETAG, value(&tag));
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static(CHANGING));
+        let kind = HeaderValue::from_static("application/octet-stream");
+        fields.insert(header::CONTENT_TYPE, kind);
+        if is_same {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok(response);
+        }
+        fields.insert(header::CONTENT_LENGTH, bytes.len().into());
+        if *request.method() == Method::GET {
+            *response.body_mut() = Sent::text(bytes);
+        }
+        Ok(response)
+    }
+
+    /// Runs what reads or writes files, on one of the places for that.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let place = Arc::clone(&self.reads).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        // The runtime is ending.
+        done.await
+            .map_err(|_ended| refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is ending\n"))
+    }
+}
+
+/// All of a request's contents, if they are not too long.
+async fn read(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let cut = |_its_words| refusal(StatusCode::BAD_REQUEST, "the trace was cut off\n");
+        let Ok(data) = frame.map_err(cut)?.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > trace::BYTES_MAX {
+            return Err(Refusal {
+                field: Some((header::CONNECTION, HeaderValue::from_static("close"))),
+                ..refusal(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "that is longer than a trace may be\n",
+                )
+            });
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}

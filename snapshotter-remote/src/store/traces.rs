@@ -1,0 +1,222 @@
+//! The traces of a store: for each disk the last one of each of so many hosts, and what they agree on, which is what hosts get.
+//!
+//! ```text
+//!  DIR/traces/1/CHAINID         what most agree on, as `trace` writes it
+//!  DIR/traces/1/CHAINID.hosts   for each host its name and its trace, the last that came last
+//! ```
+//!
+//! Both are hints: lost, or replaced by what another server of the same store has put, they cost time and nothing else, so nothing
+//! is synced.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use disk::Digest;
+use nix::libc::O_NOFOLLOW;
+
+use crate::{
+    error::{Error, Result},
+    fields::{self, Fields},
+    trace::{self, Trace},
+};
+
+/// Hosts that have a vote; with one more, the one that came first has none.
+const HOSTS_MAX: usize = 16;
+
+/// Length of a host's name.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Length of a file of votes.
+const VOTES_BYTES_MAX: usize = HOSTS_MAX * (8 + NAME_BYTES_MAX + trace::BYTES_MAX) + 8;
+
+/// The traces below the directory of a store.
+#[derive(Debug)]
+pub struct Traces {
+    directory: PathBuf,
+    /// One changes votes at a time.
+    changing: Mutex<()>,
+}
+
+impl Traces {
+    /// Of the store in that directory.
+    #[must_use]
+    pub fn of(store: &Path) -> Self {
+        Self {
+            directory: store.join("traces").join(trace::VERSION.to_string()),
+            changing: Mutex::default(),
+        }
+    }
+
+    /// What hosts agree on, if there is something.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn get(&self, chain_id: Digest) -> Result<Option<Vec<u8>>> {
+        read(&self.path(chain_id), trace::BYTES_MAX)
+    }
+
+    /// Takes the vote of a host, in place of its last one.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn put(&self, chain_id: Digest, host: &str, trace: Trace) -> Result<()> {
+        let _mine = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.directory.join(format!("{chain_id}.hosts"));
+        let kept = read(&path, VOTES_BYTES_MAX)?;
+        // What cannot be read any more is begun anew.
+        let kept = kept.and_then(|bytes| decode(&path.display().to_string(), &bytes).ok());
+        let mut votes = kept.unwrap_or_default();
+        let host = &host[..host.floor_char_boundary(NAME_BYTES_MAX)];
+        votes.retain(|(name, _)| name != host);
+        votes.push((host.to_owned(), trace));
+        let first = votes.len().saturating_sub(HOSTS_MAX);
+        votes.drain(..first);
+        let traces: Vec<Trace> = votes.iter().map(|(_, trace)| trace.clone()).collect();
+        fs::create_dir_all(&self.directory).map_err(failed("making", &self.directory))?;
+        replace(&path, &encode(&votes))?;
+        replace(&self.path(chain_id), &Trace::merged(&traces).encode())
+    }
+
+    /// The disk is gone.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn remove(&self, chain_id: Digest) -> Result<()> {
+        for path in [
+            self.path(chain_id),
+            self.directory.join(format!("{chain_id}.hosts")),
+        ] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("removing", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, chain_id: Digest) -> PathBuf {
+        self.directory.join(chain_id.to_string())
+    }
+}
+
+fn failed<'p>(doing: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Error + 'p {
+    move |source| Error::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A file that is no link; longer ones are not there.
+fn read(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW)
+        .open(path);
+    let file: File = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed("reading", path))?,
+    };
+    let mut bytes = Vec::new();
+    let read = file.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(failed("reading", path))?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() <= bytes_max))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let directory = path.parent().expect("it lies in a directory of ours");
+    let file = tempfile::NamedTempFile::new_in(directory);
+    let mut file = file.map_err(failed("making a file in", directory))?;
+    file.write_all(bytes).map_err(failed("writing", path))?;
+    let placed = file.persist(path).map_err(|error| error.error);
+    placed.map(drop).map_err(failed("writing", path))
+}
+
+fn encode(votes: &[(String, Trace)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&fields::count(votes.len()));
+    for (host, trace) in votes {
+        let trace = trace.encode();
+        for part in [host.as_bytes(), &trace] {
+            bytes.extend_from_slice(&fields::count(part.len()));
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes
+}
+
+fn decode(object: &str, bytes: &[u8]) -> Result<Vec<(String, Trace)>> {
+    let mut fields = Fields::new(object, bytes);
+    let mut votes = Vec::new();
+    for _ in 0..fields.count(8)? {
+        let host = fields.bytes()?;
+        let host = String::from_utf8(host.to_vec());
+        let host = host.map_err(|_not_utf8| Error::damaged(object, "a host's name is no text"))?;
+        votes.push((host, Trace::decode(object, fields.bytes()?)?));
+    }
+    fields.finish()?;
+    Ok(votes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Step;
+
+    fn trace(pieces: impl IntoIterator<Item = u32>) -> Trace {
+        Trace::new(pieces.into_iter().map(|piece| Step { device: 0, piece }))
+    }
+
+    fn agreed(traces: &Traces) -> Option<Trace> {
+        let bytes = traces.get(Digest([1; 32])).unwrap()?;
+        Some(Trace::decode("trace", &bytes).unwrap())
+    }
+
+    #[test]
+    fn each_host_has_one_vote_and_those_who_came_first_make_room() {
+        let store = tempfile::tempdir().unwrap();
+        let traces = Traces::of(store.path());
+        let put = |host: &str, trace| traces.put(Digest([1; 32]), host, trace).unwrap();
+        assert_eq!(agreed(&traces), None);
+        put("a", trace([1, 2]));
+        assert_eq!(agreed(&traces), Some(trace([1, 2])));
+        for _ in 0..5 {
+            put("b", trace([3]));
+        }
+        assert_eq!(agreed(&traces), Some(trace([1, 3, 2])), "one vote each");
+        put("c", trace([3, 1]));
+        assert_eq!(agreed(&traces), Some(trace([1, 3])));
+        for host in 0..HOSTS_MAX {
+            put(&format!("host{host}"), trace([7]));
+        }
+        assert_eq!(agreed(&traces), Some(trace([7])));
+        let votes = store
+            .path()
+            .join(format!("traces/1/{}.hosts", Digest([1; 32])));
+        fs::write(&votes, [9]).unwrap();
+        put(&"long".repeat(100), trace([8]));
+        assert_eq!(agreed(&traces), Some(trace([8])), "begun anew");
+        traces.remove(Digest([1; 32])).unwrap();
+        assert!(agreed(&traces).is_none() && !votes.exists());
+        traces.remove(Digest([1; 32])).unwrap();
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let store = tempfile::tempdir().unwrap();
+        let traces = Traces::of(store.path());
+        let directory = store.path().join("traces/1");
+        fs::create_dir_all(&directory).unwrap();
+        let secret = store.path().join("key");
+        fs::write(&secret, "secret").unwrap();
+        std::os::unix::fs::symlink(&secret, directory.join(Digest([1; 32]).to_string())).unwrap();
+        assert!(traces.get(Digest([1; 32])).is_err());
+    }
+}
