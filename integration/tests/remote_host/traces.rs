@@ -46,18 +46,18 @@ impl Link {
             output_of(side.command(words[0]).args(&words[1..]), SOON).map(drop)
         };
         let pair = [
-            "ip", "link", "add", "s", "type", "veth", "peer", "name", "h",
+            "ip", "link", "add", "to-host", "type", "veth", "peer", "name", "to-store",
         ];
         run(&this.store, &[&pair[..], &["netns", peer]].concat())?;
         for (side, device, address) in [
-            (&this.store, "s", "10.231.7.1/24"),
-            (&this.host, "h", "10.231.7.2/24"),
+            (&this.store, "to-host", "10.231.7.1/24"),
+            (&this.host, "to-store", "10.231.7.2/24"),
         ] {
             run(side, &["ip", "addr", "add", address, "dev", device])?;
             run(side, &["ip", "link", "set", device, "up"])?;
         }
         let slow = [
-            "tc", "qdisc", "add", "dev", "s", "root", "tbf", "rate", rate,
+            "tc", "qdisc", "add", "dev", "to-host", "root", "tbf", "rate", rate,
         ];
         run(
             &this.store,

@@ -40,6 +40,12 @@ pub(super) enum Command {
     Pin(Pins),
     /// Let disks go from the cache again when it is short of room.
     Unpin(Pins),
+    /// Fetch disks whole, now.
+    Warm(Warm),
+    /// Read what is in this host's cache and compare it with its digests; what is damaged is fetched again.
+    Verify(VerifyHost),
+    /// Take out of this host's cache what no container uses and nobody has pinned.
+    Gc(GcHost),
     /// Try what disks need on this host; fails when somebody must act.
     Doctor(Host),
 }
@@ -67,6 +73,35 @@ pub(super) struct Pins {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(super) struct Warm {
+    /// The disks, as `status` and `pull` name them (sha256:...), or images that containerd has.
+    #[arg(value_name = "CHAINID|IMAGE", required = true)]
+    pub(super) disks: Vec<String>,
+    #[command(flatten)]
+    pub(super) containerd: Containerd,
+    #[command(flatten)]
+    pub(super) host: Host,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct VerifyHost {
+    /// These disks alone, as `status` names them: sha256:...
+    #[arg(value_name = "CHAINID")]
+    pub(super) chain_ids: Vec<ChainId>,
+    #[command(flatten)]
+    pub(super) host: Host,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct GcHost {
+    /// Only say how much would go.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) host: Host,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(super) struct Containerd {
     /// containerd's socket.
     #[arg(
@@ -74,7 +109,7 @@ pub(super) struct Containerd {
         value_name = "SOCKET",
         default_value = "/run/containerd/containerd.sock"
     )]
-    pub(super) address: PathBuf,
+    pub(super) containerd: PathBuf,
     /// Its namespace: that of CRI is k8s.io.
     #[arg(short, long, default_value = "default")]
     pub(super) namespace: String,

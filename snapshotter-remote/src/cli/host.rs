@@ -78,10 +78,10 @@ pub(super) fn pull(asked: &PullImage) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_image(image: ImageName, of: &Containerd, access: Access) -> Pull {
+pub(super) fn of_image(image: ImageName, of: &Containerd, access: Access) -> Pull {
     Pull {
         image,
-        containerd: of.address.clone(),
+        containerd: of.containerd.clone(),
         namespace: of.namespace.clone(),
         snapshotter: of.snapshotter.clone(),
         platform: of.platform.clone().unwrap_or_else(Platform::host),
@@ -183,7 +183,7 @@ pub(super) fn doctor(asked: &Host) -> Result<ExitCode> {
     })
 }
 
-fn config(asked: &Host) -> Result<host::Config> {
+pub(super) fn config(asked: &Host) -> Result<host::Config> {
     let mut config = host::Config::read(asked.config.as_deref())?;
     if let Some(root) = &asked.root {
         config.root.clone_from(root);

@@ -2,6 +2,8 @@
 //! standard error.
 
 mod arguments;
+mod care;
+mod daemon;
 mod host;
 mod store;
 
@@ -34,6 +36,9 @@ pub fn main() -> ExitCode {
         Command::Status(asked) => host::status(&asked),
         Command::Pin(asked) => host::pin(&asked),
         Command::Unpin(asked) => host::unpin(&asked),
+        Command::Warm(asked) => care::warm(&asked),
+        Command::Verify(asked) => care::verify(&asked),
+        Command::Gc(asked) => care::gc(&asked),
         Command::Doctor(asked) => host::doctor(&asked),
     };
     match performed {
@@ -87,7 +92,14 @@ fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use clap::CommandFactory;
+
+    use super::{Arguments, bytes};
+
+    #[test]
+    fn every_word_of_the_command_is_understood_in_one_way() {
+        Arguments::command().debug_assert();
+    }
 
     #[test]
     fn lengths_are_told_in_the_unit_that_fits() {

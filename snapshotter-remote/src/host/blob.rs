@@ -41,9 +41,13 @@ use crate::{
 };
 
 mod eviction;
+mod right;
 
 /// Length that a stored table may have.
 pub(super) const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
+
+/// Chunks that each thread fetches, until it is asked whether they are wanted still.
+const FILLED_BETWEEN: usize = 8;
 
 /// Counts uses of chunks, so that it is known which was used last.
 static USES: AtomicU64 = AtomicU64::new(1);
@@ -271,14 +275,31 @@ impl Blob {
 
     /// Makes everything readable, by that many threads, and syncs it.
     pub(super) fn fill_all(&self, threads: usize, source: &dyn Source) -> Result<()> {
+        self.fill_all_while(threads, source, || true)
+    }
+
+    /// The same, as long as `goes_on` says so, which is asked now and then.
+    pub(super) fn fill_all_while(
+        &self,
+        threads: usize,
+        source: &dyn Source,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let missing = self.all_missing();
+        let mut filled = Ok(());
+        for some in missing.chunks(threads.max(1) * FILLED_BETWEEN) {
+            filled = self.fill_some(some, threads, source);
+            if filled.is_err() || !goes_on() {
+                break;
+            }
+        }
+        // What came is kept, whatever did not.
+        self.sync()?;
+        filled
+    }
+
+    fn fill_some(&self, missing: &[usize], threads: usize, source: &dyn Source) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let missing: Vec<usize> = {
-            let state = self.lock();
-            let all = state.readable.iter().enumerate();
-            all.filter(|(_, is)| !**is)
-                .map(|(index, _)| index)
-                .collect()
-        };
         let work = || {
             while let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if let Err(error) = self.fill_piece(index, source, Patience::Deadline) {
@@ -298,8 +319,6 @@ impl Blob {
                 .map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
-        // What came is kept, whatever did not.
-        self.sync()?;
         filled.map(drop)
     }
 

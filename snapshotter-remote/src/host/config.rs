@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
-use super::{attach::Choice, lazy, room::Limits, tls::TlsConfig};
+use super::{attach::Choice, files, lazy, room::Limits, tls::TlsConfig};
 use crate::{
     error::{Error, Result},
     signature::PublicKey,
@@ -54,6 +54,8 @@ pub struct Config {
     pub prefetch: PrefetchConfig,
     /// `[cache]`
     pub cache: CacheConfig,
+    /// `[verify]`
+    pub verify: VerifyConfig,
 }
 
 /// Where disks come from.
@@ -129,6 +131,26 @@ impl Default for Config {
             attach: AttachConfig::default(),
             prefetch: PrefetchConfig::default(),
             cache: CacheConfig::default(),
+            verify: VerifyConfig::default(),
+        }
+    }
+}
+
+/// When the cache is read and compared with its digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyConfig {
+    /// How long it is left alone, in hours; 0: it is read when somebody asks for it, and else never.
+    pub every_hours: u64,
+    /// How fast it is read, in MiB a second.
+    pub mebibytes: u64,
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        Self {
+            every_hours: 168,
+            mebibytes: 8,
         }
     }
 }
@@ -212,6 +234,7 @@ impl Config {
         bounded("complete_mebibytes", attach.complete_mebibytes, 0..=65_536)?;
         self.prefetch.check()?;
         self.cache.check()?;
+        self.verify.check()?;
         if store.urls.is_empty() {
             return Err(Error::Setting(
                 "no store is named: --store http://HOST:PORT, or store.urls in the configuration"
@@ -243,6 +266,33 @@ impl Config {
             metrics: self.metrics.address.clone(),
             server: self.server,
         }
+    }
+}
+
+impl VerifyConfig {
+    fn check(self) -> Result<()> {
+        let bounded =
+            |key: &str, value, bounds| config::bounded(&format!("verify.{key}"), value, bounds);
+        bounded("every_hours", self.every_hours, 0..=8_784)?;
+        Ok(bounded("mebibytes", self.mebibytes, 1..=65_536)?)
+    }
+
+    pub(super) fn bytes_per_second(self) -> u64 {
+        self.mebibytes << 20
+    }
+
+    /// How long it may still be left alone, by when that file was written; a cache that was never read is as one that is new.
+    pub(super) fn left(self, mark: &Path) -> Duration {
+        let every = Duration::from_secs(self.every_hours * 3600);
+        let written = std::fs::metadata(mark).and_then(|about| about.modified());
+        let Ok(written) = written else {
+            // From now on it counts; a root that cannot be written is left alone.
+            drop(files::replace(mark, b""));
+            return every;
+        };
+        // A clock that was set back makes it no longer than it may be.
+        let age = written.elapsed().unwrap_or_default();
+        every.saturating_sub(age)
     }
 }
 

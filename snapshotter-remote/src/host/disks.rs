@@ -22,12 +22,12 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage,
 
 use super::{
     attach::{self, Attach},
-    blob::{Blob, Source, TABLE_BYTES_MAX},
-    client::{Client, Patience},
+    blob::{Blob, TABLE_BYTES_MAX},
+    client::Patience,
+    fetcher::{Fetcher, refused},
     files,
     lazy::MountedDisk,
     metrics::{Measured, Outcome},
-    room::Room,
     uses::Uses,
 };
 use crate::{
@@ -40,8 +40,10 @@ use crate::{
 };
 
 mod cache;
+mod care;
 
 pub(super) use cache::cache_bytes;
+pub(super) use care::{Checked, Sweep, Wanted};
 
 /// A store that did not answer is left alone for so long, so that each layer of a pull does not wait for it.
 const AWAY: Duration = Duration::from_secs(5);
@@ -63,6 +65,8 @@ pub(super) struct Disks {
     fetcher: Arc<Fetcher>,
     attach: Box<dyn Attach>,
     measured: Measured,
+    /// Chunks of a disk that are fetched at once when all of it is.
+    fetches_max: usize,
     blobs: Mutex<HashMap<[u8; 32], Arc<Blob>>>,
     uses: Mutex<Uses>,
     /// Snapshots that were mounted on disks, as far as this daemon knows.
@@ -75,102 +79,6 @@ pub(super) struct Disks {
     away_until: Mutex<Option<Instant>>,
 }
 
-/// Gets chunks of stores, verified.
-#[derive(Debug)]
-pub(super) struct Fetcher {
-    client: Arc<Client>,
-    room: Arc<Room>,
-    measured: Measured,
-}
-
-impl Fetcher {
-    /// By that client, for a cache of so much room.
-    pub(super) fn new(client: Arc<Client>, room: Arc<Room>, measured: Measured) -> Self {
-        Self {
-            client,
-            room,
-            measured,
-        }
-    }
-
-    /// Does what needs about so much room; once more, after something was taken away, when the disk is full.
-    fn with_room<T>(&self, bytes: u64, work: impl Fn() -> CoreResult<T>) -> CoreResult<T> {
-        match work() {
-            Err(CoreError::Io { source, .. })
-                if files::is_full(&source) && self.room.make(bytes) =>
-            {
-                work()
-            }
-            done => done,
-        }
-    }
-
-    /// An object, opened; what is damaged is asked for a second time, as it may have been the way.
-    fn get<T>(
-        &self,
-        name: Name,
-        bytes_max: usize,
-        patience: Patience,
-        open: impl Fn(&[u8]) -> Result<T>,
-    ) -> Result<T> {
-        let mut is_second = false;
-        loop {
-            let bytes = self.client.get(name, bytes_max, patience)?;
-            let object = name.to_string();
-            let bytes = bytes.ok_or(Error::Absent { object })?;
-            match open(&bytes) {
-                Ok(opened) => return Ok(opened),
-                Err(error) => {
-                    self.measured.damaged();
-                    let why = one_line(&error);
-                    tracing::error!(object = %name, why, "a store's object is refused");
-                    if is_second {
-                        return Err(error);
-                    }
-                    is_second = true;
-                }
-            }
-        }
-    }
-}
-
-impl Source for Fetcher {
-    fn chunk(&self, id: ChunkId, blocks: u32, patience: Patience) -> CoreResult<Vec<u8>> {
-        let name = Name::Chunk(id);
-        let contents = self.get(name, chunk::STORED_BYTES_MAX, patience, |bytes| {
-            chunk::open(bytes, id, blocks)
-        });
-        let contents = contents.map_err(refused)?;
-        self.measured.chunk();
-        Ok(contents)
-    }
-
-    fn close(&self) {
-        self.client.close();
-        self.room.end();
-    }
-
-    fn make_room(&self, bytes: u64) -> bool {
-        self.room.make(bytes)
-    }
-
-    fn wrote(&self, bytes: u64) {
-        self.room.wrote(bytes);
-    }
-
-    fn has_room(&self) -> bool {
-        self.room.has_some()
-    }
-
-    fn trace(&self, disk: Digest) -> CoreResult<Option<Vec<u8>>> {
-        self.client.trace(disk).map_err(refused)
-    }
-
-    fn put_trace(&self, disk: Digest, trace: Vec<u8>) -> CoreResult<()> {
-        self.client.put_trace(disk, &trace).map_err(refused)
-    }
-}
-
 impl Disks {
     /// Those below that root.
     pub(super) fn open(
@@ -178,7 +86,7 @@ impl Disks {
         keys: Vec<PublicKey>,
         fetcher: Arc<Fetcher>,
         attach: Box<dyn Attach>,
-        measured: Measured,
+        (measured, fetches_max): (Measured, usize),
     ) -> CoreResult<Self> {
         for directory in [DISKS, BLOBS] {
             files::make_directory(&root.join(directory))?;
@@ -191,6 +99,7 @@ impl Disks {
             fetcher,
             attach,
             measured,
+            fetches_max,
             blobs: Mutex::new(known),
             uses: Mutex::default(),
             users: Mutex::default(),
@@ -198,6 +107,11 @@ impl Disks {
             opening: Mutex::default(),
             away_until: Mutex::default(),
         })
+    }
+
+    /// Whether that disk is on this host.
+    pub(super) fn has(&self, chain_id: Digest) -> bool {
+        self.uses().has_disk(chain_id)
     }
 
     /// Whether there is a disk for that chain, which the snapshot then stands on. What cannot be known now
@@ -596,16 +510,4 @@ pub(super) fn directories(path: &Path) -> CoreResult<Vec<(PathBuf, Digest)>> {
         }
     }
     Ok(found)
-}
-
-/// What containerd is told.
-fn refused(error: Error) -> CoreError {
-    match error {
-        Error::Daemon(error) => error,
-        Error::Unreachable { .. } => CoreError::Unavailable(one_line(&error)),
-        Error::Damaged { .. } | Error::Untrusted { .. } | Error::Absent { .. } => {
-            CoreError::DataLoss(one_line(&error))
-        }
-        other => CoreError::Precondition(one_line(&other)),
-    }
 }

@@ -43,7 +43,7 @@ impl RemoteDriver {
 }
 
 /// The disk that a snapshot is.
-fn disk_of(note: &Note) -> Option<Digest> {
+pub(super) fn disk_of(note: &Note) -> Option<Digest> {
     digest(note.0.strip_prefix(NOTE)?)
 }
 

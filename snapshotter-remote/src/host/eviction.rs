@@ -131,6 +131,17 @@ impl<'a> Eviction<'a> {
         }));
     }
 
+    /// Sees to it that no mount has a chunk in memory any more: whether that is so.
+    pub(super) fn forget_in_memory(&mut self, blob: &Arc<Blob>, index: usize) -> bool {
+        let Some(devices) = blob.told() else {
+            return false;
+        };
+        for device in &devices {
+            self.look_at(*device);
+        }
+        self.is_idle(blob, index, &devices, Memory::Dropped)
+    }
+
     fn take_some(
         &mut self,
         some: &[Candidate],

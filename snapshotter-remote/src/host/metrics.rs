@@ -73,6 +73,7 @@ struct Metrics {
     cache_bytes: Gauge,
     evicted_bytes: Counter,
     evicted_chunks: Counter,
+    cache_damaged: Counter,
 }
 
 /// From a tenth of a millisecond to a minute and a half.
@@ -164,6 +165,11 @@ impl Measured {
             "evicted_chunks",
             "Chunks that were taken out of the cache for that",
             metrics.evicted_chunks.clone(),
+        );
+        registry.register(
+            "cache_damaged",
+            "Chunks in the cache that were not what their digests say any more",
+            metrics.cache_damaged.clone(),
         );
     }
 
@@ -277,6 +283,10 @@ impl Measured {
     pub(super) fn cache(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.0.cache_bytes.set(bytes);
+    }
+
+    pub(super) fn cache_damaged(&self) {
+        self.0.cache_damaged.inc();
     }
 
     pub(super) fn evicted(&self, bytes: u64, chunks: usize) {

@@ -142,6 +142,15 @@ impl Room {
         self.lock().is_ending
     }
 
+    /// Waits so long, and no longer than until it is time to end: whether it is.
+    pub(super) fn is_ending_within(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, limit, |state| !state.is_ending);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_ending
+    }
+
     /// Nobody waits any longer.
     pub(super) fn end(&self) {
         self.lock().is_ending = true;
@@ -205,8 +214,9 @@ mod tests {
                 assert_eq!(waits.join().unwrap(), expected);
             });
         }
-        assert!(room.has_some());
+        assert!(room.has_some() && !room.is_ending_within(Duration::from_millis(1)));
         room.end();
         assert!(!room.make(1));
+        assert!(room.is_ending_within(Duration::from_secs(3600)));
     }
 }

@@ -1,6 +1,11 @@
 //! The daemon, put together.
 
-use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
 use snapshot_core::{
@@ -12,12 +17,14 @@ use snapshot_core::{
 use super::{
     attach::{self, Attach, Carrier, Choice, Copy, Kind, Lazy, Tried},
     client::Client,
-    config::Config,
-    disks::{Disks, Fetcher},
+    config::{Config, VerifyConfig},
+    disks::Disks,
     driver::RemoteDriver,
+    fetcher::Fetcher,
     files,
     lazy::{Faults, Means, SLOTS},
     metrics::Measured,
+    operator::Operator,
     room::Room,
     unwatched,
 };
@@ -31,6 +38,15 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// The back end that was taken last, below the root.
 const BACK_END: &str = "back-end";
+
+/// The time of this file below the root is when the whole cache was read last.
+const VERIFIED: &str = "verified";
+
+/// How often it is looked whether it is time to read it again.
+const SCRUB_LOOK: Duration = Duration::from_secs(600);
+
+/// Requests of operators that run at once.
+const OPERATORS_MAX: usize = 16;
 
 /// Two words.
 const BACK_END_BYTES_MAX: usize = 256;
@@ -68,9 +84,18 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
         core_metrics::register(&mut registry, &snapshots);
         measured.register(&mut registry);
         let threads = config.server.threads();
+        scrub(
+            config.verify,
+            root.path().to_owned(),
+            &disks,
+            shutdown.clone(),
+        );
+        let operator = Operator::new(Arc::clone(&disks), Arc::clone(&snapshots), threads.clone());
         let service = Service::new(snapshots, threads).into_server();
+        let requests_max = config.server.requests_max;
+        let services = Services::new().with(service, requests_max);
         Ok(Served {
-            services: Services::new().with(service, config.server.requests_max),
+            services: services.with(operator.into_server(), OPERATORS_MAX),
             registry,
             reload: Box::new(move || reload(&logging, &reread)),
             finish: Box::new(move || {
@@ -145,7 +170,8 @@ fn disks(
             Box::new(Copy::new(carrier, source, fetches_max, faults))
         }
     };
-    let disks = Disks::open(root, keys, fetcher, attach, measured.clone())?;
+    let means = (measured.clone(), config.store.fetches_max);
+    let disks = Disks::open(root, keys, fetcher, attach, means)?;
     Ok(Arc::new(disks))
 }
 
@@ -214,6 +240,39 @@ fn keep_in_sync(disks: Arc<Disks>, shutdown: Shutdown) {
             let disks = Arc::clone(&disks);
             // A panic was reported when it happened.
             drop(tokio::task::spawn_blocking(move || disks.sync()).await);
+        }
+    });
+}
+
+/// Reads the whole cache now and then, as slowly as it is told; what is damaged is fetched again.
+fn scrub(config: VerifyConfig, root: PathBuf, disks: &Arc<Disks>, shutdown: Shutdown) {
+    if config.every_hours == 0 {
+        return;
+    }
+    let disks = Arc::clone(disks);
+    tokio::spawn(async move {
+        let mut ended = std::pin::pin!(shutdown.wait());
+        let mark = root.join(VERIFIED);
+        loop {
+            let left = config.left(&mark);
+            if !left.is_zero() {
+                let turn = left.min(SCRUB_LOOK);
+                if tokio::time::timeout(turn, ended.as_mut()).await.is_ok() {
+                    return;
+                }
+                continue;
+            }
+            let (disks, mark) = (Arc::clone(&disks), mark.clone());
+            let work = move || disks.scrub(config.bytes_per_second(), &mark);
+            // A panic was reported when it happened.
+            drop(tokio::task::spawn_blocking(work).await);
+            // Also where it could not be noted.
+            if tokio::time::timeout(SCRUB_LOOK, ended.as_mut())
+                .await
+                .is_ok()
+            {
+                return;
+            }
         }
     });
 }

@@ -201,7 +201,7 @@ impl Blob {
         !state.readable[index] && state.fetching.insert(index)
     }
 
-    fn all_missing(&self) -> Vec<usize> {
+    pub(super) fn all_missing(&self) -> Vec<usize> {
         let state = self.lock();
         let pieces = state.readable.iter().enumerate();
         pieces
@@ -293,6 +293,23 @@ impl Hidden<'_> {
         self.of.changed.notify_all();
         punched.map_err(Error::io("punch", self.of.path()))?;
         Ok((bytes, pieces.len()))
+    }
+
+    /// They are not what they should be: from now on they are away, and what is in the file stays until something else is written
+    /// there, for who was let pass before.
+    ///
+    /// # Errors
+    /// What keeps that from being written down, when all can be read again.
+    pub(in crate::host) fn give_up(mut self) -> Result<()> {
+        self.of.forget_in_map()?;
+        let pieces = std::mem::take(&mut self.pieces);
+        let mut state = self.of.lock();
+        for index in &pieces {
+            state.fetching.remove(index);
+        }
+        drop(state);
+        self.of.changed.notify_all();
+        Ok(())
     }
 
     fn show(&self, pieces: Vec<usize>) {

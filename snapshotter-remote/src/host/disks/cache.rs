@@ -72,7 +72,7 @@ impl Disks {
             .collect())
     }
 
-    fn pinned_blobs(&self) -> CoreResult<BTreeSet<[u8; 32]>> {
+    pub(super) fn pinned_blobs(&self) -> CoreResult<BTreeSet<[u8; 32]>> {
         let mut blobs = BTreeSet::new();
         for chain_id in pins::pinned(&self.root)? {
             // Also by a key that is trusted no more: more stays than must.

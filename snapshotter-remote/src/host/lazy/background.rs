@@ -35,9 +35,9 @@ impl<T> Default for Queue<T> {
     }
 }
 
-/// How fast a blob is completed.
+/// How fast something is fetched or read.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::host) struct Pace {
     bytes_per_second: u64,
     next: Instant,
 }
@@ -116,7 +116,7 @@ impl<T> Queue<T> {
 
 impl Pace {
     /// From now on.
-    pub(super) fn new(bytes_per_second: u64) -> Self {
+    pub(in crate::host) fn new(bytes_per_second: u64) -> Self {
         Self {
             bytes_per_second: bytes_per_second.max(1),
             next: Instant::now(),
@@ -124,12 +124,18 @@ impl Pace {
     }
 
     /// When it may go on.
-    pub(super) fn at(&self) -> Instant {
+    pub(in crate::host) fn at(&self) -> Instant {
         self.next
     }
 
+    /// How long it has to wait still, if it has.
+    pub(in crate::host) fn left(&self) -> Option<Duration> {
+        let left = self.next.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
     /// So much was fetched: what follows has to wait for that.
-    pub(super) fn took(&mut self, bytes: u64) {
+    pub(in crate::host) fn took(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second;
         self.next = self.next.max(Instant::now()) + Duration::from_micros(micros);
     }

@@ -22,6 +22,7 @@ mod requests;
 mod state;
 mod traces;
 
+pub(super) use background::Pace;
 pub(super) use faults::{Faults, Means, Options, SLOTS};
 pub(super) use holder::program as holder_program;
 pub(super) use traces::{MountedDisk, TRACE};

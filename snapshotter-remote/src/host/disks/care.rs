@@ -1,0 +1,370 @@
+//! What operators ask of disks: to have them here whole, to look whether they are right, and to take away what nobody uses.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+};
+
+use disk::{BLOCK_BYTES, Digest};
+use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
+
+use super::{BLOBS, DISKS, Disks, METADATA, directories};
+use crate::{
+    chunk::ChunkId,
+    host::{
+        blob::Blob, client::Patience, eviction::Eviction, fetcher::refused, files, lazy::Pace, pins,
+    },
+    manifest::Manifest,
+    table::{Piece, Table},
+};
+
+/// What was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::host) struct Checked {
+    /// Chunks.
+    pub(in crate::host) chunks: u64,
+    /// Bytes that they have.
+    pub(in crate::host) bytes: u64,
+    /// Those that were not what their digests say.
+    pub(in crate::host) damaged: u64,
+    /// Those of them that are right again.
+    pub(in crate::host) repaired: u64,
+    /// What is left to be done about the last of them.
+    pub(in crate::host) why: Option<String>,
+}
+
+/// What went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::host) struct Gone {
+    /// Bytes of the host's disk.
+    pub(in crate::host) bytes: u64,
+    /// Chunks that had them.
+    pub(in crate::host) chunks: u64,
+    /// Disks of which something went.
+    pub(in crate::host) disks: u64,
+}
+
+/// Whether somebody who asked is there still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Wanted {
+    /// It goes on.
+    Still,
+    /// It ends.
+    NoMore,
+}
+
+impl Disks {
+    /// Fetches a disk whole; `told` hears of how many chunks how many are here.
+    ///
+    /// # Errors
+    /// [`CoreError::Precondition`] for a disk that no snapshot stands on; what keeps it from being fetched.
+    pub(in crate::host) fn warm(
+        &self,
+        chain_id: Digest,
+        mut told: impl FnMut(usize, usize) -> Wanted,
+    ) -> CoreResult<()> {
+        if !self.uses().has_disk(chain_id) {
+            return Err(CoreError::Precondition(format!(
+                "disk sha256:{chain_id} is not on this host: pull its image first"
+            )));
+        }
+        let manifest = self.manifest(chain_id).map_err(refused)?;
+        self.metadata(chain_id, &manifest)?;
+        let blobs = manifest.devices.iter();
+        let blobs = blobs.map(|device| self.blob(device.table, device.blocks));
+        let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
+        let mut tell = || {
+            let counts = blobs.iter().map(|blob| blob.chunks());
+            let (all, here) = counts.fold((0, 0), |(all, here), of| (all + of.0, here + of.1));
+            match self.fetcher.room.is_ending() {
+                true => Wanted::NoMore,
+                false => told(all, here),
+            }
+        };
+        for blob in &blobs {
+            // As long as it is filled, nothing of it goes.
+            let _stays = blob.begin_mounting();
+            if tell() == Wanted::NoMore {
+                return Ok(());
+            }
+            let threads = self.fetches_max;
+            blob.fill_all_while(threads, &*self.fetcher, || tell() == Wanted::Still)?;
+        }
+        self.attach.settle(&blobs);
+        tell();
+        Ok(())
+    }
+
+    /// Reads all that is here of these blobs, or of all, and fetches what is damaged again; `told` hears of it now and then.
+    ///
+    /// # Errors
+    /// What keeps the cache from being read.
+    pub(in crate::host) fn verify(
+        &self,
+        only: &[Digest],
+        mut told: impl FnMut(&Checked) -> Wanted,
+    ) -> CoreResult<Checked> {
+        let mut checked = Checked::default();
+        let mut blobs = BTreeSet::new();
+        for (_, chain_id) in directories(&self.root.join(DISKS))? {
+            if !only.is_empty() && !only.contains(&chain_id) {
+                continue;
+            }
+            // One that no trusted key has signed is asked for anew when it is mounted.
+            let Ok(Some((manifest, _))) = self.kept(chain_id) else {
+                continue;
+            };
+            self.verify_metadata(chain_id, &manifest, &mut checked)?;
+            blobs.extend(manifest.devices.iter().map(|device| device.table));
+        }
+        for name in blobs {
+            let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
+            if !self
+                .root
+                .join(BLOBS)
+                .join(Digest(name).to_string())
+                .exists()
+            {
+                continue;
+            }
+            let Ok(blob) = self.blob_with(name, missing) else {
+                continue;
+            };
+            for index in 0..blob.pieces() {
+                let Some(is_right) = blob.is_right(index)? else {
+                    continue;
+                };
+                checked.chunks += 1;
+                checked.bytes += blob.piece_bytes(index);
+                if !is_right {
+                    self.repair(&blob, index, &mut checked)?;
+                }
+                if self.fetcher.room.is_ending() || told(&checked) == Wanted::NoMore {
+                    return Ok(checked);
+                }
+            }
+        }
+        told(&checked);
+        Ok(checked)
+    }
+
+    /// Reads all that is here, so fast and no faster, and notes when that was.
+    pub(in crate::host) fn scrub(&self, bytes_per_second: u64, mark: &Path) {
+        let mut pace = Pace::new(bytes_per_second);
+        let mut read: u64 = 0;
+        let verified = self.verify(&[], |checked| {
+            pace.took(checked.bytes - read);
+            read = checked.bytes;
+            let left = pace.left().unwrap_or_default();
+            if self.fetcher.room.is_ending_within(left) {
+                return Wanted::NoMore;
+            }
+            Wanted::Still
+        });
+        let noted = verified.and_then(|checked| {
+            let (chunks, damaged) = (checked.chunks, checked.damaged);
+            tracing::info!(chunks, damaged, "the cache was compared with its digests");
+            match self.fetcher.room.is_ending() {
+                true => Ok(()),
+                false => files::replace(mark, b""),
+            }
+        });
+        if let Err(error) = noted {
+            let why = error.in_one_line();
+            tracing::error!(why, "the cache cannot be compared with its digests");
+        }
+    }
+
+    /// A chunk that is damaged is hidden from readers, if they can be told of, and fetched again.
+    fn repair(&self, blob: &Arc<Blob>, index: usize, checked: &mut Checked) -> CoreResult<()> {
+        checked.damaged += 1;
+        self.measured.cache_damaged();
+        let object = Digest(blob.name());
+        tracing::error!(blob = %object, chunk = index, "a chunk in the cache is damaged");
+        let hidden = self.attach.hide(blob, &[index], blob.mountings())?;
+        let fetched = match hidden.filter(|hidden| !hidden.pieces().is_empty()) {
+            Some(hidden) => {
+                hidden.give_up()?;
+                blob.fill_piece(index, &*self.fetcher, Patience::Deadline)
+            }
+            // Somebody has it open of whom nobody can be told, or is about to.
+            None => blob.replace(index, &*self.fetcher),
+        };
+        self.attach.settle(std::slice::from_ref(blob));
+        let left = match fetched {
+            Ok(()) => {
+                checked.repaired += 1;
+                match Eviction::new(&*self.attach)?.forget_in_memory(blob, index) {
+                    true => None,
+                    false => Some(
+                        "it was fetched again; who has it in memory has to be started anew"
+                            .to_owned(),
+                    ),
+                }
+            }
+            Err(error) => Some(error.in_one_line()),
+        };
+        if let Some(why) = left {
+            tracing::error!(blob = %object, chunk = index, why, "a damaged chunk needs somebody to act");
+            checked.why = Some(format!("chunk {index} of blob {object}: {why}"));
+        }
+        Ok(())
+    }
+
+    /// The metadata of a disk; what is damaged is fetched again, for who mounts it next.
+    fn verify_metadata(
+        &self,
+        chain_id: Digest,
+        manifest: &Manifest,
+        checked: &mut Checked,
+    ) -> CoreResult<()> {
+        let path = self.disk(chain_id).join(METADATA);
+        let Ok(file) = File::open(&path) else {
+            return Ok(());
+        };
+        let table = &manifest.devices_metadata;
+        checked.chunks += table.chunks().count() as u64;
+        checked.bytes += u64::from(table.blocks()) * BLOCK_BYTES;
+        if is_as_its_table_says(file, table) {
+            return Ok(());
+        }
+        checked.damaged += 1;
+        self.measured.cache_damaged();
+        tracing::error!(%chain_id, "the metadata of a disk is damaged");
+        fs::remove_file(&path).map_err(CoreError::io("delete", &path))?;
+        match self.metadata(chain_id, manifest) {
+            Ok(_) => {
+                checked.repaired += 1;
+                checked.why = Some(format!(
+                    "metadata of disk sha256:{chain_id}: it was fetched again; who runs on it has to be started anew"
+                ));
+            }
+            Err(error) => {
+                let why = error.in_one_line();
+                checked.why = Some(format!("metadata of disk sha256:{chain_id}: {why}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out of the cache what only disks have that are not in `used`, and that nobody has pinned or mounted; or only says
+    /// what would go.
+    ///
+    /// # Errors
+    /// What keeps something from going; other things may have gone.
+    pub(in crate::host) fn take_unused(
+        &self,
+        used: &BTreeSet<Digest>,
+        sweep: Sweep,
+    ) -> CoreResult<Gone> {
+        let mut stays = self.pinned_blobs()?;
+        let pinned = pins::pinned(&self.root)?;
+        let mut unused = Vec::new();
+        for (directory, chain_id) in directories(&self.root.join(DISKS))? {
+            let stays_here = used.contains(&chain_id) || pinned.contains(&chain_id);
+            match self.kept(chain_id) {
+                Ok(Some((manifest, _))) if stays_here => {
+                    stays.extend(manifest.devices.iter().map(|device| device.table));
+                }
+                Ok(Some((manifest, _))) => unused.push((directory, manifest)),
+                Err(error) if stays_here => {
+                    return Err(CoreError::Precondition(format!(
+                        "nothing goes, as what disk sha256:{chain_id} needs is not known: {}",
+                        one_line(&error)
+                    )));
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
+        let mut gone = Gone::default();
+        let mut taken = BTreeSet::new();
+        for (directory, manifest) in unused {
+            let before = gone.bytes;
+            for device in &manifest.devices {
+                if !stays.contains(&device.table) && taken.insert(device.table) {
+                    self.take_blob(device.table, sweep, &mut gone)?;
+                }
+            }
+            let metadata = directory.join(METADATA);
+            // Before it goes it is unmounted, if it can be.
+            if let Ok(about) = fs::metadata(&metadata)
+                && (sweep == Sweep::Count || !is_source_of_a_mount(&metadata)?)
+            {
+                gone.bytes += about.blocks() * 512;
+                if sweep == Sweep::Remove {
+                    fs::remove_file(&metadata).map_err(CoreError::io("delete", &metadata))?;
+                }
+            }
+            gone.disks += u64::from(gone.bytes > before);
+        }
+        Ok(gone)
+    }
+
+    /// All chunks of a blob that nobody has open.
+    fn take_blob(&self, name: [u8; 32], sweep: Sweep, gone: &mut Gone) -> CoreResult<()> {
+        if !self
+            .blobs_directory()
+            .join(Digest(name).to_string())
+            .exists()
+        {
+            return Ok(());
+        }
+        let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
+        let Ok(blob) = self.blob_with(name, missing) else {
+            return Ok(());
+        };
+        let mountings = blob.mountings();
+        let is_open = blob.told().is_none_or(|mounts| !mounts.is_empty());
+        if is_open && sweep == Sweep::Remove {
+            return Ok(());
+        }
+        blob.find_more();
+        let idle: Vec<usize> = blob.idle().into_iter().map(|idle| idle.index).collect();
+        if sweep == Sweep::Count {
+            gone.bytes += blob.allocated_bytes()?;
+            gone.chunks += idle.len() as u64;
+            return Ok(());
+        }
+        if let Some(hidden) = self.attach.hide(&blob, &idle, mountings)? {
+            let (bytes, chunks) = hidden.take_away()?;
+            gone.bytes += bytes;
+            gone.chunks += chunks as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Whether something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Sweep {
+    /// It is counted.
+    Count,
+    /// It goes.
+    Remove,
+}
+
+fn is_as_its_table_says(mut file: File, table: &Table) -> bool {
+    table.pieces().iter().all(|piece| {
+        let bytes = u64::from(piece.blocks()) * BLOCK_BYTES;
+        let mut contents = Vec::new();
+        let read = (&mut file).take(bytes).read_to_end(&mut contents);
+        if read.ok() != usize::try_from(bytes).ok() {
+            return false;
+        }
+        match piece {
+            Piece::Chunk { id, .. } => ChunkId::of(&contents) == *id,
+            Piece::Hole { .. } => contents.iter().all(|byte| *byte == 0),
+        }
+    })
+}
+
+fn is_source_of_a_mount(metadata: &Path) -> CoreResult<bool> {
+    let entries =
+        mounts::mountinfo::read().map_err(CoreError::io("read", "/proc/self/mountinfo"))?;
+    let source = metadata.display().to_string();
+    Ok(entries.iter().any(|entry| entry.source == source))
+}
