@@ -76,6 +76,8 @@ pub(super) struct Disks {
     /// Held from a mount until it is noted, and from an unmount until that is noted: the kernel gives the number of a device that is
     /// gone to the next at once.
     opening: Mutex<()>,
+    /// Held while files of what is mounted are open here.
+    looking: Mutex<()>,
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -105,6 +107,7 @@ impl Disks {
             users: Mutex::default(),
             attaching: Mutex::default(),
             opening: Mutex::default(),
+            looking: Mutex::default(),
             away_until: Mutex::default(),
         })
     }
@@ -160,6 +163,11 @@ impl Disks {
         files::remove_directory(&self.disk(chain_id))?;
         for blob in blobs {
             self.remove_blob(blob)?;
+        }
+        drop(uses);
+        // So that there is room again for what nobody has asked for.
+        if let Ok(used) = self.bytes() {
+            self.fetcher.room.measured(used);
         }
         Ok(())
     }

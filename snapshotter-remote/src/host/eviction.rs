@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use mounts::mountinfo;
@@ -40,6 +40,8 @@ pub(super) struct Evicted {
 #[derive(Debug)]
 pub(super) struct Eviction<'a> {
     attach: &'a dyn Attach,
+    /// Held while files of mounts are open here: an unmount meanwhile would leave them, and it would not be known when they are gone.
+    looking: &'a Mutex<()>,
     /// Where disks are mounted, by device number.
     mounts: BTreeMap<u64, PathBuf>,
     /// Of those that were looked at; none where something could not be.
@@ -61,7 +63,7 @@ impl<'a> Eviction<'a> {
     ///
     /// # Errors
     /// What keeps mounts from being read.
-    pub(super) fn new(attach: &'a dyn Attach) -> Result<Self> {
+    pub(super) fn new(attach: &'a dyn Attach, looking: &'a Mutex<()>) -> Result<Self> {
         let entries = mountinfo::read().map_err(Error::io("read", "/proc/self/mountinfo"))?;
         // A mount of one directory has not all files.
         let disks = entries
@@ -74,6 +76,7 @@ impl<'a> Eviction<'a> {
         });
         Ok(Self {
             attach,
+            looking,
             mounts: mounts.collect(),
             files: BTreeMap::new(),
         })
@@ -133,6 +136,7 @@ impl<'a> Eviction<'a> {
 
     /// Sees to it that no mount has a chunk in memory any more: whether that is so.
     pub(super) fn forget_in_memory(&mut self, blob: &Arc<Blob>, index: usize) -> bool {
+        let _looks = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(devices) = blob.told() else {
             return false;
         };
@@ -173,6 +177,7 @@ impl<'a> Eviction<'a> {
         pieces: &[usize],
         memory: Memory,
     ) -> Result<(Evicted, BTreeSet<usize>)> {
+        let _looks = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let mountings = blob.mountings();
         let Some(devices) = blob.told() else {
             return Ok(Default::default());

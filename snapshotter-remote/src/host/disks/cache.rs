@@ -1,6 +1,12 @@
 //! The disks as a cache: what they take of the host's disk, and what goes of it.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, PoisonError},
+};
 
 use disk::Digest;
 use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
@@ -26,6 +32,7 @@ impl Disks {
         target: &Path,
     ) -> CoreResult<()> {
         let _turn = self.opening();
+        let _nobody_looks = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(device) = detach::detach(target)? else {
             return Ok(());
         };
@@ -47,7 +54,7 @@ impl Disks {
     pub(in crate::host) fn evict(&self, wanted: u64) -> CoreResult<Evicted> {
         let blobs = self.evictable()?;
         let is_ending = || self.fetcher.room.is_ending();
-        let gone = Eviction::new(&*self.attach)?.take(&blobs, wanted, is_ending)?;
+        let gone = Eviction::new(&*self.attach, &self.looking)?.take(&blobs, wanted, is_ending)?;
         self.measured.evicted(gone.bytes, gone.chunks);
         tracing::debug!(
             wanted,

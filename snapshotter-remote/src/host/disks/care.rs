@@ -198,7 +198,7 @@ impl Disks {
         let left = match fetched {
             Ok(()) => {
                 checked.repaired += 1;
-                match Eviction::new(&*self.attach)?.forget_in_memory(blob, index) {
+                match Eviction::new(&*self.attach, &self.looking)?.forget_in_memory(blob, index) {
                     true => None,
                     false => Some(
                         "it was fetched again; who has it in memory has to be started anew"
