@@ -79,7 +79,7 @@ impl Runtime {
     pub fn home(self, links: usize) -> Result<Option<Home>> {
         match self {
             Self::Runc | Self::Runlxc => Ok(None),
-            Self::Runv => Home::make(links).map(Some),
+            Self::Runv => Home::make_in(&std::env::temp_dir(), links).map(Some),
         }
     }
 }
@@ -93,11 +93,12 @@ pub struct Home {
 }
 
 impl Home {
-    fn make(links: usize) -> Result<Self> {
+    /// One in that directory, with a template of machines with so many links.
+    pub fn make_in(parent: &Path, links: usize) -> Result<Self> {
         let kernel = Kernel::get(Series::V6_1)?;
         let release = kernel.modules.file_name().context("a release has a name")?;
         let this = Self {
-            directory: tempfile::tempdir().context("a place for runv")?,
+            directory: tempfile::tempdir_in(parent).context("a place for runv")?,
             release: release.to_string_lossy().into_owned(),
         };
         this.build(&kernel, &[])?;

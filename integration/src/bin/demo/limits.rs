@@ -1,8 +1,8 @@
 //! Limits on what a container writes: met, shown, raised while it runs, and kept through the daemon's death.
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::{
     containerd::Containerd,
     ctr::{Ctr, Task},
@@ -12,6 +12,8 @@ use integration::{
     snapshotter::Snapshotter,
     wait::SOON,
 };
+
+use crate::{heads, step};
 
 /// containerd's own label for the size of what a container writes, in bytes.
 pub(crate) const SIZE: &str = "containerd.io/snapshot/max-size";
@@ -26,7 +28,7 @@ const MEBIBYTES: u64 = 512;
 pub(crate) fn show(containerd: &Containerd, snapshotter: &Snapshotter) -> Result<()> {
     let probed = ours("probe", "--root", &snapshotter.root())?;
     println!("\nsnapshotter-quota beside it; what can hold a limit on this disk:\n\n{probed}");
-    println!("{:<58} {:<26} {:>9}", "what ran", "what came out", "took");
+    heads();
     let ctr = Ctr::of(containerd);
     let bytes = MEBIBYTES << 20;
     step(
@@ -76,14 +78,6 @@ pub(crate) fn command_line(snapshotter: &Snapshotter) -> String {
 fn ours(word: &str, option: &str, path: &Path) -> Result<String> {
     let mut ours = command(built("snapshotter-quota")?);
     output_of(ours.args([word, option]).arg(path), SOON)
-}
-
-fn step(ran: &str, action: impl FnOnce() -> Result<String>) -> Result<()> {
-    let started = Instant::now();
-    let came_out = action().with_context(|| ran.to_owned())?;
-    let took = started.elapsed().as_secs_f64() * 1000.0;
-    println!("{ran:<58} {came_out:<26} {took:>6.0} ms");
-    Ok(())
 }
 
 /// What dd says of it, which has to end as expected.

@@ -1,17 +1,20 @@
 //! The main job, shown: real containers of a Debian image by a stock containerd, with runlxc and beside it runc; a rich
-//! one with its own init, services and view of its limits; then limits on what they write, by snapshotter-quota.
+//! one with its own init, services and view of its limits; limits on what they write, by snapshotter-quota; then the
+//! same image in a virtual machine of its own, by runv.
 //!
 //! `demo` leaves nothing behind. `demo --keep` leaves containerd running and says how to play with
 //! it; `demo --stop` ends what was kept.
 
 #![expect(clippy::print_stdout, reason = "this program is its output")]
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, bail};
 use integration::{
     config::Config,
     containerd::Containerd,
     images::Image,
-    runtime::Runtime,
+    runtime::{Home, Runtime},
     snapshotter::{Setup, Snapshotter},
     sweep::sweep_abandoned,
     versions::Version,
@@ -19,6 +22,7 @@ use integration::{
 
 mod containers;
 mod limits;
+mod machine;
 mod rich;
 
 fn main() -> Result<()> {
@@ -68,28 +72,47 @@ fn show(keep: Keep) -> Result<()> {
         is_activated: true,
         ..Setup::quota("")?
     })?;
+    // There whoever ends an abandoned demo finds it.
+    let home = Home::make_in(&snapshotter.work(), 0)?;
     let config = Config {
         proxies: vec![snapshotter.proxy()],
+        environment: vec![home.variable()],
         ..Config::with_images(&[Image::Debian, Image::DebianSystemd])
     };
     let containerd = Containerd::start(&installed, &config)?;
     containers::show(&containerd)?;
     rich::show(&containerd)?;
     limits::show(&containerd, &snapshotter)?;
+    machine::show(&containerd, &home)?;
     match keep {
         Keep::No => {
+            drop(home);
             containerd.finish()?;
             snapshotter.finish()?;
             println!(
                 "\nnothing is left: processes, mounts, cgroups, sockets and files were counted"
             );
         }
-        Keep::Yes => keep_running(containerd, snapshotter),
+        Keep::Yes => keep_running(containerd, snapshotter, home),
     }
     Ok(())
 }
 
-fn keep_running(containerd: Containerd, snapshotter: Snapshotter) {
+/// Runs one step and prints a line of what came out.
+fn step(ran: &str, action: impl FnOnce() -> Result<String>) -> Result<()> {
+    let started = Instant::now();
+    let came_out = action().with_context(|| ran.to_owned())?;
+    let took = started.elapsed().as_secs_f64() * 1000.0;
+    println!("{ran:<58} {came_out:<26} {took:>6.0} ms");
+    Ok(())
+}
+
+/// The heads of what [`step`] prints.
+fn heads() {
+    println!("{:<58} {:<26} {:>9}", "what ran", "what came out", "took");
+}
+
+fn keep_running(containerd: Containerd, snapshotter: Snapshotter, home: Home) {
     let ctr = format!(
         "{} -a {} -n {}",
         containerd.installed.ctr.display(),
@@ -103,6 +126,9 @@ fn keep_running(containerd: Containerd, snapshotter: Snapshotter) {
     println!("  {ctr} run -d --runtime {name} {image} service sleep 1000");
     println!("  {ctr} task exec -t --exec-id shell service bash");
     println!("  {ctr} task rm -f service && {ctr} container rm service");
+    println!("\nIn a virtual machine of its own:\n");
+    let runv = Runtime::Runv.name();
+    println!("  {ctr} run --rm -t --runtime {runv} {image} vm bash");
     println!("\nWith a limit on what it writes, shown and changed:\n");
     println!(
         "  {ctr} run -d --snapshotter quota --snapshotter-label {}=536870912 --runtime {name} {image} web sleep 1000",
@@ -122,4 +148,5 @@ fn keep_running(containerd: Containerd, snapshotter: Snapshotter) {
     // Dropping them would end them.
     std::mem::forget(containerd);
     std::mem::forget(snapshotter);
+    std::mem::forget(home);
 }
