@@ -1,6 +1,6 @@
 //! The main job, shown: real containers of a Debian image by a stock containerd, with runlxc and beside it runc; a rich
 //! one with its own init, services and view of its limits; limits on what they write, by snapshotter-quota; then the
-//! same image in a virtual machine of its own, by runv.
+//! same image in a virtual machine of its own, by runv, and one as a disk of a store, by snapshotter-remote.
 //!
 //! `demo` leaves nothing behind. `demo --keep` leaves containerd running and says how to play with
 //! it; `demo --stop` ends what was kept.
@@ -21,9 +21,12 @@ use integration::{
 };
 
 mod containers;
+mod disks;
 mod limits;
 mod machine;
 mod rich;
+
+use disks::Disks;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -74,8 +77,9 @@ fn show(keep: Keep) -> Result<()> {
     })?;
     // There whoever ends an abandoned demo finds it.
     let home = Home::make_in(&snapshotter.work(), 0)?;
+    let disks = Disks::start()?;
     let config = Config {
-        proxies: vec![snapshotter.proxy()],
+        proxies: vec![snapshotter.proxy(), disks.snapshotter.proxy()],
         environment: vec![home.variable()],
         ..Config::with_images(&[Image::Debian, Image::DebianSystemd])
     };
@@ -84,16 +88,22 @@ fn show(keep: Keep) -> Result<()> {
     rich::show(&containerd)?;
     limits::show(&containerd, &snapshotter)?;
     machine::show(&containerd, &home)?;
+    disks.show(&containerd)?;
     match keep {
         Keep::No => {
             drop(home);
             containerd.finish()?;
             snapshotter.finish()?;
+            disks.finish()?;
             println!(
                 "\nnothing is left: processes, mounts, cgroups, sockets and files were counted"
             );
         }
-        Keep::Yes => keep_running(containerd, snapshotter, home),
+        Keep::Yes => {
+            keep_running(&containerd, &snapshotter);
+            // Dropping them would end them; of the disks' daemon containerd goes on asking.
+            std::mem::forget((containerd, snapshotter, home, disks.without_store()?));
+        }
     }
     Ok(())
 }
@@ -112,7 +122,7 @@ fn heads() {
     println!("{:<58} {:<26} {:>9}", "what ran", "what came out", "took");
 }
 
-fn keep_running(containerd: Containerd, snapshotter: Snapshotter, home: Home) {
+fn keep_running(containerd: &Containerd, snapshotter: &Snapshotter) {
     let ctr = format!(
         "{} -a {} -n {}",
         containerd.installed.ctr.display(),
@@ -134,7 +144,7 @@ fn keep_running(containerd: Containerd, snapshotter: Snapshotter, home: Home) {
         "  {ctr} run -d --snapshotter quota --snapshotter-label {}=536870912 --runtime {name} {image} web sleep 1000",
         limits::SIZE
     );
-    let ours = limits::command_line(&snapshotter);
+    let ours = limits::command_line(snapshotter);
     println!("  {ctr} task exec --exec-id df web df -h /");
     println!("  {ours} ls");
     println!(
@@ -145,8 +155,4 @@ fn keep_running(containerd: Containerd, snapshotter: Snapshotter, home: Home) {
     println!(
         "\nIt ends, with all its containers, at `make demo-stop` and at the next demo or test."
     );
-    // Dropping them would end them.
-    std::mem::forget(containerd);
-    std::mem::forget(snapshotter);
-    std::mem::forget(home);
 }
