@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -19,7 +19,10 @@ use hyper::{
     http::request,
 };
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
+    client::legacy::{
+        self,
+        connect::{Connect, HttpConnector},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::{
@@ -28,7 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{config::StoreConfig, metrics::Measured, tls::Connector};
+use super::{config::StoreConfig, metrics::Measured, proxy::ToProxy, tls::Connector};
 use crate::{
     error::{Error, Result},
     store::Name,
@@ -50,6 +53,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// What a store is given for an object, however little time is left.
 const LIMIT_MIN: Duration = Duration::from_secs(1);
 
+/// A proxy that has failed is left alone for so long.
+const PROXY_AWAY: Duration = Duration::from_secs(10);
+
 /// How long an object is tried for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -61,10 +67,45 @@ pub(super) enum Patience {
     Until(Instant),
 }
 
+/// By which way an object is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By the proxy, if there is one and it works, else directly.
+    Usual,
+    /// Not by the proxy.
+    Direct,
+}
+
+/// A proxy between this host and its stores.
+#[derive(Debug)]
+struct Proxy {
+    http: legacy::Client<ToProxy, Full>,
+    away_until: Mutex<Option<Instant>>,
+}
+
+impl Proxy {
+    fn works(&self) -> bool {
+        let until = self
+            .away_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn failed(&self) {
+        let until = Instant::now() + PROXY_AWAY;
+        *self
+            .away_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+}
+
 /// Stores with the same objects. Its calls block.
 pub struct Client {
     runtime: Handle,
     http: legacy::Client<Connector, Full>,
+    proxy: Option<Proxy>,
     /// Without an end of `/`.
     stores: Vec<String>,
     /// The one that answered last.
@@ -128,14 +169,23 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(config.connect()));
         connector.set_nodelay(true);
-        let connector = config.tls.connector(connector)?;
         let mut http = legacy::Client::builder(TokioExecutor::new());
         let http = http
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_timer(TokioTimer::new());
+        let proxy = config.proxy.as_deref().map(|url| proxy_for(&stores, url));
+        let proxy = proxy.transpose()?;
+        let proxy = proxy.map(|proxy| Proxy {
+            http: http.build(ToProxy {
+                proxy: proxy.parse().expect("it was read as an address"),
+                http: connector.clone(),
+            }),
+            away_until: Mutex::default(),
+        });
         Ok(Arc::new(Self {
-            http: http.build(connector),
+            http: http.build(config.tls.connector(connector)?),
+            proxy,
             runtime: handle,
             stores,
             first: AtomicUsize::new(0),
@@ -157,9 +207,9 @@ impl Client {
         &self,
         name: Name,
         bytes_max: usize,
-        patience: Patience,
+        (patience, way): (Patience, Way),
     ) -> Result<Option<Vec<u8>>> {
-        self.get_named(&name.to_string(), bytes_max, patience)
+        self.get_named(&name.to_string(), bytes_max, (patience, way))
     }
 
     /// What is read first of a disk, as a store that is asked once gives it.
@@ -167,7 +217,11 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub(super) fn trace(&self, disk: Digest) -> Result<Option<Vec<u8>>> {
-        self.get_named(&trace_of(disk), trace::BYTES_MAX, Patience::Once)
+        self.get_named(
+            &trace_of(disk),
+            trace::BYTES_MAX,
+            (Patience::Once, Way::Direct),
+        )
     }
 
     /// Tells the store that answered last, or else another, what was read first of a disk.
@@ -181,8 +235,10 @@ impl Client {
         for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
             let url = format!("{}/v1/{name}", self.stores[index]);
             let contents = Full::from(bytes.to_vec());
-            match self.exchange(Request::put(url), contents, 1024, self.object_limit) {
-                Ok(_) => return Ok(()),
+            let limit = self.object_limit;
+            match self.exchange(&self.http, Request::put(url), contents, (1024, limit)) {
+                Ok(Answer::Found(_)) => return Ok(()),
+                Ok(Answer::Absent) => failure = (index, "it has no such disk".to_owned()),
                 Err(what) => failure = (index, what),
             }
         }
@@ -198,7 +254,7 @@ impl Client {
         &self,
         name: &str,
         bytes_max: usize,
-        patience: Patience,
+        (patience, way): (Patience, Way),
     ) -> Result<Option<Vec<u8>>> {
         let end = match patience {
             Patience::Once => Instant::now(),
@@ -210,7 +266,8 @@ impl Client {
             let mut failure = None;
             let first = self.first.load(Ordering::Relaxed);
             for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
-                match self.ask(&self.stores[index], name, bytes_max, self.limit(patience)) {
+                let most = (bytes_max, self.limit(patience));
+                match self.ask(&self.stores[index], name, most, way) {
                     Ok(Answer::Found(bytes)) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(Some(bytes));
@@ -277,32 +334,55 @@ impl Client {
         &self,
         store: &str,
         name: &str,
-        bytes_max: usize,
-        limit: Duration,
+        (bytes_max, limit): (usize, Duration),
+        way: Way,
     ) -> Result<Answer, String> {
-        self.fetch(format!("{store}/v1/{name}"), bytes_max, limit)
+        let url = format!("{store}/v1/{name}");
+        let proxy = self.proxy.as_ref().filter(|_| way == Way::Usual);
+        if let Some(proxy) = proxy.filter(|proxy| proxy.works()) {
+            let most = (bytes_max, (limit / 2).max(LIMIT_MIN));
+            match self.exchange(&proxy.http, Request::get(&url), Full::default(), most) {
+                Ok(Answer::Found(bytes)) => {
+                    self.measured.fetched(bytes.len());
+                    return Ok(Answer::Found(bytes));
+                }
+                // It may be the proxy that has it not.
+                Ok(Answer::Absent) => {}
+                Err(what) => {
+                    self.measured.proxy_failed();
+                    tracing::warn!(
+                        object = name,
+                        what,
+                        "the proxy fails: stores are asked directly"
+                    );
+                    proxy.failed();
+                }
+            }
+        }
+        self.fetch(url, bytes_max, limit)
     }
 
     fn fetch(&self, url: String, bytes_max: usize, limit: Duration) -> Result<Answer, String> {
-        let answer = self.exchange(Request::get(url), Full::default(), bytes_max, limit)?;
+        let most = (bytes_max, limit);
+        let answer = self.exchange(&self.http, Request::get(url), Full::default(), most)?;
         if let Answer::Found(bytes) = &answer {
             self.measured.fetched(bytes.len());
         }
         Ok(answer)
     }
 
-    fn exchange(
+    fn exchange<C: Connect + Clone + Send + Sync + 'static>(
         &self,
+        http: &legacy::Client<C, Full>,
         mut request: request::Builder,
         contents: Full,
-        bytes_max: usize,
-        limit: Duration,
+        (bytes_max, limit): (usize, Duration),
     ) -> Result<Answer, String> {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         }
         let request = request.body(contents).map_err(said)?;
-        let asked = self.http.request(request);
+        let asked = http.request(request);
         let mut closed = self.closed.subscribe();
         let answered = async {
             let whole = async {
@@ -361,6 +441,17 @@ fn said(error: impl std::error::Error) -> String {
     snapshot_core::one_line(&error)
 }
 
+/// The address of a proxy between this host and such stores.
+fn proxy_for(stores: &[String], url: &str) -> Result<String> {
+    if let Some(store) = stores.iter().find(|store| store.starts_with("https:")) {
+        return Err(Error::Setting(format!(
+            "store.proxy = {url:?} cannot stand before {store}: a proxy reads what it keeps, and TLS is from end to \
+             end; leave out one of the two"
+        )));
+    }
+    address(url, false)
+}
+
 /// The beginning of all addresses of a store.
 fn address(url: &str, is_tls_on: bool) -> Result<String> {
     let refused = |why: &str| Error::Setting(format!("{url:?} is no address of a store: {why}"));
@@ -385,7 +476,85 @@ fn address(url: &str, is_tls_on: bool) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::{SocketAddr, TcpListener},
+    };
+
     use super::*;
+
+    /// Answers so many requests, each on a connection of its own: their first lines.
+    fn serve(answers: &[(&'static str, &'static str)]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = answers.to_vec();
+        let served = std::thread::spawn(move || {
+            let answer = |(status, contents): (&str, &str)| {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+                let first = lines.next().unwrap().unwrap();
+                while !lines.next().unwrap().unwrap().is_empty() {}
+                let length = contents.len();
+                write!(
+                    client,
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{contents}"
+                )
+                .unwrap();
+                first
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        (address, served)
+    }
+
+    #[test]
+    fn a_proxy_is_asked_for_what_stores_have_and_goes_without_when_it_fails() {
+        let (proxy, by_proxy) =
+            serve(&[("200 OK", "cached"), ("404 Not Found", ""), ("502 Bad", "")]);
+        let (store, by_store) = serve(&[
+            ("200 OK", "one"),
+            ("200 OK", "two"),
+            ("200 OK", "three"),
+            ("200 OK", "four"),
+        ]);
+        let config = StoreConfig {
+            urls: vec![format!("http://{store}")],
+            proxy: Some(format!("http://{proxy}")),
+            ..StoreConfig::default()
+        };
+        let client = Client::new(&config, Measured::default()).unwrap();
+        let name = Name::Table([0xab; 32]);
+        let get = |way| {
+            let bytes = client
+                .get(name, 100, (Patience::Once, way))
+                .unwrap()
+                .unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(get(Way::Usual), "cached");
+        assert_eq!(
+            get(Way::Direct),
+            "one",
+            "what is damaged is not asked of it again"
+        );
+        assert_eq!(get(Way::Usual), "two", "it has none");
+        assert_eq!(get(Way::Usual), "three", "it fails");
+        assert_eq!(get(Way::Usual), "four", "it is left alone for a while");
+        let full = format!("GET http://{store}/v1/{name} HTTP/1.1");
+        assert_eq!(by_proxy.join().unwrap(), vec![full; 3]);
+        let short = format!("GET /v1/{name} HTTP/1.1");
+        assert_eq!(by_store.join().unwrap(), vec![short; 4]);
+    }
+
+    #[test]
+    fn a_proxy_stands_before_no_store_with_tls() {
+        let stores = |url: &str| [url.to_owned()];
+        let proxy = proxy_for(&stores("http://store:1"), "http://cache:2/");
+        assert_eq!(proxy.unwrap(), "http://cache:2");
+        let error = proxy_for(&stores("https://store:1"), "http://cache:2").unwrap_err();
+        assert!(error.to_string().contains("https://store:1"), "{error}");
+        assert!(proxy_for(&stores("http://store:1"), "https://cache:2").is_err());
+    }
 
     #[test]
     fn addresses_are_of_http_and_nothing_else() {

@@ -64,6 +64,8 @@ pub struct Config {
 pub struct StoreConfig {
     /// Stores with the same disks, `http://HOST:PORT` or `https://HOST:PORT`; the one that answered last is asked first.
     pub urls: Vec<String>,
+    /// An HTTP proxy by which they are asked, `http://HOST:PORT`; they are asked directly when it fails.
+    pub proxy: Option<String>,
     /// A file with the public keys that are trusted, one a line.
     pub key_file: Option<PathBuf>,
     /// A file with this host's token.
@@ -190,6 +192,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            proxy: None,
             key_file: None,
             token_file: None,
             connect_seconds: 3,
@@ -420,7 +423,8 @@ mod tests {
         let mut config = Config::read(Some(&file)).unwrap();
         config.store.urls.push("http://store:7070".to_owned());
         assert!(config.store.tls.ca_file.is_some() && config.store.tls.certificate_file.is_some());
-        assert!(config.store.token_file.is_some() && config.store.key_file.is_some());
+        assert!(config.store.proxy.is_some() && config.store.token_file.is_some());
+        assert!(config.store.key_file.is_some());
         assert!(config.metrics.address.is_some());
         config.check().unwrap();
         std::fs::write(&file, "[store]\nurl = 1").unwrap();

@@ -23,7 +23,7 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage,
 use super::{
     attach::{self, Attach},
     blob::{Blob, TABLE_BYTES_MAX},
-    client::Patience,
+    client::{Patience, Way},
     fetcher::{Fetcher, refused},
     files,
     lazy::MountedDisk,
@@ -358,7 +358,7 @@ impl Disks {
         let answered = self
             .fetcher
             .client
-            .get(name, signature::BYTES_MAX, patience);
+            .get(name, signature::BYTES_MAX, (patience, Way::Usual));
         let is_away = answered.is_err();
         let mut away_until = self
             .away_until

@@ -7,7 +7,7 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
 
 use super::{
     blob::Source,
-    client::{Client, Patience},
+    client::{Client, Patience, Way},
     files,
     metrics::Measured,
     room::Room,
@@ -62,7 +62,9 @@ impl Fetcher {
     ) -> Result<T> {
         let mut is_second = false;
         loop {
-            let bytes = self.client.get(name, bytes_max, patience)?;
+            // A proxy may keep what is damaged.
+            let way = if is_second { Way::Direct } else { Way::Usual };
+            let bytes = self.client.get(name, bytes_max, (patience, way))?;
             let object = name.to_string();
             let bytes = bytes.ok_or(Error::Absent { object })?;
             match open(&bytes) {

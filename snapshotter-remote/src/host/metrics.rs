@@ -59,6 +59,7 @@ struct Metrics {
     chunks: Counter,
     damaged: Counter,
     store_failures: Counter,
+    proxy_failures: Counter,
     attached: Counter,
     faults: Counter,
     waits: Counter,
@@ -114,6 +115,11 @@ impl Measured {
             "store_failures",
             "Requests to stores that were not answered, or with an error",
             metrics.store_failures.clone(),
+        );
+        registry.register(
+            "proxy_failures",
+            "Requests that the proxy did not answer, or with an error, so that stores were asked directly",
+            metrics.proxy_failures.clone(),
         );
         registry.register(
             "disks_attached",
@@ -253,6 +259,10 @@ impl Measured {
 
     pub(super) fn store_failed(&self) {
         self.0.store_failures.inc();
+    }
+
+    pub(super) fn proxy_failed(&self) {
+        self.0.proxy_failures.inc();
     }
 
     pub(super) fn attached(&self) {

@@ -29,6 +29,7 @@ mod opens;
 mod operator;
 mod pins;
 mod probe;
+mod proxy;
 mod room;
 mod serve;
 mod status;
