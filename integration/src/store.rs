@@ -98,11 +98,31 @@ impl Store {
 impl Served {
     /// Serves the store in a directory.
     pub fn start(directory: &Path, address: &str) -> Result<Self> {
-        Self::start_by(command(built("snapshotter-remote")?), directory, address)
+        Self::start_by(
+            command(built("snapshotter-remote")?),
+            directory,
+            address,
+            "",
+        )
+    }
+
+    /// The same; `more` are further tables of its configuration.
+    pub fn start_with(directory: &Path, address: &str, more: &str) -> Result<Self> {
+        Self::start_by(
+            command(built("snapshotter-remote")?),
+            directory,
+            address,
+            more,
+        )
     }
 
     /// The same by a command that starts `snapshotter-remote`.
-    pub fn start_by(mut serve: Command, directory: &Path, address: &str) -> Result<Self> {
+    pub fn start_by(
+        mut serve: Command,
+        directory: &Path,
+        address: &str,
+        more: &str,
+    ) -> Result<Self> {
         let notify = tempfile::tempdir()?;
         let path = notify.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
@@ -111,7 +131,7 @@ impl Served {
         let config = notify.path().join("config.toml");
         fs::write(
             &config,
-            "plaintext = true\n[server]\nsilence_seconds = 3600\n",
+            format!("plaintext = true\n[server]\nsilence_seconds = 3600\n{more}"),
         )?;
         serve.args(["store", "serve", "--listen", address, "--dir"]);
         serve.arg(directory).arg("--config").arg(config);
@@ -121,7 +141,7 @@ impl Served {
             .recv(&mut buffer)
             .context("waiting until it is ready")?;
         let said = String::from_utf8_lossy(&buffer[..count]);
-        let address = said.split("http://").nth(1).context("no address")?;
+        let address = said.split("://").nth(1).context("no address")?;
         Ok(Self {
             address: address.trim().to_owned(),
             running,

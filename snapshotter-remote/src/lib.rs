@@ -13,6 +13,7 @@
 
 pub mod chunk;
 pub mod cli;
+mod conversion;
 pub mod cut;
 mod error;
 mod fields;

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "figures are shown with --nocapture")]
 
 mod care;
+mod converted;
 mod eviction;
 mod faults;
 mod host;

@@ -293,6 +293,9 @@ pub(super) struct Serve {
     /// Who may ask: a file with a line for each host, its name and its token.
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Convert images that hosts ask for and the store does not have, as far as convert.images of the configuration allows.
+    #[arg(long)]
+    pub(super) convert: bool,
     /// Speak TLS, with this certificate and those between it and its authority (PEM).
     #[arg(long, value_name = "FILE")]
     pub(super) tls_certificate: Option<PathBuf>,

@@ -180,6 +180,7 @@ fn override_by(config: &mut Config, asked: &Serve) {
         config.listen = listen;
     }
     config.plaintext |= asked.plaintext;
+    config.convert.enabled |= asked.convert;
     if let Some(file) = &asked.token_file {
         config.token_file = Some(file.clone());
     }

@@ -31,8 +31,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{config::StoreConfig, metrics::Measured, proxy::ToProxy, tls::Connector};
+use super::{
+    config::StoreConfig, conversion::Wanted, metrics::Measured, proxy::ToProxy, tls::Connector,
+};
 use crate::{
+    conversion::IMAGE,
     error::{Error, Result},
     store::Name,
     trace,
@@ -133,6 +136,8 @@ impl std::fmt::Debug for Client {
 enum Answer {
     Found(Vec<u8>),
     Absent,
+    /// It is being made.
+    Later,
 }
 
 impl Client {
@@ -238,7 +243,9 @@ impl Client {
             let limit = self.object_limit;
             match self.exchange(&self.http, Request::put(url), contents, (1024, limit)) {
                 Ok(Answer::Found(_)) => return Ok(()),
-                Ok(Answer::Absent) => failure = (index, "it has no such disk".to_owned()),
+                Ok(Answer::Absent | Answer::Later) => {
+                    failure = (index, "it has no such disk".to_owned());
+                }
                 Err(what) => failure = (index, what),
             }
         }
@@ -256,30 +263,55 @@ impl Client {
         bytes_max: usize,
         (patience, way): (Patience, Way),
     ) -> Result<Option<Vec<u8>>> {
+        self.get_wanted(name, None, bytes_max, (patience, way))
+    }
+
+    /// The same of a manifest, which stores that do not have it may make of that image.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(super) fn get_wanted(
+        &self,
+        name: &str,
+        wanted: Option<&Wanted>,
+        bytes_max: usize,
+        (patience, way): (Patience, Way),
+    ) -> Result<Option<Vec<u8>>> {
+        let made_until = wanted.map(|wanted| Instant::now() + wanted.wait);
         let end = match patience {
             Patience::Once => Instant::now(),
             Patience::Deadline => Instant::now() + self.deadline,
             Patience::Until(end) => end,
         };
         loop {
-            let mut is_absent = false;
+            let (mut is_absent, mut is_later) = (false, false);
             let mut failure = None;
             let first = self.first.load(Ordering::Relaxed);
             for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
                 let most = (bytes_max, self.limit(patience));
-                match self.ask(&self.stores[index], name, most, way) {
+                match self.ask((&self.stores[index], name), wanted, most, way) {
                     Ok(Answer::Found(bytes)) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(Some(bytes));
                     }
                     Ok(Answer::Absent) => is_absent = true,
+                    Ok(Answer::Later) => is_later = true,
                     Err(what) => {
                         self.measured.store_failed();
                         failure = Some((index, what));
                     }
                 }
             }
-            let Some((index, what)) = failure.filter(|_| !is_absent) else {
+            let is_over = *self.closed.borrow();
+            if is_later
+                && !is_over
+                && made_until.is_some_and(|until| Instant::now() + PAUSE < until)
+            {
+                tracing::debug!(object = %name, "waited for while it is made");
+                self.pause();
+                continue;
+            }
+            let Some((index, what)) = failure.filter(|_| !is_absent && !is_later) else {
                 return Ok(None);
             };
             if Instant::now() + PAUSE >= end || *self.closed.borrow() {
@@ -290,13 +322,18 @@ impl Client {
                 });
             }
             tracing::debug!(object = %name, what, "asked for again");
-            // On the client's thread; this one waits.
-            self.runtime.block_on(async {
-                let mut closed = self.closed.subscribe();
-                // Either way it is time to go on.
-                drop(timeout(PAUSE, closed.wait_for(|is| *is)).await);
-            });
+            self.pause();
         }
+    }
+
+    /// Waits a moment, or until nothing is fetched any more.
+    fn pause(&self) {
+        // On the client's thread; this one waits.
+        self.runtime.block_on(async {
+            let mut closed = self.closed.subscribe();
+            // Either way it is time to go on.
+            drop(timeout(PAUSE, closed.wait_for(|is| *is)).await);
+        });
     }
 
     /// How long a store may take for an object.
@@ -319,10 +356,12 @@ impl Client {
     pub fn health(&self) -> Vec<(String, Result<(), String>)> {
         let ask = |store: &String| {
             let url = format!("{store}/v1/health");
-            let answered = self.fetch(url, 1024, self.object_limit);
+            let answered = self.fetch(url, None, (1024, self.object_limit));
             let health = match answered {
                 Ok(Answer::Found(_)) => Ok(()),
-                Ok(Answer::Absent) => Err("it is no store: it has no /v1/health".to_owned()),
+                Ok(Answer::Absent | Answer::Later) => {
+                    Err("it is no store: it has no /v1/health".to_owned())
+                }
                 Err(what) => Err(what),
             };
             (store.clone(), health)
@@ -332,13 +371,15 @@ impl Client {
 
     fn ask(
         &self,
-        store: &str,
-        name: &str,
+        (store, name): (&str, &str),
+        wanted: Option<&Wanted>,
         (bytes_max, limit): (usize, Duration),
         way: Way,
     ) -> Result<Answer, String> {
         let url = format!("{store}/v1/{name}");
-        let proxy = self.proxy.as_ref().filter(|_| way == Way::Usual);
+        // Who makes something for this host is asked by it.
+        let is_usual = way == Way::Usual && wanted.is_none();
+        let proxy = self.proxy.as_ref().filter(|_| is_usual);
         if let Some(proxy) = proxy.filter(|proxy| proxy.works()) {
             let most = (bytes_max, (limit / 2).max(LIMIT_MIN));
             match self.exchange(&proxy.http, Request::get(&url), Full::default(), most) {
@@ -347,7 +388,7 @@ impl Client {
                     return Ok(Answer::Found(bytes));
                 }
                 // It may be the proxy that has it not.
-                Ok(Answer::Absent) => {}
+                Ok(Answer::Absent | Answer::Later) => {}
                 Err(what) => {
                     self.measured.proxy_failed();
                     tracing::warn!(
@@ -359,12 +400,20 @@ impl Client {
                 }
             }
         }
-        self.fetch(url, bytes_max, limit)
+        self.fetch(url, wanted, (bytes_max, limit))
     }
 
-    fn fetch(&self, url: String, bytes_max: usize, limit: Duration) -> Result<Answer, String> {
-        let most = (bytes_max, limit);
-        let answer = self.exchange(&self.http, Request::get(url), Full::default(), most)?;
+    fn fetch(
+        &self,
+        url: String,
+        wanted: Option<&Wanted>,
+        most: (usize, Duration),
+    ) -> Result<Answer, String> {
+        let mut request = Request::get(url);
+        if let Some(wanted) = wanted {
+            request = request.header(IMAGE, &wanted.image);
+        }
+        let answer = self.exchange(&self.http, request, Full::default(), most)?;
         if let Answer::Found(bytes) = &answer {
             self.measured.fetched(bytes.len());
         }
@@ -393,6 +442,7 @@ impl Client {
                         Ok(Answer::Found(bytes))
                     }
                     StatusCode::NOT_FOUND => Ok(Answer::Absent),
+                    StatusCode::ACCEPTED => Ok(Answer::Later),
                     other => Err(format!("it answered {other}")),
                 }
             };

@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, ServerConfig, Settings, config};
 
-use super::{attach::Choice, files, lazy, room::Limits, tls::TlsConfig};
+use super::{attach::Choice, conversion::ConvertConfig, files, lazy, room::Limits, tls::TlsConfig};
 use crate::{
     error::{Error, Result},
     signature::PublicKey,
@@ -78,6 +78,8 @@ pub struct StoreConfig {
     pub deadline_seconds: u64,
     /// Chunks that are fetched at once: `copy`: for each disk; `lazy`: for all who read.
     pub fetches_max: usize,
+    /// `[store.convert]`
+    pub convert: ConvertConfig,
     /// `[store.tls]`
     pub tls: TlsConfig,
 }
@@ -199,6 +201,7 @@ impl Default for StoreConfig {
             object_seconds: 30,
             deadline_seconds: 60,
             fetches_max: 8,
+            convert: ConvertConfig::default(),
             tls: TlsConfig::default(),
         }
     }
@@ -225,6 +228,7 @@ impl Config {
         bounded("object_seconds", store.object_seconds, 1..=3600)?;
         bounded("deadline_seconds", store.deadline_seconds, 1..=3600)?;
         bounded("fetches_max", store.fetches_max as u64, 1..=256)?;
+        bounded("convert.wait_seconds", store.convert.wait_seconds, 0..=3600)?;
         let bounded =
             |key: &str, value, bounds| config::bounded(&format!("attach.{key}"), value, bounds);
         let attach = &self.attach;

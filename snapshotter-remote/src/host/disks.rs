@@ -24,6 +24,7 @@ use super::{
     attach::{self, Attach},
     blob::{Blob, TABLE_BYTES_MAX},
     client::{Patience, Way},
+    conversion::Wanted,
     fetcher::{Fetcher, refused},
     files,
     lazy::MountedDisk,
@@ -43,7 +44,7 @@ mod cache;
 mod care;
 
 pub(super) use cache::cache_bytes;
-pub(super) use care::{Checked, Sweep, Wanted};
+pub(super) use care::{Checked, Heard, Sweep};
 
 /// A store that did not answer is left alone for so long, so that each layer of a pull does not wait for it.
 const AWAY: Duration = Duration::from_secs(5);
@@ -119,8 +120,9 @@ impl Disks {
 
     /// Whether there is a disk for that chain, which the snapshot then stands on. What cannot be known now
     /// or is not trusted is none: containerd pulls and unpacks it.
-    pub(super) fn begin(&self, id: SnapshotId, chain_id: Digest) -> bool {
-        let found = self.find(chain_id);
+    /// A store may be told which image is wanted.
+    pub(super) fn begin(&self, id: SnapshotId, chain_id: Digest, wanted: Option<&Wanted>) -> bool {
+        let found = self.find(chain_id, wanted);
         let outcome = match &found {
             Ok(Some(_)) => Outcome::Found,
             Ok(None) => Outcome::Absent,
@@ -338,7 +340,11 @@ impl Disks {
     }
 
     /// The manifest and the signed bytes: of the cache, else of a store that is asked once.
-    fn find(&self, chain_id: Digest) -> Result<Option<(Manifest, Vec<u8>)>> {
+    fn find(
+        &self,
+        chain_id: Digest,
+        wanted: Option<&Wanted>,
+    ) -> Result<Option<(Manifest, Vec<u8>)>> {
         // What is kept and cannot be trusted any more may have been signed anew.
         if let Ok(Some(kept)) = self.kept(chain_id) {
             return Ok(Some(kept));
@@ -350,15 +356,22 @@ impl Disks {
                 what: format!("none answered within the last {} seconds", AWAY.as_secs()),
             });
         }
-        self.ask(chain_id, Patience::Once)
+        self.ask(chain_id, wanted, Patience::Once)
     }
 
-    fn ask(&self, chain_id: Digest, patience: Patience) -> Result<Option<(Manifest, Vec<u8>)>> {
+    fn ask(
+        &self,
+        chain_id: Digest,
+        wanted: Option<&Wanted>,
+        patience: Patience,
+    ) -> Result<Option<(Manifest, Vec<u8>)>> {
         let name = Name::Disk(chain_id);
-        let answered = self
-            .fetcher
-            .client
-            .get(name, signature::BYTES_MAX, (patience, Way::Usual));
+        let answered = self.fetcher.client.get_wanted(
+            &name.to_string(),
+            wanted,
+            signature::BYTES_MAX,
+            (patience, Way::Usual),
+        );
         let is_away = answered.is_err();
         let mut away_until = self
             .away_until
@@ -402,7 +415,7 @@ impl Disks {
             return Ok(manifest);
         }
         let object = Name::Disk(chain_id).to_string();
-        let found = self.ask(chain_id, Patience::Deadline)?;
+        let found = self.ask(chain_id, None, Patience::Deadline)?;
         let found = found.ok_or(Error::Absent { object })?;
         self.keep(chain_id, &found)?;
         Ok(found.0)

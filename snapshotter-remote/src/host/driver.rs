@@ -9,7 +9,7 @@ use snapshot_core::{
     Remains, Result, Snapshot, TARGET_LABEL, Usage, overlay,
 };
 
-use super::{disks::Disks, files};
+use super::{conversion::ConvertConfig, disks::Disks, files};
 use crate::signature::digest;
 
 /// What the note of a snapshot that is a disk begins with; the chainID follows.
@@ -20,14 +20,20 @@ const NOTE: &str = "disk ";
 pub struct RemoteDriver {
     plain: PlainDriver,
     disks: std::sync::Arc<Disks>,
+    convert: ConvertConfig,
 }
 
 impl RemoteDriver {
-    /// Over these disks, mounted with these options.
-    pub(super) fn new(options: OverlayOptions, disks: std::sync::Arc<Disks>) -> Self {
+    /// Over these disks, mounted with these options; stores are asked to make others.
+    pub(super) fn new(
+        options: OverlayOptions,
+        disks: std::sync::Arc<Disks>,
+        convert: ConvertConfig,
+    ) -> Self {
         Self {
             plain: PlainDriver::new(options),
             disks,
+            convert,
         }
     }
 
@@ -63,7 +69,8 @@ impl Driver for RemoteDriver {
         let Some(chain_id) = chain_id else {
             return Ok(None);
         };
-        if !self.disks.begin(new.id, chain_id) {
+        let wanted = self.convert.wanted(new.labels);
+        if !self.disks.begin(new.id, chain_id, wanted.as_ref()) {
             return Ok(None);
         }
         let made = files::make_directory(&directory.join(overlay::CONTENTS));

@@ -15,6 +15,7 @@ mod attach;
 mod blob;
 mod client;
 mod config;
+mod conversion;
 mod detach;
 mod disks;
 mod doctor;

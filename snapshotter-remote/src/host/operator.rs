@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, codegen::tokio_stream::wrappers::Receiver
 
 use super::{
     attach,
-    disks::{Checked, Disks, Sweep, Wanted},
+    disks::{Checked, Disks, Heard, Sweep},
     driver::disk_of,
 };
 use crate::signature::digest;
@@ -100,21 +100,21 @@ struct Teller<T> {
 }
 
 impl<T> Teller<T> {
-    fn tell(&mut self, message: impl FnOnce() -> T) -> Wanted {
+    fn tell(&mut self, message: impl FnOnce() -> T) -> Heard {
         if self.told.elapsed() >= TELL_EVERY {
             return self.tell_now(message());
         }
         match self.sender.is_closed() {
-            true => Wanted::NoMore,
-            false => Wanted::Still,
+            true => Heard::NoMore,
+            false => Heard::Still,
         }
     }
 
-    fn tell_now(&mut self, message: T) -> Wanted {
+    fn tell_now(&mut self, message: T) -> Heard {
         self.told = Instant::now();
         match self.sender.blocking_send(Ok(message)) {
-            Ok(()) => Wanted::Still,
-            Err(_gone) => Wanted::NoMore,
+            Ok(()) => Heard::Still,
+            Err(_gone) => Heard::NoMore,
         }
     }
 }

@@ -70,7 +70,7 @@ pub fn serve(config: &Config, reread: Reread) -> Result<()> {
         let room = Arc::new(Room::new(config.cache.limits()));
         let disks = disks(config, root.path(), (&room, &measured))?;
         let options = overlay(root.path())?;
-        let driver = RemoteDriver::new(options, Arc::clone(&disks));
+        let driver = RemoteDriver::new(options, Arc::clone(&disks), config.store.convert);
         let driver = Arc::new(driver) as Arc<dyn Driver>;
         let snapshots = Arc::new(Snapshots::open_claimed(root.clone(), driver)?);
         tracing::info!(

@@ -13,19 +13,25 @@ use hyper::{
 };
 use nix::errno::Errno;
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, Instant, timeout_at},
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     body::{Sent, Stretch},
     conditions::{Conditions, Selected},
+    convert::{Asked as Conversion, Conversions, Refused},
     measured::Measured,
     target::{NoTarget, Target},
     tokens::{Tokens, bearer},
     traffic::Traffic,
 };
 use crate::{
+    conversion::IMAGE,
     error::{Error, Result},
+    image::ImageName,
     store::{Name, Reader, Traces},
 };
 
@@ -38,6 +44,8 @@ pub(super) struct Served {
     pub(super) tokens: Option<RwLock<Arc<Tokens>>>,
     /// Makes TLS of connections, if that is spoken.
     pub(super) acceptor: Option<RwLock<Arc<ServerConfig>>>,
+    /// Converts images that are asked for.
+    pub(super) conversions: Option<Arc<Conversions>>,
     /// Not everybody may ask.
     pub(super) is_limited: bool,
     pub(super) measured: Measured,
@@ -133,8 +141,59 @@ impl Served {
                  /v1/chunks/DI/DIGEST, /v1/traces/1/CHAINID, /v1/health\n",
             ));
         };
-        let asked = Asked::of(request, name);
-        let this = Arc::clone(self);
+        let asked = Arc::new(Asked::of(request, name));
+        if let Some(response) = self.look(&asked).await? {
+            return Ok(response);
+        }
+        match (&self.conversions, name, image(request.headers())?) {
+            (Some(conversions), Name::Disk(_), Some(image)) => {
+                let hold = conversions.hold();
+                self.converted(conversions.ask(image), &asked, hold).await
+            }
+            _ => Err(absent("the store has no such object\n")),
+        }
+    }
+
+    /// The disk of an image that is being converted, when it is there; for so long it is waited for.
+    async fn converted(
+        self: &Arc<Self>,
+        conversion: Conversion,
+        asked: &Arc<Asked>,
+        hold: Duration,
+    ) -> Result<Response<Sent>, Refusal> {
+        let mut progress = match conversion {
+            Conversion::Listen(progress) => progress,
+            Conversion::Made => return Err(absent("the image that is named has no such disk\n")),
+            Conversion::Refused(why) => return Err(not_converted(why)),
+        };
+        let end = Instant::now() + hold;
+        let mut is_running = true;
+        loop {
+            // After each disk that was made, and before the first.
+            if let Some(response) = self.look(asked).await? {
+                return Ok(response);
+            }
+            if !is_running {
+                return Err(absent(
+                    "the image that is named did not become such a disk\n",
+                ));
+            }
+            match timeout_at(end, progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_ended)) => is_running = false,
+                Err(_elapsed) => {
+                    return Err(later(
+                        StatusCode::ACCEPTED,
+                        "the image is being converted: ask again\n",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// What the store has of it now.
+    async fn look(self: &Arc<Self>, asked: &Arc<Asked>) -> Result<Option<Response<Sent>>, Refusal> {
+        let (this, asked) = (Arc::clone(self), Arc::clone(asked));
         let place = Arc::clone(&self.reads).acquire_owned().await;
         let found = tokio::task::spawn_blocking(move || {
             let found = this.object(&asked);
@@ -143,20 +202,11 @@ impl Served {
         })
         .await;
         match found {
-            Ok(Ok(Some(response))) => Ok(response),
-            Ok(Ok(None)) => Err(refusal(
-                StatusCode::NOT_FOUND,
-                "the store has no such object\n",
-            )),
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) if is_out_of_descriptors(&error) => {
                 tracing::warn!(%error, "no more files can be opened");
-                Err(Refusal {
-                    field: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
-                    ..refusal(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "too many files are open: ask again\n",
-                    )
-                })
+                let text = "too many files are open: ask again\n";
+                Err(later(StatusCode::SERVICE_UNAVAILABLE, text))
             }
             Ok(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -302,6 +352,45 @@ pub(super) fn refusal(status: StatusCode, text: &'static str) -> Refusal {
         text,
         field: None,
     }
+}
+
+fn absent(text: &'static str) -> Refusal {
+    refusal(StatusCode::NOT_FOUND, text)
+}
+
+/// To be asked for again in a second.
+fn later(status: StatusCode, text: &'static str) -> Refusal {
+    Refusal {
+        field: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        ..refusal(status, text)
+    }
+}
+
+fn not_converted(why: Refused) -> Refusal {
+    match why {
+        Refused::NotAllowed => {
+            absent("the store has no such object, and does not convert that image\n")
+        }
+        Refused::Failed => absent("the image could not be converted: the store's log says why\n"),
+        Refused::Busy => later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many images wait to be converted: ask again\n",
+        ),
+    }
+}
+
+/// The image that a layer is of, as who asks says.
+fn image(fields: &HeaderMap) -> Result<Option<ImageName>, Refusal> {
+    let Some(text) = text(fields, &IMAGE) else {
+        return Ok(None);
+    };
+    let name = text.parse().map(Some);
+    name.map_err(|_what| {
+        refusal(
+            StatusCode::BAD_REQUEST,
+            "pouch-image is no name of an image: REGISTRY/NAME[:TAG][@DIGEST]\n",
+        )
+    })
 }
 
 /// Whether it is only that this process, or the host, has too much open.

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, config};
 
-use super::tls::TlsConfig;
+use super::{convert::ConvertConfig, tls::TlsConfig};
 use crate::error::{Error, Result};
 
 /// Where the configuration is looked for.
@@ -35,6 +35,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// `[tls]`
     pub tls: TlsConfig,
+    /// `[convert]`
+    pub convert: ConvertConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[metrics]`
@@ -66,6 +68,7 @@ impl Default for Config {
             plaintext: false,
             token_file: None,
             tls: TlsConfig::default(),
+            convert: ConvertConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
             server: Limits::default(),
@@ -119,7 +122,8 @@ impl Config {
         bounded("connections_max", limits.connections_max as u64, 1..=65_536)?;
         bounded("silence_seconds", limits.silence_seconds, 1..=3600)?;
         bounded("threads_max", limits.threads_max as u64, 1..=512)?;
-        Ok(bounded("drain_seconds", limits.drain_seconds, 0..=3600)?)
+        bounded("drain_seconds", limits.drain_seconds, 0..=3600)?;
+        self.convert.check(limits.silence_seconds)
     }
 }
 
@@ -186,6 +190,7 @@ mod tests {
         std::fs::write(&file, whole).unwrap();
         let config = Config::read(Some(&file)).unwrap();
         assert!(config.token_file.is_some() && config.metrics.address.is_some());
+        assert!(config.convert.auth_file.is_some() && config.convert.ca_file.is_some());
         assert!(config.tls.is_on() && config.tls.client_ca_file.is_some());
         std::fs::write(&file, "lissten = 1").unwrap();
         let error = Config::read(Some(&file)).unwrap_err().to_string();

@@ -8,11 +8,25 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::convert::Refused;
+
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     object: &'static str,
     code: u16,
+}
+
+/// How a conversion ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Conversion {
+    outcome: &'static str,
+}
+
+/// Why there was none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
 }
 
 /// Shared by all connections.
@@ -28,11 +42,18 @@ struct Metrics {
     connections_refused: Counter,
     connections_silent: Counter,
     handshakes_failed: Counter,
+    conversions: Family<Conversion, Counter>,
+    conversions_running: Gauge,
+    conversions_refused: Family<Why, Counter>,
 }
 
 /// A connection that is open; counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Open(Measured);
+
+/// A conversion that runs; counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Converting(Measured);
 
 impl Measured {
     /// With everything in that registry.
@@ -74,6 +95,21 @@ impl Measured {
             "Connections that came to no TLS: no certificate that is let in, or none at all",
             metrics.handshakes_failed.clone(),
         );
+        registry.register(
+            "conversions",
+            "Images that were converted because a host asked, by outcome",
+            metrics.conversions.clone(),
+        );
+        registry.register(
+            "conversions_running",
+            "Conversions that run now",
+            metrics.conversions_running.clone(),
+        );
+        registry.register(
+            "conversions_refused",
+            "Requests for disks of images that were not converted, by the reason",
+            metrics.conversions_refused.clone(),
+        );
         this
     }
 
@@ -102,9 +138,33 @@ impl Measured {
         self.0.handshakes_failed.inc();
     }
 
+    pub(super) fn conversion_begins(&self) -> Converting {
+        self.0.conversions_running.inc();
+        Converting(self.clone())
+    }
+
+    pub(super) fn conversion_refused(&self, why: Refused) {
+        let why = Why { why: why.name() };
+        self.0.conversions_refused.get_or_create(&why).inc();
+    }
+
     pub(super) fn opened(&self) -> Open {
         self.0.connections.inc();
         Open(self.clone())
+    }
+}
+
+impl Converting {
+    pub(super) fn ends(self, is_made: bool) {
+        let outcome = if is_made { "made" } else { "failed" };
+        let outcome = Conversion { outcome };
+        self.0.0.conversions.get_or_create(&outcome).inc();
+    }
+}
+
+impl Drop for Converting {
+    fn drop(&mut self) {
+        self.0.0.conversions_running.dec();
     }
 }
 

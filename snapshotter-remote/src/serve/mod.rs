@@ -1,6 +1,6 @@
 //! The store for hosts: its objects by HTTP/1.1, so that clients, proxies and caches need nothing of
-//! ours. It reads, writes
-//! nothing but traces, and has no private key.
+//! ours. It reads, writes nothing but traces, and has no private key, unless it is to convert images that hosts ask for
+//! (convert).
 //!
 //! ```text
 //!  Config     from file and flags
@@ -19,6 +19,7 @@ mod body;
 mod conditions;
 mod config;
 mod connection;
+mod convert;
 mod measured;
 mod run;
 mod target;
@@ -28,5 +29,6 @@ mod traces;
 mod traffic;
 
 pub use config::{Config, FILE, Limits};
+pub use convert::ConvertConfig;
 pub use run::{Reread, Server};
 pub use tls::TlsConfig;

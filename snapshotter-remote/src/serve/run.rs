@@ -21,6 +21,7 @@ use super::{
     answer::Served,
     config::{Config, Limits},
     connection,
+    convert::Conversions,
     measured::Measured,
     tokens::Tokens,
 };
@@ -91,13 +92,19 @@ impl Server {
         let acceptor = config.tls.acceptor()?;
         let is_limited = tokens.is_some() || config.tls.client_ca_file.is_some();
         let mut registry = Registry::with_prefix("snapshotter_remote_store");
+        let measured = Measured::register(&mut registry);
+        let convert = config.convert.enabled.then(|| {
+            Conversions::new(config.convert.clone(), config.dir.clone(), measured.clone())
+        });
         let served = Served {
+            // It may make the store.
+            conversions: convert.transpose()?,
             reader: Reader::open(&config.dir)?,
             traces: Traces::of(&config.dir),
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
             acceptor: acceptor.map(RwLock::new),
             is_limited,
-            measured: Measured::register(&mut registry),
+            measured,
             reads: Arc::new(Semaphore::new(config.server.threads_max)),
         };
         let listening = |source| Error::Listen {
@@ -106,7 +113,7 @@ impl Server {
         };
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(config.server.threads_max + OTHER_THREADS)
+            .max_blocking_threads(config.threads_max())
             .thread_keep_alive(THREAD_KEEP_ALIVE)
             .build()
             .map_err(listening)?;
@@ -207,6 +214,18 @@ fn listen(address: SocketAddr) -> std::io::Result<Listener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+impl Config {
+    /// Threads for what blocks.
+    fn threads_max(&self) -> usize {
+        let conversions_max = if self.convert.enabled {
+            self.convert.conversions_max
+        } else {
+            0
+        };
+        self.server.threads_max + conversions_max + OTHER_THREADS
+    }
+}
+
 fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
     match &served.tokens {
         None if !served.is_limited && !address.ip().is_loopback() => tracing::warn!(
@@ -220,6 +239,10 @@ fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
                 .count();
             tracing::info!(tokens, "only hosts with a token are answered");
         }
+    }
+    if config.convert.enabled {
+        let images = config.convert.images.join(" ");
+        tracing::info!(images, "images are converted when hosts ask for them");
     }
     if config.plaintext && !address.ip().is_loopback() {
         tracing::warn!("images and tokens are sent as plain text");

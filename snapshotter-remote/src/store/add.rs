@@ -58,6 +58,14 @@ impl Store {
     /// # Errors
     /// For an image that is not what its digests say or cannot be a disk, and what the store answers.
     pub fn add(&self, image: &Source<'_>) -> Result<Added> {
+        self.add_telling(image, &|_chain_id| {})
+    }
+
+    /// The same, telling of each disk as soon as it is there.
+    ///
+    /// # Errors
+    /// As [`Store::add`].
+    pub fn add_telling(&self, image: &Source<'_>, told: &dyn Fn(Digest)) -> Result<Added> {
         let _adding = lock::adding(self.objects.directory())?;
         let layers = image.diff_ids();
         let chain_ids = chain_ids(layers);
@@ -86,6 +94,7 @@ impl Store {
                 }
             };
             disk_bytes = manifest.flat_blocks() * disk::BLOCK_BYTES;
+            told(chain_id);
         }
         found.sync(self)?;
         Ok(Added {

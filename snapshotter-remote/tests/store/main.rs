@@ -5,6 +5,7 @@
 
 mod added;
 mod command;
+mod converted;
 mod damaged;
 mod images;
 mod pulled;

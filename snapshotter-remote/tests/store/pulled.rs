@@ -41,7 +41,7 @@ fn with_auth(directory: &TempDir, text: &str) -> Access {
 }
 
 /// The bytes of the last manifest of a layout.
-fn manifest(layout: &Layout) -> Vec<u8> {
+pub(crate) fn manifest(layout: &Layout) -> Vec<u8> {
     let name = layout.manifests.last().unwrap()["digest"].as_str().unwrap();
     layout.blobs[name.trim_start_matches("sha256:")].clone()
 }

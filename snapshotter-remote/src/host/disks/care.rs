@@ -50,7 +50,7 @@ pub(in crate::host) struct Gone {
 
 /// Whether somebody who asked is there still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::host) enum Wanted {
+pub(in crate::host) enum Heard {
     /// It goes on.
     Still,
     /// It ends.
@@ -65,7 +65,7 @@ impl Disks {
     pub(in crate::host) fn warm(
         &self,
         chain_id: Digest,
-        mut told: impl FnMut(usize, usize) -> Wanted,
+        mut told: impl FnMut(usize, usize) -> Heard,
     ) -> CoreResult<()> {
         if !self.uses().has_disk(chain_id) {
             return Err(CoreError::Precondition(format!(
@@ -81,18 +81,18 @@ impl Disks {
             let counts = blobs.iter().map(|blob| blob.chunks());
             let (all, here) = counts.fold((0, 0), |(all, here), of| (all + of.0, here + of.1));
             match self.fetcher.room.is_ending() {
-                true => Wanted::NoMore,
+                true => Heard::NoMore,
                 false => told(all, here),
             }
         };
         for blob in &blobs {
             // As long as it is filled, nothing of it goes.
             let _stays = blob.begin_mounting();
-            if tell() == Wanted::NoMore {
+            if tell() == Heard::NoMore {
                 return Ok(());
             }
             let threads = self.fetches_max;
-            blob.fill_all_while(threads, &*self.fetcher, || tell() == Wanted::Still)?;
+            blob.fill_all_while(threads, &*self.fetcher, || tell() == Heard::Still)?;
         }
         self.attach.settle(&blobs);
         tell();
@@ -106,7 +106,7 @@ impl Disks {
     pub(in crate::host) fn verify(
         &self,
         only: &[Digest],
-        mut told: impl FnMut(&Checked) -> Wanted,
+        mut told: impl FnMut(&Checked) -> Heard,
     ) -> CoreResult<Checked> {
         let mut checked = Checked::default();
         let mut blobs = BTreeSet::new();
@@ -143,7 +143,7 @@ impl Disks {
                 if !is_right {
                     self.repair(&blob, index, &mut checked)?;
                 }
-                if self.fetcher.room.is_ending() || told(&checked) == Wanted::NoMore {
+                if self.fetcher.room.is_ending() || told(&checked) == Heard::NoMore {
                     return Ok(checked);
                 }
             }
@@ -161,9 +161,9 @@ impl Disks {
             read = checked.bytes;
             let left = pace.left().unwrap_or_default();
             if self.fetcher.room.is_ending_within(left) {
-                return Wanted::NoMore;
+                return Heard::NoMore;
             }
-            Wanted::Still
+            Heard::Still
         });
         let noted = verified.and_then(|checked| {
             let (chunks, damaged) = (checked.chunks, checked.damaged);
