@@ -74,8 +74,10 @@ impl ConvertConfig {
         bounded("conversions_max", self.conversions_max as u64, 1..=64)?;
         let most = self.conversions_max as u64;
         bounded("waiting_max", self.waiting_max as u64, most..=65_536)?;
-        // Whoever waits longer is taken for dead.
-        bounded("hold_seconds", self.hold_seconds, 0..=silence_seconds - 1)?;
+        if self.enabled {
+            // Whoever waits longer is taken for dead.
+            bounded("hold_seconds", self.hold_seconds, 0..=silence_seconds - 1)?;
+        }
         bounded("remember_seconds", self.remember_seconds, 1..=86_400)?;
         self.platform()?;
         if self.enabled && self.images.is_empty() {
@@ -331,6 +333,8 @@ mod tests {
             let error = config.check(30).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
+        // Who converts nothing waits for nothing.
+        ConvertConfig::default().check(1).unwrap();
         check(|config| config.images.clear(), "convert.images");
         check(
             |config| config.conversions_max = 0,
