@@ -140,7 +140,7 @@ pub(super) struct HostServe {
     /// Socket that containerd connects to.
     #[arg(long, value_name = "SOCKET")]
     pub(super) address: Option<PathBuf>,
-    /// A store, http://HOST:PORT; several with the same disks if given again.
+    /// A store, http://HOST:PORT or https://HOST:PORT; several with the same disks if given again.
     #[arg(long = "store", value_name = "URL")]
     pub(super) stores: Vec<String>,
     /// The public keys that are trusted: a file with a line for each, copied from the stores' key.pub.

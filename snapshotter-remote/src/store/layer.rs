@@ -41,8 +41,24 @@ pub(super) struct Kept {
     pub(super) stored: [u8; 32],
 }
 
-impl Kept {
-    pub(super) fn load(objects: &Objects, diff_id: Digest) -> Result<Self> {
+/// The same before the layer is decoded.
+struct Packed {
+    table: [u8; 32],
+    stored: [u8; 32],
+    /// What was verified; the layer is behind [`LAYER_AT`].
+    payload: Vec<u8>,
+}
+
+/// The diffID and the digest of the table.
+const LAYER_AT: usize = 64;
+
+/// The digest of a stored layer's table, for who does not need the layer.
+pub(super) fn table_of(objects: &Objects, diff_id: Digest) -> Result<[u8; 32]> {
+    Ok(Packed::load(objects, diff_id)?.table)
+}
+
+impl Packed {
+    fn load(objects: &Objects, diff_id: Digest) -> Result<Self> {
         let name = Name::Layer(diff_id);
         let object = name.to_string();
         let damaged = |what| Error::damaged(&object, what);
@@ -67,14 +83,25 @@ impl Kept {
         if Digest(*of) != diff_id {
             return Err(damaged("it is another layer's"));
         }
-        let Some((table, layer)) = rest.split_first_chunk::<32>() else {
+        let Some(table) = rest.first_chunk::<32>() else {
             return Err(damaged("it ends too early"));
         };
-        let layer = Layer::decode(layer, &LIMITS);
         Ok(Self {
-            layer: layer.map_err(|source| Error::Layer { diff_id, source })?,
             table: *table,
             stored: *sum,
+            payload,
+        })
+    }
+}
+
+impl Kept {
+    pub(super) fn load(objects: &Objects, diff_id: Digest) -> Result<Self> {
+        let packed = Packed::load(objects, diff_id)?;
+        let layer = Layer::decode(&packed.payload[LAYER_AT..], &LIMITS);
+        Ok(Self {
+            layer: layer.map_err(|source| Error::Layer { diff_id, source })?,
+            table: packed.table,
+            stored: packed.stored,
         })
     }
 

@@ -5,12 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use disk::Digest;
 
-use super::{
-    Store,
-    layer::{self, Kept},
-    lock,
-    objects::Name,
-};
+use super::{Store, layer, lock, objects::Name};
 use crate::{
     chunk::ChunkId,
     error::{Error, Result},
@@ -39,6 +34,8 @@ pub enum Waste {
 #[derive(Debug, Default)]
 struct Needed {
     layers: BTreeSet<Digest>,
+    /// Those of which a disk shows something, and so names the table.
+    shown: BTreeSet<Digest>,
     tables: BTreeSet<[u8; 32]>,
     chunks: BTreeSet<ChunkId>,
 }
@@ -120,8 +117,10 @@ impl Store {
             needed.add(&manifest.devices_metadata);
             needed.add(&manifest.flat_metadata);
             needed.layers.extend(manifest.diff_ids());
-            let tables = manifest.devices.iter().map(|device| device.table);
-            needed.tables.extend(tables);
+            for device in &manifest.devices {
+                needed.shown.insert(device.diff_id);
+                needed.tables.insert(device.table);
+            }
         }
         for digest in needed.tables.clone() {
             let table = layer::table(&self.objects, digest);
@@ -134,12 +133,13 @@ impl Store {
     /// A layer of which a disk shows nothing has a table, too, and another `add` will want it. What cannot
     /// be read of it is of no use to anybody.
     fn kept_for_adding(&self, needed: &mut Needed) -> Result<()> {
-        for diff_id in needed.layers.clone() {
-            let Some(kept) = readable(Kept::load(&self.objects, diff_id))? else {
+        let hidden: Vec<Digest> = needed.layers.difference(&needed.shown).copied().collect();
+        for diff_id in hidden {
+            let Some(digest) = readable(layer::table_of(&self.objects, diff_id))? else {
                 continue;
             };
-            if needed.tables.insert(kept.table)
-                && let Some(table) = readable(layer::table(&self.objects, kept.table))?
+            if needed.tables.insert(digest)
+                && let Some(table) = readable(layer::table(&self.objects, digest))?
             {
                 needed.add(&table);
             }
@@ -158,12 +158,7 @@ impl Needed {
 fn readable<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(
-            Error::Absent { .. }
-            | Error::Damaged { .. }
-            | Error::OtherVersion { .. }
-            | Error::Layer { .. },
-        ) => Ok(None),
+        Err(Error::Absent { .. } | Error::Damaged { .. } | Error::OtherVersion { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
