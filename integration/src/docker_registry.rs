@@ -43,13 +43,25 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// One with these images.
     pub fn with_images(images: &[Image], lets: Lets) -> Result<Self> {
+        Self::start(images, lets, "")
+    }
+
+    /// One that is asked by HTTPS and shows this certificate.
+    pub fn with_tls(images: &[Image], certificate: &Path, key: &Path) -> Result<Self> {
+        let (certificate, key) = (certificate.display(), key.display());
+        let tls = format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+        Self::start(images, Lets::Everybody, &tls)
+    }
+
+    /// `more` are further lines of its table `http`.
+    fn start(images: &[Image], lets: Lets, more: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let root = directory.path().join("root");
         for image in images {
             fill(&root, *image)?;
         }
         let mut config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n{more}",
             root.display()
         );
         if lets == Lets::User {
@@ -74,8 +86,7 @@ impl DockerRegistry {
         let address = until("docker-registry does not listen", SOON, sources, || {
             let said = fs::read_to_string(&log).unwrap_or_default();
             let address = said.split("listening on ").nth(1);
-            let address =
-                address.and_then(|rest| rest.split(|sign| sign == '"' || sign == ' ').next());
+            let address = address.and_then(|rest| rest.split(['"', ' ', ',']).next());
             Ok(address.and_then(|address| address.parse().ok()))
         })?;
         Ok(Self {

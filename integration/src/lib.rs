@@ -8,6 +8,7 @@
 pub mod apt;
 pub mod cache;
 pub mod census;
+pub mod certificates;
 pub mod cgroup;
 pub mod check;
 pub mod config;

@@ -4,9 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    certificates::Certificates,
     docker_registry::{DockerRegistry, Lets},
     images::Image,
-    process::{Running, command},
+    process::{Finished, Running, command},
     runtime::built,
     wait::SOON,
 };
@@ -14,13 +15,16 @@ use integration::{
 use super::store::store;
 
 /// What `store add` of that image of the registry writes.
-fn add(reference: &str, directory: &Path, auth: &str) -> Result<integration::process::Finished> {
+fn add(reference: &str, directory: &Path, auth: &str) -> Result<Finished> {
     let file = directory.join("auth.json");
     fs::write(&file, auth)?;
+    add_with(reference, directory, &[Path::new("--auth-file"), &file])
+}
+
+fn add_with(reference: &str, directory: &Path, options: &[&Path]) -> Result<Finished> {
     let mut add = command(built("snapshotter-remote")?);
     add.args(["store", "add", &format!("docker://{reference}")]);
-    add.arg("--auth-file").arg(file);
-    add.arg("--dir").arg(directory.join("pulled"));
+    add.args(options).arg("--dir").arg(directory.join("pulled"));
     Running::start(&mut add)?.finish(SOON * 6)
 }
 
@@ -71,5 +75,22 @@ fn docker_registry_lets_in_who_has_its_credentials() -> Result<()> {
     add("dXNlcjpvdGhlcg==")?.failing_with("its credentials are refused")?;
     add("")?.failing_with("--auth-file names a file")?;
     add("dXNlcjpzZWNyZXQ=")?.success()?;
+    Ok(())
+}
+
+#[test]
+fn docker_registry_is_believed_by_its_authority() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let name = "127.0.0.1";
+    let (ours, others) = (Certificates::of(&[name])?, Certificates::of(&[])?);
+    let key = format!("{name}.key");
+    let registry = DockerRegistry::with_tls(&[Image::Busybox], &ours.path(name), &ours.path(&key))?;
+    let reference = registry.reference(Image::Busybox);
+    let add = |authority: &Certificates| {
+        let options = [Path::new("--registry-ca"), &authority.path("ca")];
+        add_with(&reference, directory.path(), &options)
+    };
+    add(&others)?.failing_with("certificate")?;
+    add(&ours)?.success()?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! A disk that no store has yet: the store makes it of the image that containerd names, while the host waits for it. The two
 //! know each other by certificates.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::fs;
 
 use anyhow::{Result, bail, ensure};
 use integration::{
+    certificates::Certificates,
     conformance::Labels,
     images::Image,
     registry::Registry,
@@ -12,34 +13,9 @@ use integration::{
     store::{FREE_PORT, Served, Store},
     versions::system_program,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tonic::Code;
 
 use super::host::{Host, program};
-
-/// An authority, and certificates of it for a store on this machine and for a host, with their keys.
-fn certify(directory: &Path) -> Result<()> {
-    let put = |name: &str, text: &str| -> Result<()> {
-        let path = directory.join(name);
-        fs::write(&path, text)?;
-        Ok(fs::set_permissions(
-            path,
-            fs::Permissions::from_mode(0o600),
-        )?)
-    };
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new([])?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    put("ca", &params.self_signed(&key)?.pem())?;
-    let issuer = Issuer::new(params, key);
-    for name in ["127.0.0.1", "host"] {
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new([name.to_owned()])?.signed_by(&key, &issuer)?;
-        put(name, &certificate.pem())?;
-        put(&format!("{name}.key"), &key.serialize_pem())?;
-    }
-    Ok(())
-}
 
 /// The name of the committed snapshot that is found for a layer of an image; none when it is to be unpacked.
 fn pull(host: &Host, key: &str, image: &str) -> Result<Option<String>> {
@@ -70,16 +46,16 @@ fn pull(host: &Host, key: &str, image: &str) -> Result<Option<String>> {
 #[test]
 fn a_store_converts_the_image_that_a_host_asks_for_and_the_host_waits() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let path = directory.path();
-    certify(path)?;
-    let file = |name: &str| path.join(name).display().to_string();
+    let store = directory.path().join("store");
+    let certificates = Certificates::of(&["127.0.0.1", "host"])?;
+    let file = |name: &str| certificates.path(name).display().to_string();
     // It says which chain is asked for, and is not served.
     let known = Store::with_images(&[Image::Busybox])?;
     let registry = Registry::with_images(&[Image::Busybox])?;
     let image = registry.reference(Image::Busybox);
     let allowed = image.split('/').next().unwrap_or_default();
     let served = Served::start_with(
-        &path.join("store"),
+        &store,
         FREE_PORT,
         &format!(
             "[tls]\ncertificate_file = \"{}\"\nkey_file = \"{}\"\nclient_ca_file = \"{}\"\n\
@@ -93,7 +69,7 @@ fn a_store_converts_the_image_that_a_host_asks_for_and_the_host_waits() -> Resul
         "[store]\nurls = [\"https://{}\"]\nkey_file = \"{}\"\n[store.tls]\nca_file = \"{}\"\n\
          certificate_file = \"{}\"\nkey_file = \"{}\"\n[store.convert]\nask = true\nwait_seconds = 120\n",
         served.address,
-        file("store/key.pub"),
+        store.join("key.pub").display(),
         file("ca"),
         file("host"),
         file("host.key")
