@@ -71,11 +71,6 @@ impl StateDir {
         self.0.join("console.log")
     }
 
-    /// The directory at which volumes are shared, in a mount namespace of their own; on the host it is empty.
-    pub(crate) fn volumes(&self) -> PathBuf {
-        self.0.join("volumes")
-    }
-
     /// The file for what QEMU writes to its standard error.
     pub(crate) fn qemu_log(&self) -> PathBuf {
         self.0.join("qemu.log")

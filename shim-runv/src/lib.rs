@@ -26,6 +26,7 @@ mod listed;
 mod machine;
 mod oom;
 mod pod;
+mod root;
 mod rootfs;
 mod sharing;
 mod size;

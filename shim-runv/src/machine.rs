@@ -160,15 +160,14 @@ impl Machine {
             }
             false => (None, Files::default()),
         };
-        let (qemu, port, monitor) = Qemu::start(arguments, wires, files, &dir.qemu_log())?;
-        cgroup.attach(qemu.pid())?;
+        let started = Qemu::start(arguments, wires, files, (&dir.qemu_log(), Some(cgroup)))?;
+        let (qemu, port, monitor) = started;
         share.iter().try_for_each(|it| it.guard(qemu.child()))?;
         let said = || share.as_ref().map(Share::said).unwrap_or_default();
         let monitor = Monitor::new(monitor);
         let monitor = monitor.map_err(|error| gone((&qemu, &said()), &error.chain(), dir))?;
         let link = meet(port, template::EPOCH, UP_LIMIT);
         let link = link.map_err(|error| gone((&qemu, &said()), &error.to_string(), dir))?;
-        share.iter().try_for_each(|it| it.is_up(cgroup))?;
         Self::with(qemu, link, monitor, share)
     }
 
@@ -191,9 +190,8 @@ impl Machine {
             memory: Some(memory),
             volumes: None,
         };
-        let started = Qemu::start(&arguments, wires, files, &dir.qemu_log())?;
+        let started = Qemu::start(&arguments, wires, files, (&dir.qemu_log(), Some(cgroup)))?;
         let (qemu, port, monitor) = started;
-        cgroup.attach(qemu.pid())?;
         let monitor = Monitor::new(monitor).and_then(|monitor| {
             monitor.go_on(state)?;
             Ok(monitor)

@@ -1,6 +1,8 @@
 //! Which machine a container runs in: its own, or that of its pod. Containers of CRI say it by annotations;
 //! the machine lives as long as its sandbox, and takes the disks of those that join it while it runs.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -131,17 +133,26 @@ impl Sandbox {
     pub(crate) fn plug(self: &Arc<Self>, path: &Path) -> Result<Plugged> {
         let unit = self.next_unit();
         let name = format!("disk{unit}");
-        let file = json!({"driver": "file", "filename": path, "locking": "off"});
+        let opened = File::open(path).map_err(Error::on("open", path))?;
+        // It has no file of the host but those that it is given.
+        let file = format!("/dev/fdset/{unit}");
+        let file = json!({"driver": "file", "filename": file, "locking": "off"});
         let disk = json!({"driver": "raw", "node-name": name, "read-only": true, "file": file});
         let device = json!({
             "driver": "scsi-hd", "id": name, "bus": format!("{SCSI}.0"), "drive": name,
             "scsi-id": 0, "lun": unit
         });
         let monitor = &self.machine.monitor;
-        monitor.execute("blockdev-add", &disk)?;
-        if let Err(error) = monitor.execute("device_add", &device) {
-            // The first error is the one to tell.
-            let _left = monitor.execute("blockdev-del", &json!({"node-name": name}));
+        monitor.add_file(unit, opened.as_fd())?;
+        let plugged = monitor.execute("blockdev-add", &disk).and_then(|_| {
+            let plugged = monitor.execute("device_add", &device);
+            plugged.inspect_err(|_| {
+                // The first error is the one to tell.
+                let _left = monitor.execute("blockdev-del", &json!({"node-name": name}));
+            })
+        });
+        if let Err(error) = plugged {
+            let _left = monitor.execute("remove-fd", &json!({"fdset-id": unit}));
             return Err(error);
         }
         Ok(Plugged {
@@ -180,8 +191,9 @@ impl Sandbox {
         let name = format!("disk{unit}");
         let monitor = &self.machine.monitor;
         monitor.remove_device(&name)?;
+        monitor.execute("blockdev-del", &json!({"node-name": name}))?;
         monitor
-            .execute("blockdev-del", &json!({"node-name": name}))
+            .execute("remove-fd", &json!({"fdset-id": unit}))
             .map(drop)
     }
 }

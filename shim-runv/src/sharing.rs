@@ -132,9 +132,7 @@ impl Share {
     /// Starts to serve nothing yet.
     pub(crate) fn start(memory_mib: u64, cgroup: &Cgroup, dir: &StateDir) -> Result<(Self, Ends)> {
         let program = Virtiofsd::find()?;
-        let place = dir.volumes();
-        std::fs::create_dir(&place).map_err(Error::on("create", &place))?;
-        let stage = Stage::make(&place)?;
+        let stage = Stage::make(&program.path)?;
         let (daemon, socket) = Daemon::start(&program, &stage, cgroup, dir)?;
         let stage = Arc::new(stage);
         let memory = memory(memory_mib << 20)?;
@@ -158,11 +156,6 @@ impl Share {
                 let _gone = qemu.kill(nix::sys::signal::Signal::SIGKILL);
             }
         })
-    }
-
-    /// The machine is up.
-    pub(crate) fn is_up(&self, cgroup: &Cgroup) -> Result<()> {
-        self.daemon.attach_rest(cgroup)
     }
 
     /// Shares a volume.

@@ -3,7 +3,8 @@
 //! is not to be reached by any name.
 //!
 //! ```text
-//!   PLACE          tmpfs, in that namespace only; what is attached below it arrives in namespaces made of it
+//!   /              a root of its own (`root.rs`), without the host's mounts
+//!   /volumes       tmpfs, in that namespace only; what is attached below it arrives in namespaces made of it
 //!     1/           a mount itself, so that a guest that is without it lets go of all that is below
 //!       volume     a directory or file of the host, attached
 //! ```
@@ -16,7 +17,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::Builder;
 
 use guest::call::VOLUME;
 use nix::errno::Errno;
@@ -28,10 +28,12 @@ use sys::mount_api::{
     mount_setattr, move_mount, open_tree,
 };
 
+use crate::root::{self, Seen, Wanted, on_a_thread};
 use crate::volumes::{Access, Scope, Shared};
 use crate::{Error, Result};
 
-const NONE: Option<&str> = None;
+/// The directory in that namespace at which volumes are.
+const PLACE: &str = "volumes";
 
 /// Two names for each volume, and no contents.
 const TMPFS: &str = "mode=0755,size=1m,nr_inodes=1k";
@@ -43,7 +45,6 @@ const COPY: u32 = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH;
 #[derive(Debug)]
 pub(crate) struct Stage {
     namespace: File,
-    place: PathBuf,
     roots: Roots,
 }
 
@@ -64,24 +65,23 @@ pub(crate) struct Staged {
 }
 
 impl Stage {
-    /// Makes one, with an empty directory of the host for its place.
-    pub(crate) fn make(place: &Path) -> Result<Self> {
-        let leave = || -> io::Result<(File, Roots)> {
-            let own = format!("/proc/self/task/{}/ns/mnt", nix::unistd::gettid());
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            let from_above = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-            mount(NONE, "/", NONE, from_above, NONE)?;
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("volumes"), place, Some("tmpfs"), flags, Some(TMPFS))?;
-            Ok((File::open(own)?, Roots::at(place)?))
+    /// Makes one, for that program to serve it.
+    pub(crate) fn make(program: &Path) -> Result<Self> {
+        let wanted = Wanted {
+            program: program.to_owned(),
+            directories: vec![PLACE],
+            // It is root, reads how many files it may open, and makes a /proc of its own.
+            seen: Seen::All,
+            ..Wanted::default()
         };
-        let made = on_a_thread(|| leave().map_err(Error::on("make a stage for volumes at", place)));
-        let (namespace, roots) = made?;
-        Ok(Self {
-            namespace,
-            place: place.to_owned(),
-            roots,
-        })
+        let fill = || -> io::Result<Roots> {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let place = place();
+            mount(Some("volumes"), &place, Some("tmpfs"), flags, Some(TMPFS))?;
+            Roots::at(&place)
+        };
+        let (namespace, roots) = root::make(&wanted, fill)?;
+        Ok(Self { namespace, roots })
     }
 
     /// Its namespace, for a process that is to live in it.
@@ -90,11 +90,6 @@ impl Stage {
         Ok(namespace
             .map_err(Error::io("duplicate a descriptor"))?
             .into())
-    }
-
-    /// Where the volumes are, for who lives in it.
-    pub(crate) fn place(&self) -> &Path {
-        &self.place
     }
 
     /// Attaches a volume.
@@ -121,7 +116,7 @@ impl Stage {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        let folder = self.place.join(name);
+        let folder = place().join(name);
         let failed = |error: io::Error| Error::on("take away", &folder)(error);
         // What cannot be detached keeps its names.
         self.within(|| self.roots.detach(name).map_err(&failed))?;
@@ -195,6 +190,11 @@ impl Roots {
     }
 }
 
+/// Where the volumes are, for who lives in a stage.
+pub(crate) fn place() -> PathBuf {
+    Path::new("/").join(PLACE)
+}
+
 /// What is at a path below a directory, by no link.
 fn beneath(directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -240,18 +240,6 @@ fn tree(volume: &Shared) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// A thread may leave the mount namespace of its process; this one ends with its work.
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let panicked = |_panic| Error::io("share volumes")(io::Error::other("a panic"));
-        // The cgroup of a shim may have no thread left to give.
-        let thread = Builder::new().name("stage".to_owned());
-        let thread = thread.spawn_scoped(scope, work);
-        let thread = thread.map_err(Error::io("start a thread"))?;
-        thread.join().map_err(panicked)?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -261,6 +249,11 @@ mod tests {
 
     use super::*;
     use crate::held::Held;
+
+    const NONE: Option<&str> = None;
+
+    /// Whoever serves.
+    const PROGRAM: &str = "/usr/lib/qemu/virtiofsd";
 
     fn volume(name: &str, path: &Path, access: Access) -> Shared {
         Shared {
@@ -276,19 +269,18 @@ mod tests {
     fn volumes_are_on_the_stage_alone_and_leave_it_without_a_trace() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
-        for name in ["place", "data", "other"] {
+        for name in ["data", "other"] {
             fs::create_dir(at(name)).unwrap();
         }
         fs::write(at("data/kept"), "ours").unwrap();
         fs::write(at("file"), "one").unwrap();
-        let stage = Arc::new(Stage::make(&at("place")).unwrap());
+        let stage = Arc::new(Stage::make(Path::new(PROGRAM)).unwrap());
         let data = stage.add(&volume("1", &at("data"), Access::Write)).unwrap();
         let file = stage.add(&volume("2", &at("file"), Access::Write)).unwrap();
         let other = volume("3", &at("other"), Access::Read);
         let other = stage.add(&other).unwrap();
-        assert_eq!(fs::read_dir(at("place")).unwrap().count(), 0);
         let inside = |work: &(dyn Fn(&Path) -> io::Result<()> + Sync)| {
-            let place = at("place");
+            let place = place();
             let worked = stage.within(|| work(&place).map_err(Error::on("work in", &place)));
             worked.map_err(|error| error.chain())
         };
@@ -312,15 +304,15 @@ mod tests {
     fn links_of_a_guest_lead_nowhere_and_it_makes_none() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
-        for name in ["place", "data", "host", "host/volume"] {
+        for name in ["data", "host", "host/volume"] {
             fs::create_dir(at(name)).unwrap();
         }
-        let stage = Arc::new(Stage::make(&at("place")).unwrap());
+        let stage = Arc::new(Stage::make(Path::new(PROGRAM)).unwrap());
         let data = |name: &str| stage.add(&volume(name, &at("data"), Access::Write));
         let first = data("1").unwrap();
         // The guest has the mounts of the stage as its daemon has them: of a copy of the namespace.
         for name in ["2", "1/2", "1/volume/link"] {
-            let (host, link) = (at("host"), at("place").join(name));
+            let (host, link) = (at("host"), place().join(name));
             let plant = || -> io::Result<()> {
                 unshare(CloneFlags::CLONE_NEWNS)?;
                 std::os::unix::fs::symlink(&host, &link)
@@ -352,10 +344,8 @@ mod tests {
     fn who_has_the_stage_for_root_sees_and_writes_what_is_attached_later() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
-        for name in ["place", "data"] {
-            fs::create_dir(at(name)).unwrap();
-        }
-        let stage = Arc::new(Stage::make(&at("place")).unwrap());
+        fs::create_dir(at("data")).unwrap();
+        let stage = Arc::new(Stage::make(Path::new(PROGRAM)).unwrap());
         // As virtiofsd does it.
         let enter = |place: &Path| -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -368,7 +358,7 @@ mod tests {
         };
         let (entered, wait_entered) = mpsc::channel();
         let (added, wait_added) = mpsc::channel();
-        let place = at("place");
+        let place = place();
         let serve = move || -> io::Result<bool> {
             enter(&place)?;
             entered.send(()).map_err(io::Error::other)?;

@@ -17,7 +17,7 @@ use sys::mount_api::{MountAttr, mount_setattr};
 use sys::{Child, CloneFlags, ExitStatus, Pid, Spawn};
 
 use crate::journal::StateDir;
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 use crate::{Error, Result};
 
 /// Where it is looked for: that of its own project, then QEMU's, which came with it up to 7.2.
@@ -168,13 +168,15 @@ impl Daemon {
         // The soft limit of a shim may be containerd's.
         let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
         let (_, files) = files.map_err(Error::io("read RLIMIT_NOFILE"))?;
-        let arguments = program.arguments(stage.place(), files.min(FILES_MAX));
+        let arguments = program.arguments(&stage::place(), files.min(FILES_MAX));
         let child = Spawn::new(&program.path)
             .args(arguments)
             .env_clear_set(Vec::new())
             .fd(LISTENER_FD, OwnedFd::from(listener))
             .stderr(errors)
+            .enter_cgroups(cgroup.open_entrances()?)
             .join_namespaces(vec![(stage.namespace()?, CloneFlags::CLONE_NEWNS)])
+            .cwd(Path::new("/"))
             .new_session()
             .spawn()
             .map_err(Error::on("start", &program.path))?;
@@ -184,20 +186,7 @@ impl Daemon {
             says: Mutex::new(Some(File::from(says))),
             said: Arc::default(),
         };
-        cgroup.attach(daemon.pid)?;
         Ok((daemon, socket))
-    }
-
-    /// Moves what it has started before it was in the cgroup itself; it must serve by now.
-    pub(crate) fn attach_rest(&self, cgroup: &Cgroup) -> Result<()> {
-        let pid = self.pid;
-        // Its first process makes the second one and waits for it.
-        let path = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
-        let children = fs::read_to_string(&path).map_err(Error::on("read", &path))?;
-        for child in children.split_whitespace().filter_map(|it| it.parse().ok()) {
-            cgroup.attach(Pid::from_raw(child))?;
-        }
-        Ok(())
     }
 
     /// Calls when all of it has ended, however it came to that, with what it said last.

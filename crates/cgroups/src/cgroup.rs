@@ -124,6 +124,25 @@ impl Cgroup {
             .collect()
     }
 
+    /// The files of all hierarchies by which a process with one thread moves itself, by writing `0` to each: a
+    /// new one that does so before it is a program is nowhere else at any time. No cpuset is empty afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::open_tasks`].
+    pub fn open_entrances(&self) -> Result<Vec<OwnedFd>> {
+        let open = |dir: &CgroupDir| {
+            if holds_cpuset(dir) {
+                v1::cpuset::fill(&dir.path)?;
+            }
+            let name = match dir.kind {
+                Kind::Unified => "cgroup.procs",
+                _ => "tasks",
+            };
+            open_tasks(dir.path.join(name)).map(|(_, file)| file)
+        };
+        self.paths.dirs.iter().map(open).collect()
+    }
+
     /// The directory of version 2, for clone3(2) with CLONE_INTO_CGROUP (Linux 5.7), which takes no
     /// such lock either. Whoever cannot clone is moved by [`Self::attach_unified`].
     ///
@@ -479,6 +498,10 @@ mod tests {
         let paths: Vec<_> = tasks.iter().map(|(path, _)| path).collect();
         assert_eq!(paths, [&dir.path().join("tasks")]);
         assert!(cgroup(dir.path()).open_unified().unwrap().is_some());
+        let missing = cgroup(dir.path()).open_entrances().unwrap_err();
+        assert!(missing.is_not_found(), "{missing}");
+        let dir = directory(&[("tasks", ""), ("cgroup.procs", "")]);
+        assert_eq!(cgroup(dir.path()).open_entrances().unwrap().len(), 2);
         let gone = cgroup(&dir.path().join("gone"));
         assert!(gone.open_tasks().unwrap_err().is_not_found());
         assert!(gone.open_unified().unwrap_err().is_not_found());

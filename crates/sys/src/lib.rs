@@ -15,6 +15,7 @@ mod child;
 mod event_journal;
 mod fd;
 pub mod filesystem;
+mod fork;
 mod fs_context;
 mod inherited;
 mod ioctl;

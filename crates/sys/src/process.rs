@@ -204,28 +204,6 @@ pub fn getrlimit_raw(resource: u32) -> io::Result<(u64, u64)> {
     Ok((limit[0], limit[1]))
 }
 
-/// How many bytes a file may get that another process writes, soft and hard limit (RLIMIT_FSIZE of
-/// prlimit(2), Linux 2.6.36): whoever writes beyond is killed by SIGXFSZ.
-///
-/// # Errors
-/// ESRCH when there is no such process, EPERM for one of another user.
-pub fn limit_file_size_of(pid: Pid, bytes: u64) -> io::Result<()> {
-    let limit: [u64; 2] = [bytes, bytes];
-    let old: *mut libc::c_void = std::ptr::null_mut();
-    let resource = libc::RLIMIT_FSIZE;
-    // SAFETY: `limit` has the layout of struct rlimit64 and outlives the call, which only reads it; no
-    // old limit is asked for.
-    raw::unit(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            pid.as_raw(),
-            resource,
-            limit.as_ptr(),
-            old,
-        )
-    })
-}
-
 /// Serial number of a new (or the existing) session keyring of that name, joined by this process.
 ///
 /// # Errors
@@ -439,24 +417,6 @@ mod tests {
     const CAP_SYSLOG: u32 = 34;
 
     #[test]
-    fn files_that_another_process_writes_are_limited() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        // It waits for its first byte until the limit stands.
-        let (stdin, go) = fd::pipe_cloexec().unwrap();
-        let mut child = crate::Spawn::new(std::path::Path::new("/bin/sh"))
-            .args(["-c", "read go; printf 12345678; printf 9"])
-            .stdin(stdin)
-            .stdout(OwnedFd::from(File::create(&path).unwrap()))
-            .spawn()
-            .unwrap();
-        limit_file_size_of(child.pid(), 8).unwrap();
-        drop(go);
-        assert_ne!(child.wait().unwrap(), crate::ExitStatus::Exited(0));
-        assert_eq!(std::fs::read(&path).unwrap(), b"12345678");
-    }
-
-    #[test]
     fn highest_capability_is_the_kernels() {
         let file = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
         assert_eq!(last_cap().to_string(), file.trim_end());
@@ -561,7 +521,7 @@ mod tests {
         });
         let (told, tell) = crate::pipe_cloexec().unwrap();
         let number = tell.as_raw_fd();
-        let mut between = crate::spawn::fork(&mut || {
+        let mut between = crate::fork::fork(&mut || {
             let code = match clone_parent() {
                 Ok(Fork::Child) => 7,
                 Ok(Fork::Parent(pid)) => {

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn session_leader_gets_its_controlling_terminal() {
         let pty = Pty::open(Path::new(PTMX)).unwrap();
-        let mut child = crate::spawn::fork(&mut || {
+        let mut child = crate::fork::fork(&mut || {
             let done = nix::unistd::setsid().is_ok() && set_controlling(&pty.slave).is_ok();
             // SAFETY: _exit runs no code of ours and does not return.
             unsafe { libc::_exit(i32::from(!done)) }

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::child::{self, Child};
+use crate::child::Child;
+use crate::fork::{clone_into, clone_with, fork};
 use crate::pointers::Pointers;
 use crate::user::User;
 use crate::{fd, process, raw};
@@ -67,7 +68,10 @@ pub struct Spawn<'a> {
     cwd: Option<PathBuf>,
     session: Session,
     user: Option<User>,
+    cgroups: Vec<OwnedFd>,
+    file_bytes_max: Option<u64>,
     namespaces: Vec<(OwnedFd, CloneFlags)>,
+    clone: CloneFlags,
     unshare: CloneFlags,
     time_offsets: String,
     pdeath_signal: Option<Signal>,
@@ -92,7 +96,10 @@ impl<'a> Spawn<'a> {
             cwd: None,
             session: Session::Inherit,
             user: None,
+            cgroups: Vec::new(),
+            file_bytes_max: None,
             namespaces: Vec::new(),
+            clone: CloneFlags::empty(),
             unshare: CloneFlags::empty(),
             time_offsets: String::new(),
             pdeath_signal: None,
@@ -159,6 +166,27 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// Has it move itself into cgroups before anything else, by writing `0` to these files (`tasks`, or
+    /// `cgroup.procs` of version 2): there is no moment at which it is elsewhere.
+    pub fn enter_cgroups(mut self, files: Vec<OwnedFd>) -> Self {
+        self.cgroups = files;
+        self
+    }
+
+    /// How many bytes a file may get that it writes (RLIMIT_FSIZE, soft and hard): beyond that it is killed by
+    /// SIGXFSZ.
+    pub fn limit_file_size(mut self, bytes: u64) -> Self {
+        self.file_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Makes a pid namespace in which it is the first process (kernel 2.6.24), and in which it cannot see
+    /// whether we live: [`Spawn::pdeath_signal`] then does not notice a parent that died before.
+    pub fn new_pid_namespace(mut self) -> Self {
+        self.clone |= CloneFlags::CLONE_NEWPID;
+        self
+    }
+
     /// Joins namespaces by setns(2) (kernel 3.0) in that order. A pid namespace holds its children,
     /// not itself.
     pub fn join_namespaces(mut self, namespaces: Vec<(OwnedFd, CloneFlags)>) -> Self {
@@ -197,7 +225,10 @@ impl<'a> Spawn<'a> {
     /// The errno of execve(2) itself; the errno of an earlier step as the source of an error that
     /// names the step; `InvalidInput` for a NUL byte in a string.
     pub fn spawn(self) -> io::Result<Child> {
-        self.spawn_by(fork, |_| Ok(()))
+        match self.clone.is_empty() {
+            true => self.spawn_by(fork, |_| Ok(())),
+            false => self.spawn_by(|run| clone_with(self.clone, run), |_| Ok(())),
+        }
     }
 
     /// Starts it in a cgroup of version 2, whose directory is given, where that works: from Linux
@@ -254,6 +285,8 @@ struct Prepared {
     above: RawFd,
     session: Session,
     user: Option<User>,
+    cgroups: Vec<RawFd>,
+    file_limit: Option<[libc::c_ulong; 2]>,
     namespaces: Vec<(RawFd, libc::c_int)>,
     unshare: libc::c_int,
     time_offsets: String,
@@ -294,6 +327,8 @@ impl Prepared {
             above,
             session: spawn.session,
             user: spawn.user.clone(),
+            cgroups: spawn.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
+            file_limit: spawn.file_bytes_max.map(|bytes| [bytes, bytes]),
             namespaces: spawn
                 .namespaces
                 .iter()
@@ -303,7 +338,7 @@ impl Prepared {
             time_offsets: spawn.time_offsets.clone(),
             pdeath_signal: spawn
                 .pdeath_signal
-                .map(|signal| ((signal as i32).unsigned_abs().into(), Pid::this())),
+                .map(|signal| ((signal as i32).unsigned_abs().into(), parent(spawn.clone))),
             change_profile: spawn
                 .apparmor_profile
                 .as_ref()
@@ -311,6 +346,14 @@ impl Prepared {
             report: -1,
             _null: null,
         })
+    }
+}
+
+/// Who we are to a child that is made with these flags: nobody of a pid namespace of its own.
+fn parent(flags: CloneFlags) -> Pid {
+    match flags.contains(CloneFlags::CLONE_NEWPID) {
+        true => Pid::from_raw(0),
+        false => Pid::this(),
     }
 }
 
@@ -334,61 +377,11 @@ fn assignment(key: OsString, value: &OsStr) -> Vec<u8> {
     bytes
 }
 
-/// Forks with all signals blocked, so that no handler of ours runs in the child, and with the
-/// table of children locked, so that nobody reaps it before it is entered.
-///
-/// `run` is the child; it may call async-signal-safe functions only.
-pub(crate) fn fork(run: &mut dyn FnMut() -> Infallible) -> io::Result<Child> {
-    // SAFETY: the child calls only async-signal-safe functions until execve or its end.
-    fork_by(|| unsafe { libc::fork() }.into(), run)
-}
-
-/// As [`fork`], by clone3(2) with CLONE_INTO_CGROUP (Linux 5.7).
-fn clone_into(directory: BorrowedFd<'_>, run: &mut dyn FnMut() -> Infallible) -> io::Result<Child> {
-    // SAFETY: all zero bytes are valid: a structure of numbers, in which 0 asks for nothing.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = CLONE_INTO_CGROUP;
-    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-    arguments.cgroup = u64::from(directory.as_raw_fd().unsigned_abs());
-    let bytes = size_of_val(&arguments);
-    // SAFETY: pointer and size describe `arguments`, which the call only reads. Without CLONE_VM
-    // the child has its own copy of this stack, and it calls only async-signal-safe functions until
-    // execve or its end.
-    fork_by(
-        || unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, bytes) },
-        run,
-    )
-}
-
-/// linux/sched.h; libc has it with a type of 32 bits, which it does not fit.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-fn fork_by(
-    call: impl FnOnce() -> libc::c_long,
-    run: &mut dyn FnMut() -> Infallible,
-) -> io::Result<Child> {
-    let mut before = SigSet::empty();
-    pthread_sigmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )?;
-    let mut table = child::table();
-    let result = call();
-    if result == 0 {
-        run();
-    }
-    let child = raw::value(result).map(|pid| table.enter(Pid::from_raw(pid)));
-    drop(table);
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    child
-}
-
 /// linux/sched.h; nix has no name for it.
 const CLONE_NEWTIME: libc::c_int = 0x80;
 
 /// A step of the child that can fail, by the number it has in the record.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 13] = [
     "execve",
     "prctl(PR_SET_PDEATHSIG)",
     "setsid",
@@ -400,6 +393,8 @@ const STEPS: [&str; 11] = [
     "change the AppArmor profile",
     "set clocks off",
     "become the user",
+    "enter its cgroups",
+    "setrlimit(RLIMIT_FSIZE)",
 ];
 const EXECVE: u8 = 0;
 const PDEATHSIG: u8 = 1;
@@ -412,6 +407,8 @@ const SIGNALS: u8 = 7;
 const PROFILE: u8 = 8;
 const CLOCKS: u8 = 9;
 const USER: u8 = 10;
+const CGROUPS: u8 = 11;
+const FILE_LIMIT: u8 = 12;
 
 /// Where a process asks for the profile of its next program: AppArmor's own file since 5.8, else
 /// the one that all security modules share.
@@ -446,6 +443,15 @@ fn become_program(prepared: &mut Prepared) -> Result<Infallible, (u8, i32)> {
             // The parent died before the call: no signal will come.
             return Err((PDEATHSIG, libc::ESRCH));
         }
+    }
+    for file in &prepared.cgroups {
+        write_and_close(CGROUPS, *file, b"0")?;
+    }
+    if let Some(limit) = &prepared.file_limit {
+        let resource = libc::c_long::from(libc::RLIMIT_FSIZE);
+        // SAFETY: `limit` has the layout of the kernel's struct rlimit; the call only reads it.
+        let done = unsafe { libc::syscall(libc::SYS_setrlimit, resource, limit.as_ptr()) };
+        check(FILE_LIMIT, if done < 0 { -1 } else { 0 })?;
     }
     if let Some(change) = &prepared.change_profile {
         change_profile(change.as_bytes())?;
@@ -595,6 +601,9 @@ struct FailedStep {
 mod tests {
     use std::fs::{self, File};
     use std::io::Write;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use nix::sys::signal::SigSet;
 
     use super::*;
     use crate::{ExitStatus, pipe_cloexec};
@@ -750,6 +759,47 @@ mod tests {
     }
 
     #[test]
+    fn files_that_it_writes_are_limited() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let mut child = sh("printf 12345678; printf 9")
+            .limit_file_size(8)
+            .stdout(OwnedFd::from(File::create(&path).unwrap()))
+            .spawn()
+            .unwrap();
+        assert_ne!(child.wait().unwrap(), ExitStatus::Exited(0));
+        assert_eq!(fs::read(&path).unwrap(), b"12345678");
+    }
+
+    #[test]
+    fn it_is_the_first_of_a_pid_namespace_of_its_own() {
+        let spawn = sh("echo $$; readlink /proc/self/ns/pid").new_pid_namespace();
+        let (text, status) = output(spawn.pdeath_signal(Signal::SIGKILL));
+        assert_eq!(status, ExitStatus::Exited(0));
+        let ours = fs::read_link("/proc/self/ns/pid").unwrap();
+        let (pid, namespace) = text.trim_end().split_once('\n').unwrap();
+        assert_eq!(pid, "1");
+        assert_ne!(Path::new(namespace), ours);
+    }
+
+    #[test]
+    fn it_is_in_its_cgroups_before_it_runs_or_does_not_run() {
+        if let Some(path) = cgroup() {
+            let procs = || {
+                let file = File::options().write(true).open(path.join("cgroup.procs"));
+                vec![OwnedFd::from(file.unwrap())]
+            };
+            let (text, _) = output(sh("grep ^0: /proc/self/cgroup").enter_cgroups(procs()));
+            let gone = procs();
+            fs::remove_dir(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert_eq!(text, format!("0::/{name}\n"));
+            let error = sh("exit 0").enter_cgroups(gone).spawn().unwrap_err();
+            assert_eq!(error.to_string(), "enter its cgroups in the new process");
+        }
+    }
+
+    #[test]
     fn clocks_of_children_are_set_off() {
         let offsets = "cat /proc/self/timens_offsets; :";
         let (text, status) = output(sh(offsets).time_namespace("boottime 1000 5\nmonotonic -7 0"));
@@ -801,7 +851,9 @@ mod tests {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let mount = mounts.lines().find(|line| line.contains(" cgroup2 "))?;
         let mount_point = Path::new(mount.split(' ').nth(1)?);
-        let path = mount_point.join(format!("sys-spawn-{}", Pid::this()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = mount_point.join(format!("sys-spawn-{}-{number}", Pid::this()));
         fs::create_dir(&path).unwrap();
         Some(path)
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use crate::{raw, spawn};
+use crate::{fork, raw};
 
 /// A user namespace with these maps (the texts of uid_map and gid_map, user_namespaces(7)).
 ///
@@ -18,7 +18,7 @@ pub fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
     let number = child_report.as_raw_fd();
     let parent = nix::unistd::getpid().as_raw();
     // Killed and reaped when it is dropped.
-    let holder = spawn::fork(&mut || hold(number, parent))?;
+    let holder = fork::fork(&mut || hold(number, parent))?;
     drop(child_report);
     let mut errno = [0; 4];
     File::from(report).read_exact(&mut errno)?;
@@ -88,7 +88,7 @@ mod tests {
         let (report, child_report) = crate::pipe_cloexec().unwrap();
         let (reader, writer) = crate::pipe_cloexec().unwrap();
         let (number, parent) = (child_report.as_raw_fd(), nix::unistd::getpid().as_raw());
-        let holder = spawn::fork(&mut || hold(number, parent)).unwrap();
+        let holder = fork::fork(&mut || hold(number, parent)).unwrap();
         let mut errno = [0; 4];
         File::from(report).read_exact(&mut errno).unwrap();
         drop(writer);
@@ -106,7 +106,7 @@ mod tests {
     fn a_holder_whose_parent_has_died_ends() {
         let (_report, child_report) = crate::pipe_cloexec().unwrap();
         let number = child_report.as_raw_fd();
-        let mut holder = spawn::fork(&mut || hold(number, 0)).unwrap();
+        let mut holder = fork::fork(&mut || hold(number, 0)).unwrap();
         assert_eq!(holder.wait().unwrap(), ExitStatus::Exited(1));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cpio::Cpio;
@@ -119,6 +120,10 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let mut file =
         tempfile::NamedTempFile::new_in(folder).map_err(Error::on("make a file in", folder))?;
     file.write_all(bytes).map_err(Error::on("write", &path))?;
+    // QEMU, which is nobody, reads them.
+    let mode = fs::Permissions::from_mode(0o644);
+    let readable = file.as_file().set_permissions(mode);
+    readable.map_err(Error::on("chmod", &path))?;
     let persisted = file.persist(&path);
     persisted.map_err(|error| Error::on("write", &path)(error.error))?;
     Ok(())

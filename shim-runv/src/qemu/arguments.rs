@@ -18,8 +18,20 @@ pub const MEMORY_FD: i32 = 5;
 /// Descriptor number of the socket at which its volumes are served.
 pub const VOLUMES_FD: i32 = 6;
 
+/// Descriptor number of the file for what the guest writes to its console.
+pub const CONSOLE_FD: i32 = 7;
+
+/// Descriptor number of the kernel, of a machine that boots.
+pub const KERNEL_FD: i32 = 8;
+
+/// Descriptor number of the initramfs, of a machine that boots.
+pub const INITRAMFS_FD: i32 = 9;
+
 /// Descriptor number of the first link's tap; those of the others follow.
-pub const LINK_FD: i32 = 7;
+pub const LINK_FD: i32 = 10;
+
+/// Number by which QEMU's own lists of descriptors have the console. Disks have those of their units.
+pub const CONSOLE_SET: u16 = 0;
 
 /// Name of the SCSI adapter, whose bus is `NAME.0`.
 pub const SCSI: &str = "pod";
@@ -128,16 +140,28 @@ impl Arguments {
         words
     }
 
-    /// The command line without the program's name.
+    /// What it boots; one that goes on has it in its memory, and QEMU need not read it again.
+    fn of_image(&self) -> Vec<(&'static str, String)> {
+        match self.memory {
+            Memory::Copy => Vec::new(),
+            Memory::Empty | Memory::Template => vec![
+                ("-kernel", format!("/proc/self/fd/{KERNEL_FD}")),
+                ("-initrd", format!("/proc/self/fd/{INITRAMFS_FD}")),
+                ("-append", self.kernel_words()),
+            ],
+        }
+    }
+
+    /// The command line without the program's name. It names no file of the host.
     #[must_use]
     pub fn render(&self) -> Vec<String> {
         // In several threads, a kernel that patches its own text may run a stale instruction.
         let (accelerator, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
-            Accelerator::Tcg => ("tcg,thread=single,tb-size=32", "max"),
+            Accelerator::Tcg => ("tcg,thread=single,tb-size=16", "max"),
         };
-        let console = self.console.display();
-        let pairs: [(&str, String); 20] = [
+        let console = format!("fd={CONSOLE_FD},set={CONSOLE_SET}");
+        let pairs: [(&str, String); 18] = [
             ("-M", "microvm".to_owned()),
             ("-accel", accelerator.to_owned()),
             ("-cpu", cpu.to_owned()),
@@ -146,10 +170,8 @@ impl Arguments {
             ("-display", "none".to_owned()),
             ("-monitor", "none".to_owned()),
             ("-global", "virtio-mmio.force-legacy=false".to_owned()),
-            ("-kernel", self.image.kernel.display().to_string()),
-            ("-initrd", self.image.initramfs.display().to_string()),
-            ("-append", self.kernel_words()),
-            ("-serial", format!("file:{console}")),
+            ("-add-fd", console),
+            ("-serial", format!("file:/dev/fdset/{CONSOLE_SET}")),
             ("-device", "virtio-serial-device".to_owned()),
             ("-chardev", format!("socket,id=agent,fd={AGENT_FD}")),
             (
@@ -175,7 +197,8 @@ impl Arguments {
         let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
             .map(str::to_owned)
             .into();
-        for (name, value) in pairs.into_iter().chain(self.of_memory()).chain(links) {
+        let rest = self.of_image().into_iter().chain(self.of_memory());
+        for (name, value) in pairs.into_iter().chain(rest).chain(links) {
             words.push(name.to_owned());
             words.push(value);
         }
@@ -188,15 +211,18 @@ mod tests {
     use super::*;
 
     const GOLDEN: &str = "\
--nodefaults -no-user-config -no-reboot -M microvm -accel tcg,thread=single,tb-size=32 -cpu max -smp 2 \
--m 512 -display none -monitor none -global virtio-mmio.force-legacy=false -kernel /g/kernel -initrd /g/initramfs \
--append console=ttyS0 quiet panic=-1 reboot=t no_timer_check swiotlb=noforce rcupdate.rcu_expedited=1 \
-random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial file:/s/console \
+-nodefaults -no-user-config -no-reboot -M microvm -accel tcg,thread=single,tb-size=16 -cpu max -smp 2 \
+-m 512 -display none -monitor none -global virtio-mmio.force-legacy=false \
+-add-fd fd=7,set=0 -serial file:/dev/fdset/0 \
 -device virtio-serial-device -chardev socket,id=agent,fd=3 \
 -device virtserialport,chardev=agent,name=pouch.runv.agent \
 -device virtio-rng-device -device virtio-scsi-device,id=pod -chardev socket,id=monitor,fd=4 \
 -mon chardev=monitor,mode=control \
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+    const BOOTS: &str = " -kernel /proc/self/fd/8 -initrd /proc/self/fd/9 \
+-append console=ttyS0 quiet panic=-1 reboot=t no_timer_check swiotlb=noforce rcupdate.rcu_expedited=1 \
+random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable";
 
     fn machine() -> Arguments {
         Arguments {
@@ -218,7 +244,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
 
     #[test]
     fn a_machine_is_this_command_line() {
-        assert_eq!(machine().render().join(" "), GOLDEN);
+        assert_eq!(machine().render().join(" "), format!("{GOLDEN}{BOOTS}"));
     }
 
     #[test]
@@ -228,9 +254,9 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
             ..machine()
         };
         let line = machine.render().join(" ");
-        let expected = "-netdev tap,id=link7,fd=7,vhost=off -device virtio-net-device,netdev=link7,mac=02:72:75:6e:76:00 \
-                        -netdev tap,id=link8,fd=8,vhost=off -device virtio-net-device,netdev=link8,mac=02:72:75:6e:76:01";
-        assert_eq!(line, format!("{GOLDEN} {expected}"));
+        let expected = "-netdev tap,id=link10,fd=10,vhost=off -device virtio-net-device,netdev=link10,mac=02:72:75:6e:76:00 \
+                        -netdev tap,id=link11,fd=11,vhost=off -device virtio-net-device,netdev=link11,mac=02:72:75:6e:76:01";
+        assert_eq!(line, format!("{GOLDEN}{BOOTS} {expected}"));
     }
 
     #[test]
@@ -244,7 +270,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
         };
         let memory = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/5";
         let machine = "-machine memory-backend=memory";
-        let expected = format!("{GOLDEN} {memory},share=on {machine}");
+        let expected = format!("{GOLDEN}{BOOTS} {memory},share=on {machine}");
         assert_eq!(line(Memory::Template), expected);
         let expected = format!("{GOLDEN} {memory},share=off {machine} -incoming defer");
         assert_eq!(line(Memory::Copy), expected);
@@ -260,7 +286,7 @@ random.trust_cpu=on cgroup_no_v1=all tsc_early_khz=2100000 tsc=reliable -serial 
         let expected = "-object memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/5,share=on \
                         -machine memory-backend=memory -chardev socket,id=volumes,fd=6 \
                         -device vhost-user-fs-device,chardev=volumes,tag=volumes";
-        assert_eq!(line, format!("{GOLDEN} {expected}"));
+        assert_eq!(line, format!("{GOLDEN}{BOOTS} {expected}"));
     }
 
     #[test]

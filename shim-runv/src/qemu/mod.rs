@@ -7,8 +7,8 @@ mod process;
 
 pub use accelerator::{Accelerator, Facts};
 pub use arguments::{
-    AGENT_FD, Arguments, LINK_FD, LINKS_MAX, MEMORY_FD, MONITOR_FD, Memory, SCSI, VOLUMES_FD,
-    Volumes,
+    AGENT_FD, Arguments, CONSOLE_FD, CONSOLE_SET, INITRAMFS_FD, KERNEL_FD, LINK_FD, LINKS_MAX,
+    MEMORY_FD, MONITOR_FD, Memory, SCSI, VOLUMES_FD, Volumes,
 };
 pub(crate) use monitor::Monitor;
 pub(crate) use process::{Files, PROGRAM, Qemu, Wires, find, lines, not_up, one_line};

@@ -60,6 +60,20 @@ impl Monitor {
         connection.execute(command, arguments, Instant::now() + LIMIT)
     }
 
+    /// Gives QEMU a file, as one that it opens under the name `/dev/fdset/SET`.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`].
+    pub(crate) fn add_file(&self, set: u16, file: BorrowedFd<'_>) -> Result<()> {
+        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.events.clear();
+        let arguments = json!({"fdset-id": set});
+        let until = Instant::now() + LIMIT;
+        connection
+            .execute_with("add-fd", &arguments, (&[file], until))
+            .map(drop)
+    }
+
     /// Takes a device away, and waits until it is gone.
     ///
     /// # Errors

@@ -1,16 +1,23 @@
-//! QEMU as a process: found, started with the descriptors that its arguments name, and killed.
+//! QEMU as a process: found, started with the descriptors that its arguments name, and killed. It is nobody, in
+//! namespaces of its own, and reaches nothing of the host but its programs and those descriptors.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cgroups::Cgroup;
 use nix::sys::signal::Signal;
-use sys::{Child, CloneFlags, Pid, Spawn};
+use sys::{Child, CloneFlags, Pid, Spawn, User};
 
-use super::{AGENT_FD, Arguments, LINK_FD, MEMORY_FD, MONITOR_FD, Memory, VOLUMES_FD};
+use super::{
+    AGENT_FD, Accelerator, Arguments, CONSOLE_FD, INITRAMFS_FD, KERNEL_FD, LINK_FD, MEMORY_FD,
+    MONITOR_FD, Memory, VOLUMES_FD,
+};
+use crate::root::{self, Wanted};
 use crate::{Error, Result};
 
 /// QEMU's program.
@@ -26,6 +33,19 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// and a guest whose agent is up says nothing there, so one that comes so far means no good: QEMU is killed.
 const WRITTEN_BYTES_MAX: u64 = 1 << 20;
 
+/// Users of QEMUs have this number and that of the process which starts one, so no two shims' are one: above
+/// those that systemd gives containers (systemd.io/UIDS-GIDS), below those that some programs take for negative.
+const USER_BASE: u32 = 0x7000_0000;
+
+/// The device of the accelerator.
+const KVM: &str = "/dev/kvm";
+
+/// One arena for all threads: QEMU's main thread does nearly all there is to do (mallopt(3)).
+const ENVIRONMENT: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "1")];
+
+/// The bit of a file's mode by which others read it.
+const OTHERS_READ: u32 = 0o4;
+
 /// How much of a log an error repeats, in bytes.
 const TAIL_BYTES: usize = 1000;
 
@@ -37,9 +57,10 @@ pub(crate) fn find() -> Result<PathBuf> {
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&search_path).chain(FOLDERS.map(PathBuf::from));
     let mut places = folders.map(|folder| folder.join(PROGRAM));
-    places
-        .find(|path| path.is_absolute() && path.is_file())
-        .ok_or(Error::NoQemu)
+    let found = places.find(|path| path.is_absolute() && path.is_file());
+    let path = found.ok_or(Error::NoQemu)?;
+    // Links of the host lead nowhere in its root.
+    std::fs::canonicalize(&path).map_err(Error::on("find", &path))
 }
 
 /// What of the host a machine is connected to.
@@ -77,7 +98,8 @@ pub(crate) struct Files {
 pub(crate) struct Qemu(Arc<Mutex<Child>>);
 
 impl Qemu {
-    /// It and our ends of its agent's port and its monitor.
+    /// It, in that cgroup from its first moment on, and our ends of its agent's port and its monitor. Without a
+    /// cgroup it is in ours.
     ///
     /// # Errors
     /// What keeps it from being started.
@@ -85,23 +107,31 @@ impl Qemu {
         arguments: &Arguments,
         wires: Wires,
         files: Files,
-        log: &Path,
+        (log, cgroup): (&Path, Option<&Cgroup>),
     ) -> Result<(Self, UnixStream, UnixStream)> {
         let program = find()?;
         let pair = || UnixStream::pair().map_err(Error::io("make a socket pair"));
         let ((port, its_port), (monitor, its_monitor)) = (pair()?, pair()?);
-        let log = File::create(log).map_err(Error::on("create", log))?;
-        let mut qemu = Spawn::new(&program)
-            .args(arguments.render())
+        let create = |path: &Path| File::create(path).map_err(Error::on("create", path));
+        let (log, console) = (create(log)?, create(&arguments.console)?);
+        let mut qemu = confined(&program, arguments, wires.namespace)?
             .fd(AGENT_FD, OwnedFd::from(its_port))
             .fd(MONITOR_FD, OwnedFd::from(its_monitor))
-            .stderr(OwnedFd::from(log))
-            .join_namespaces(vec![(wires.namespace, CloneFlags::CLONE_NEWNET)])
-            .new_session();
+            .fd(CONSOLE_FD, OwnedFd::from(console))
+            .stderr(OwnedFd::from(log));
+        if let Some(cgroup) = cgroup {
+            qemu = qemu.enter_cgroups(cgroup.open_entrances()?);
+        }
         if arguments.memory == Memory::Template {
             // Its maker waits for it on the thread that starts it, and once the machine is stopped nobody
             // else could end it.
             qemu = qemu.pdeath_signal(Signal::SIGKILL);
+        }
+        if arguments.memory != Memory::Copy {
+            let image = &arguments.image;
+            qemu = qemu
+                .fd(KERNEL_FD, of_image(&image.kernel)?)
+                .fd(INITRAMFS_FD, of_image(&image.initramfs)?);
         }
         let files = [(MEMORY_FD, files.memory), (VOLUMES_FD, files.volumes)];
         for (number, file) in files {
@@ -113,10 +143,7 @@ impl Qemu {
             qemu = qemu.fd(number, tap);
         }
         let qemu = qemu.spawn().map_err(Error::on("start", &program))?;
-        let pid = qemu.pid();
         let this = Self(Arc::new(Mutex::new(qemu)));
-        sys::process::limit_file_size_of(pid, WRITTEN_BYTES_MAX)
-            .map_err(Error::io("limit what QEMU may write"))?;
         Ok((this, port, monitor))
     }
 
@@ -150,6 +177,63 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// It with nothing yet: no descriptor, no rights, and nobody else to be seen.
+fn confined(program: &Path, arguments: &Arguments, network: OwnedFd) -> Result<Spawn<'static>> {
+    let (user, devices) = identity(arguments.accelerator);
+    let wanted = Wanted {
+        program: program.to_owned(),
+        devices,
+        ..Wanted::default()
+    };
+    let (mounts, ()) = root::make(&wanted, || Ok(()))?;
+    let environment = ENVIRONMENT.map(|(name, value)| (name.into(), value.into()));
+    let namespaces = vec![
+        (network, CloneFlags::CLONE_NEWNET),
+        (mounts.into(), CloneFlags::CLONE_NEWNS),
+    ];
+    Ok(Spawn::new(program)
+        .args(arguments.render())
+        .env_clear_set(environment.to_vec())
+        .join_namespaces(namespaces)
+        .new_pid_namespace()
+        .unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
+        .cwd(Path::new("/"))
+        .limit_file_size(WRITTEN_BYTES_MAX)
+        .user(user)
+        .new_session())
+}
+
+/// Who QEMU is, and the devices it has: a user that nobody else is, with the group of the accelerator's.
+fn identity(accelerator: Accelerator) -> (User, Vec<PathBuf>) {
+    let id = USER_BASE + std::process::id();
+    let devices: &[&str] = match accelerator {
+        Accelerator::Kvm => &[KVM],
+        Accelerator::Tcg => &[],
+    };
+    let group = |path: &&str| std::fs::metadata(path).map(|device| device.gid());
+    let user = User {
+        uid: id,
+        gid: id,
+        additional_gids: devices.iter().filter_map(|it| group(it).ok()).collect(),
+    };
+    (user, devices.iter().map(PathBuf::from).collect())
+}
+
+/// A file of a guest image, for QEMU to open once more.
+fn of_image(path: &Path) -> Result<OwnedFd> {
+    let file = File::open(path).map_err(Error::on("open", path))?;
+    let metadata = file.metadata().map_err(Error::on("stat", path))?;
+    if metadata.mode() & OTHERS_READ == 0 {
+        let path = path.display();
+        return Err(Error::Kernel(format!(
+            "{path} has mode {:o} and QEMU, which is not root, cannot read it: build the guest image anew by \
+             `runv image build`, or chmod 644",
+            metadata.mode() & 0o7777
+        )));
+    }
+    Ok(file.into())
 }
 
 /// The error of a machine that did not come up, with what virtiofsd, and it and QEMU in these files, said
@@ -192,7 +276,19 @@ pub(crate) fn lines(said: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn what_qemu_cannot_read_is_told_before_it_tries() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = of_image(file.path()).unwrap_err().to_string();
+        assert!(error.contains("has mode 600 and QEMU"), "{error}");
+        let mode = std::fs::Permissions::from_mode(0o644);
+        file.as_file().set_permissions(mode).unwrap();
+        of_image(file.path()).unwrap();
+    }
 
     #[test]
     fn the_end_of_a_console_is_one_line() {

@@ -61,7 +61,7 @@ pub(crate) fn make(arguments: &Arguments, places: &Places, key: &Key) -> Result<
         volumes: None,
     };
     let wires = wires(arguments.links)?;
-    let (qemu, port, monitor) = Qemu::start(&arguments, wires, files, &log)?;
+    let (qemu, port, monitor) = Qemu::start(&arguments, wires, files, (&log, None))?;
     let reader = port.try_clone().map_err(Error::io("duplicate a socket"))?;
     let link = Link::start(Endpoint::host(EPOCH), reader, port);
     let link = link.map_err(Error::io("start a thread"))?;
