@@ -1,7 +1,17 @@
 //! Containers in virtual machines, by stock containerd: one guest at a time, under emulation where the
 //! host has nothing better.
 
-use std::{fs, path::Path, time::SystemTime};
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+    thread,
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -17,12 +27,13 @@ use integration::{
     runtime::{BOOT, Home, Runtime, built},
     terminal::Size,
     versions::Version,
-    wait::{SOON, Sources, until},
+    wait::{SOON, Sources, for_end_of, is_readable, until},
 };
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rustix::fs::MemfdFlags;
 
 const RUNTIME: Runtime = Runtime::Runv;
 
@@ -111,6 +122,7 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     ensure!(limit == (512 + 8 + 256) << 20, "{metrics}");
     ensure!(used < limit - (64 << 20), "{used} of {limit}");
     is_listed(task.pid()?)?;
+    is_confined(task.pid()?)?;
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");
@@ -134,6 +146,43 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     task.kill(Signal::SIGTERM)?;
     let code = task.remove()?;
     ensure!(code == 9, "expected 9, got {code}");
+    Ok(())
+}
+
+/// QEMU has no rights, no neighbours and no files of the host but programs.
+fn is_confined(pid: i32) -> Result<()> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = |name: &str| {
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        value.with_context(|| format!("no {name} in {status}"))
+    };
+    let uid: u32 = value("Uid")?
+        .split('\t')
+        .next()
+        .unwrap_or_default()
+        .parse()?;
+    ensure!(uid >= 1_879_048_192, "{status}");
+    ensure!(value("CapEff")? == "0000000000000000", "{status}");
+    ensure!(value("CapPrm")? == "0000000000000000", "{status}");
+    ensure!(
+        value("NoNewPrivs")? == "1" && value("Seccomp")? == "2",
+        "{status}"
+    );
+    ensure!(value("NSpid")? == format!("{pid}\t1"), "{status}");
+    for kind in ["ipc", "mnt", "net", "pid", "uts"] {
+        let [its, ours] = [pid.to_string(), "self".to_owned()]
+            .map(|of| fs::read_link(format!("/proc/{of}/ns/{kind}")));
+        ensure!(its? != ours?, "{kind} is the host's");
+    }
+    let entries = fs::read_dir(format!("/proc/{pid}/root"))?;
+    let names = entries.map(|it| Ok(it?.file_name().into_string().unwrap_or_default()));
+    let names: Vec<String> = names.collect::<Result<_>>()?;
+    let shown = ["bin", "lib", "lib64", "proc", "sbin", "usr"];
+    ensure!(
+        names.iter().all(|it| shown.contains(&it.as_str())),
+        "{names:?}"
+    );
     Ok(())
 }
 
@@ -190,18 +239,17 @@ fn kernels(containerd: &Containerd, home: &Home) -> Result<()> {
         let container = ctr.container(&id, Image::Busybox, RUNTIME).flags(&flags);
         // Its root can be written, its filter of system calls and its cgroup's limit are there: what tail
         // keeps of a line without an end grows until it is killed.
-        let script = "uname -r; echo new >> /etc/passwd; grep Seccomp: /proc/self/status; exec tail /dev/zero";
-        let ended = container.shell(script)?;
-        let output = ended.stdout();
-        let seen: Vec<_> = output.lines().collect();
-        let is_it = seen
-            .first()
-            .is_some_and(|release| release.starts_with(number));
+        let script = "mkfifo /tmp/go; read line < /tmp/go; exec tail /dev/zero";
+        let task = container.detach(&["sh", "-c", script])?;
+        let script = "uname -r; echo new >> /etc/passwd; grep Seccomp: /proc/self/status";
+        let output = task.output(script)?;
         ensure!(
-            is_it && seen.last() == Some(&"Seccomp:\t2"),
-            "{number}: {ended}"
+            output.starts_with(number) && output.ends_with("Seccomp:\t2\n"),
+            "{number}: {output}"
         );
-        ended.with_code(137)?;
+        task.exec(&["sh", "-c", "echo > /tmp/go"])?.success()?;
+        let code = task.remove()?;
+        ensure!(code == 137, "{number}: expected 137, got {code}");
     }
     let listed = home.runv(&["image", "ls"])?;
     let default = format!("{:<20}  {}", "default", home.release);
@@ -359,7 +407,9 @@ fn are_killed(containerd: &Containerd, task: &Task<'_>) -> Result<()> {
 #[test]
 fn copies_of_a_template_are_machines_of_their_own_and_the_next_one_boots_without() {
     check_newest(|containerd, home| {
-        copies(containerd).and_then(|()| holder_is_killed(containerd, home))
+        copies(containerd)?;
+        a_damaged_one_is_refused(containerd, home)?;
+        holder_is_killed(containerd, home)
     })
     .unwrap();
 }
@@ -413,12 +463,80 @@ fn copies(containerd: &Containerd) -> Result<()> {
     Ok(())
 }
 
+/// The holder of the one template that there is, and its key.
+fn holder_of(home: &Home) -> Result<(i32, String)> {
+    let listed = home.runv(&["template", "ls"])?;
+    let (key, rest) = listed.split_once("  held by ").context("one is held")?;
+    let (pid, _) = rest.split_once(':').context("its holder")?;
+    Ok((pid.parse()?, key.trim().to_owned()))
+}
+
+fn is_held_again(home: &Home) -> Result<()> {
+    until("another is made", BOOT, Sources::none(), || {
+        let listed = home.runv(&["template", "ls"])?;
+        Ok(listed.contains("held by").then_some(()))
+    })
+}
+
+/// Answers in a holder's place, with memory of zeros and a state that is none, until it is told why it is refused.
+fn hold_damaged(listener: &UnixListener) -> Result<String> {
+    let memory = File::from(rustix::fs::memfd_create("zeros", MemfdFlags::CLOEXEC)?);
+    memory.set_len(512 << 20)?;
+    let mut state = tempfile::tempfile()?;
+    state.write_all(b"no state of a machine")?;
+    let held = r#"{"bytes": 0, "age_s": 0, "unused_s": 0, "uses": 0}"#;
+    let report =
+        format!(r#"{{"pid": 1, "memory_mib": 512, "processors": 1, "links": 0, "held": {held}}}"#);
+    loop {
+        ensure!(is_readable(listener.as_fd(), BOOT)?, "nobody takes it");
+        let (mut asker, _) = listener.accept()?;
+        let mut question = String::new();
+        asker.read_to_string(&mut question)?;
+        let files: &[BorrowedFd<'_>] = match question.starts_with('t') {
+            true => &[memory.as_fd(), state.as_fd()],
+            false => &[],
+        };
+        let sent = sys::send_with_fds(&asker, report.as_bytes(), files)?;
+        asker.write_all(&report.as_bytes()[sent..])?;
+        if let Some(why) = question.strip_prefix('r') {
+            return Ok(why.to_owned());
+        }
+    }
+}
+
+/// A machine that does not go on from its template boots instead, and tells why.
+fn a_damaged_one_is_refused(containerd: &Containerd, home: &Home) -> Result<()> {
+    let (holder, key) = holder_of(home)?;
+    kill(Pid::from_raw(holder), Signal::SIGKILL)?;
+    for_end_of(holder, SOON)?;
+    let socket = Path::new(&home.variable().1).join(format!("templates/{key}.socket"));
+    fs::remove_file(&socket)?;
+    let listener = UnixListener::bind(&socket)?;
+    let container = Ctr::of(containerd).container("damaged", Image::Busybox, RUNTIME);
+    let (task, why) = thread::scope(|scope| {
+        let held = scope.spawn(|| hold_damaged(&listener));
+        let task = container.detach(&["sleep", "600"]);
+        (task, held.join().expect("it does not panic"))
+    });
+    let (task, why) = (task?, why?);
+    ensure!(!is_copy(&task)?, "it goes on from nothing");
+    task.exec(&["true"])?.success()?;
+    ensure!(
+        why.contains("QEMU said: ") && why.contains("migration"),
+        "{why}"
+    );
+    let log = containerd.log_tail();
+    ensure!(
+        log.contains("no machine goes on from this template"),
+        "{log}"
+    );
+    task.kill_and_remove()?;
+    is_held_again(home)
+}
+
 /// Then there is none, until one is made after the next machine has booted.
 fn holder_is_killed(containerd: &Containerd, home: &Home) -> Result<()> {
-    let listed = home.runv(&["template", "ls"])?;
-    let holder = listed.split("held by ").nth(1).context("one is held")?;
-    let (holder, _) = holder.split_once(':').context("its holder")?;
-    kill(Pid::from_raw(holder.parse()?), Signal::SIGKILL)?;
+    kill(Pid::from_raw(holder_of(home)?.0), Signal::SIGKILL)?;
     let ctr = Ctr::of(containerd);
     let start = |id| {
         let container = ctr.container(id, Image::Busybox, RUNTIME);
@@ -426,10 +544,7 @@ fn holder_is_killed(containerd: &Containerd, home: &Home) -> Result<()> {
     };
     let booted = start("booted")?;
     ensure!(!is_copy(&booted)?, "of a template that is gone");
-    until("another is made", BOOT, Sources::none(), || {
-        let listed = home.runv(&["template", "ls"])?;
-        Ok(listed.contains("held by").then_some(()))
-    })?;
+    is_held_again(home)?;
     let copy = start("copy")?;
     ensure!(is_copy(&copy)?, "it has booted");
     for task in [booted, copy] {
