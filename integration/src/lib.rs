@@ -2,7 +2,7 @@
 //!
 //! From the ground up: programs and waiting ([`process`], [`wait`], [`terminal`]); what tests run
 //! with ([`versions`], [`runtime`], [`images`], [`listing`]); one containerd and its client ([`containerd`],
-//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]), with a store of disks ([`store`]); a registry to pull from ([`registry`]); the host's lxcfs ([`lxcfs`]); an image's own init ([`image_init`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
+//! [`ctr`], [`events`]); a snapshotter behind it ([`snapshotter`], [`proxy`], [`conformance`]), with a store of disks ([`store`]); a registry to pull from ([`registry`]); the host's lxcfs ([`lxcfs`]); an image's own init ([`image_init`]); who is killed at a step ([`hold`], [`settle`]); what must be left afterwards, nothing ([`census`], [`sweep`]); and
 //! [`check`], with which the tests are written.
 
 pub mod apt;
@@ -25,6 +25,7 @@ pub mod figures;
 pub mod golang;
 pub mod grpc;
 pub mod guest;
+pub mod hold;
 pub mod image_init;
 pub mod images;
 pub mod listing;
@@ -40,6 +41,7 @@ pub mod proxy;
 pub mod random;
 pub mod registry;
 pub mod runtime;
+pub mod settle;
 pub mod skip;
 pub mod snapshotter;
 pub mod store;

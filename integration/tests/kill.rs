@@ -14,18 +14,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{
     census::Kind,
     check::Bench,
     config::Config,
     containerd::{Containerd, SETTLE_LIMIT},
-    ctr::Task,
     images::Image,
     random::Random,
     runtime::Runtime,
+    settle::settle,
     versions::Version,
-    wait::{Deadline, SOON, Sources, process_end, until},
+    wait::{Deadline, SOON},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -227,7 +227,7 @@ fn kill_once(bench: &Bench<'_>, flags: &[&str], plan: Plan) -> Result<()> {
         let struck = killer.join().expect("the killer does not panic");
         struck.and(lived)
     })?;
-    settle(bench, &id)
+    settle(bench, &id, &[137])
 }
 
 /// Waits for the moment, then for the victim to be there, and kills it. A life may end before.
@@ -283,65 +283,4 @@ fn children(pid: i32) -> Vec<(i32, String)> {
             Some((child.parse().ok()?, name.trim().to_owned()))
         })
         .collect()
-}
-
-/// What containerd says becomes what is; then the container can be removed by the usual calls.
-fn settle(bench: &Bench<'_>, id: &str) -> Result<()> {
-    let task = bench.ctr().task(id);
-    let status = until(
-        "what containerd says is what is",
-        SOON,
-        Sources::none(),
-        || {
-            let Some(status) = task.status()? else {
-                return Ok(Some(None));
-            };
-            let is_alive = status.pid > 0 && process_end(status.pid)?.is_some();
-            let is_said_alive = ["RUNNING", "CREATED"].contains(&status.state.as_str());
-            Ok((is_alive == is_said_alive).then_some(Some(status)))
-        },
-    )?;
-    match status {
-        Some(status) if status.state == "RUNNING" => {
-            task.exec(&["sh", "-c", "exit 6"])?.with_code(6)?;
-            let code = task.kill_and_remove()?;
-            ensure!(code == 137, "it was killed and exited with {code}");
-        }
-        Some(status) if status.state == "STOPPED" => {
-            let code = task.remove()?;
-            ensure!(code == 137, "it was killed and exited with {code}");
-        }
-        Some(_) => {
-            bench
-                .ctr()
-                .call(&["tasks", "rm", "--force", id])?
-                .success()?;
-            task.remove_container()?;
-        }
-        None => remove_container(&task, bench, id)?,
-    }
-    Ok(())
-}
-
-fn remove_container(task: &Task<'_>, bench: &Bench<'_>, id: &str) -> Result<()> {
-    let listed = bench
-        .ctr()
-        .call(&["containers", "ls", "-q"])?
-        .success()?
-        .stdout();
-    if listed.lines().any(|line| line == id) {
-        task.remove_container()?;
-    }
-    let snapshots = bench.ctr().call(&["snapshots", "ls"])?.success()?.stdout();
-    if snapshots
-        .lines()
-        .any(|line| line.split_whitespace().next() == Some(id))
-    {
-        // A client that was interrupted between the two leaves it; no runtime knows of it.
-        bench.ctr().call(&["snapshots", "rm", id])?.success()?;
-    }
-    if bench.ctr().tasks()?.iter().any(|(name, _)| name == id) {
-        bail!("the task came back");
-    }
-    Ok(())
 }
