@@ -1,11 +1,12 @@
 //! Rich containers: an image without an init gets one.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     check::{Bench, check},
     ctr::{Container, Task},
+    image_init,
     images::Image,
     runtime::Runtime,
     terminal::Size,
@@ -228,6 +229,43 @@ fn execs_pauses_lists_and_stops_are_as_ever() {
         let code = task.kill_and_remove()?;
         ensure!(code == 137, "expected 137, got {code}");
         for_end_of(program, SOON)
+    });
+}
+
+#[test]
+fn the_program_is_started_again_where_that_is_asked_for() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        image_init::is_started_again(|name| rich(bench, name))?;
+        // A signal that is rewritten stops it as well, and each program gets it once.
+        let container = rich(bench, "rewritten")
+            .rich("restart=always")
+            .rich("signals=TERM:USR1");
+        let script = format!("trap 'echo got; exit 4' USR1; {UNTIL_TRAPPED}");
+        let task = ready(&container, &script)?;
+        let init = task.pid()?;
+        ensure!(task.processes()?.len() >= 3, "{:?}", task.processes());
+        let filtered = about(init)?;
+        ensure!(filtered.0 == "runlxc-init", "{filtered:?}");
+        task.kill(Signal::SIGTERM)?;
+        let code = task.remove()?;
+        ensure!(code == 4, "rewritten: expected 4, got {code}");
+        // What cannot be executed fails the start, and is not tried again.
+        let nonsense = bench.containerd.work().join("nonsense");
+        fs::write(&nonsense, "nonsense")?;
+        fs::set_permissions(&nonsense, fs::Permissions::from_mode(0o755))?;
+        let refused = rich(bench, "nonsense")
+            .rich("restart=always")
+            .bound(&nonsense, "/bin/nonsense")
+            .run(&["/bin/nonsense"])?;
+        let why = "exec format error";
+        ensure!(
+            refused.code() != 0 && refused.stderr().contains(why),
+            "{refused}"
+        );
+        for (id, _) in bench.ctr().tasks()? {
+            bench.ctr().task(&id).remove()?;
+        }
+        Ok(())
     });
 }
 

@@ -241,10 +241,7 @@ mod tests {
     }
 
     fn stub() -> PidOne {
-        PidOne::Stub {
-            rewrites: Vec::new(),
-            services: None,
-        }
+        PidOne::stub()
     }
 
     #[test]

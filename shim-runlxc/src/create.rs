@@ -129,10 +129,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
 fn stay_if_needed(pid_one: &mut PidOne, parent: Parent) -> Toggle {
     let needed = agent::is_needed(parent);
     if needed == Toggle::On && *pid_one == PidOne::Program {
-        *pid_one = PidOne::Stub {
-            rewrites: Vec::new(),
-            services: None,
-        };
+        *pid_one = PidOne::stub();
     }
     match pid_one {
         PidOne::Stub { .. } => needed,

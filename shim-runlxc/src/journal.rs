@@ -254,9 +254,12 @@ fn services_limit_s(pid_one: &PidOne) -> u64 {
 /// Services are the affair of those inside: with them comes a plan of a process.
 fn without_services(pid_one: &PidOne) -> PidOne {
     match pid_one {
-        PidOne::Stub { rewrites, .. } => PidOne::Stub {
+        PidOne::Stub {
+            rewrites, restart, ..
+        } => PidOne::Stub {
             rewrites: rewrites.clone(),
             services: None,
+            restart: *restart,
         },
         other => other.clone(),
     }

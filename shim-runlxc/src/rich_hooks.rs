@@ -377,10 +377,7 @@ fn reshape(plan: &mut Plan, command: &Command) {
         .mounts
         .retain(|planned| !components::is_mount(planned));
     plan.init.process = command.process(&plan.init.process);
-    plan.init.pid_one = PidOne::Stub {
-        rewrites: Vec::new(),
-        services: None,
-    };
+    plan.init.pid_one = PidOne::stub();
     plan.namespaces.iter_mut().for_each(renew);
 }
 

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use launch::image_init::OWN;
-use launch::plan::{ImageInit, InitPlan, PidOne, PlannedMount, Restart};
+use launch::plan::{ImageInit, InitPlan, PidOne, PlannedMount};
 use mounts::flags::{NODEV, NOEXEC, NOSUID, RDONLY};
 use mounts::{Mount, MountOptions};
 
 use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
 use crate::rich::ready::Readiness;
-use crate::rich::{Mode, RESTART, Rich};
+use crate::rich::{Mode, Rich, restart};
 use crate::{Error, Result};
 
 const RUN: &str = "/run";
@@ -98,10 +98,7 @@ pub(crate) fn check(rich: &Rich, init: &InitPlan, namespaces: &Namespaces) -> Re
     if init.process.preserve_fds > 0 {
         return unsupported("with descriptors from 3 up for the program");
     }
-    if rich.restart != Restart::Never && init.process.terminal.is_some() {
-        let why = "a terminal ends with the program that has it, and process.terminal is true";
-        return Err(Error::invalid(format!("annotations.{RESTART}"), why));
-    }
+    restart::check_terminal(rich.restart, &init.process)?;
     if !namespaces.makes(NamespaceKind::Pid) {
         return invalid("needs a new pid namespace, and linux.namespaces has none");
     }

@@ -5,7 +5,7 @@ pub mod components;
 mod filter;
 pub mod hooks;
 pub mod ready;
-mod restart;
+pub(crate) mod restart;
 mod rewrites;
 pub mod services;
 
@@ -20,7 +20,7 @@ use crate::namespaces::Namespaces;
 use crate::plan::{NamespaceKind, PlanContext};
 use crate::{Error, Result, image_init, systemd};
 
-use filter::forbidden_to_pid_one;
+use filter::{forbidden_to_pid_one, forbidden_to_restarts};
 
 /// Who is pid 1.
 pub const MODE: &str = "org.pouch.rich.mode";
@@ -40,7 +40,7 @@ const ALL_MODES: [Mode; 3] = [Mode::Systemd, Mode::SbinInit, Mode::DumbInit];
 const OF_MODES: [(&str, &[Mode]); 7] = [
     (SIGNALS, &[Mode::DumbInit]),
     (USER, &[Mode::Systemd, Mode::SbinInit]),
-    (RESTART, &[Mode::Systemd, Mode::SbinInit]),
+    (RESTART, &ALL_MODES),
     (SERVICES, &ALL_MODES),
     (components::COMPONENTS, &ALL_MODES),
     (ready::READY, &ALL_MODES),
@@ -263,6 +263,12 @@ impl Rich {
             let why = format!("mode dumb-init needs {call}, which linux.seccomp forbids");
             return Err(Error::invalid(self.asked_by, why));
         }
+        restart::check_terminal(self.restart, program)?;
+        let is_again = self.restart != Restart::Never;
+        if let Some(call) = filter.filter(|_| is_again).and_then(forbidden_to_restarts) {
+            let why = format!("it needs {call}, which linux.seccomp forbids");
+            return Err(Error::invalid(annotation(RESTART), why));
+        }
         let services = Services {
             list: self.own_services,
             ..services::beside(program)
@@ -270,6 +276,7 @@ impl Rich {
         Ok(PidOne::Stub {
             rewrites: self.rewrites,
             services: (!services.list.is_empty()).then(|| Box::new(services)),
+            restart: self.restart,
         })
     }
 }

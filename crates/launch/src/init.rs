@@ -15,9 +15,11 @@
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
 use sys::process::{self as rights, Dumpable};
@@ -36,10 +38,11 @@ use crate::host_side::HostSide;
 use crate::image_init::{self, FromHost};
 use crate::labels;
 use crate::masks;
-use crate::plan::{Hook, InitPlan, PidOne, Process, Rewrite, Toggle};
+use crate::plan::{Hook, InitPlan, PidOne, Process, Restart, Rewrite, Toggle};
 use crate::process::{self, Prepared};
 use crate::procfs::Proc;
 use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Settled, Side};
+use crate::restarts::{self, Restarts, Signals};
 use crate::rootfs::{self, NewRoot};
 use crate::services::{self, Starter, Supervisor};
 use crate::start::{self, Word};
@@ -122,11 +125,64 @@ pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Resul
             Err(error) => return tell(&connection, &error),
         }
     }
-    let error = match become_program(&plan, &prepared, &connection) {
-        Ok(never) => match never {},
-        Err(error) => error,
+    if let Err(error) = run_start_hooks(&plan, &prepared, &connection) {
+        return tell(&connection, &error);
+    }
+    match restart_of(&plan.pid_one) {
+        Some((policy, whose)) => again_and_again(policy, whose, (&prepared, connection)),
+        None => tell(&connection, &prepared.execute()),
+    }
+}
+
+/// Whether the program is started again, and whose signals are what.
+fn restart_of(pid_one: &PidOne) -> Option<(Restart, Signals)> {
+    match pid_one {
+        PidOne::Stub {
+            rewrites, restart, ..
+        } if *restart != Restart::Never => {
+            let stop = reaper::rewritten(rewrites, Signal::SIGTERM as i32);
+            Some((*restart, Signals::Group { stop }))
+        }
+        _ => None,
+    }
+}
+
+/// Starts the program as often as it is to be; returns in its child only if it cannot be executed.
+fn again_and_again(
+    policy: Restart,
+    whose: Signals,
+    (prepared, connection): (&Prepared<'_>, UnixStream),
+) -> Result<End> {
+    let mut restarts = match Restarts::new(policy, whose) {
+        Ok(restarts) => restarts,
+        Err(error) => return tell(&connection, &error),
     };
-    tell(&connection, &error)
+    let mut connection = Some(connection);
+    loop {
+        match restarts.fork() {
+            Ok(restarts::Side::First) => {}
+            Ok(restarts::Side::Forked(mut line)) => {
+                let error = prepared.execute();
+                line.failed();
+                return match connection {
+                    Some(connection) => tell(&connection, &error),
+                    None => Err(error),
+                };
+            }
+            Ok(restarts::Side::Stopped) => return Ok(End::Abandoned),
+            Err(error) => {
+                return match connection {
+                    Some(connection) => tell(&connection, &error),
+                    None => Err(error),
+                };
+            }
+        }
+        // Its end of file says that the first one runs.
+        drop(connection.take());
+        if let Some(code) = restarts.wait(|_| Ok(()))? {
+            return Ok(End::Program(ExitStatus::Exited(code)));
+        }
+    }
 }
 
 /// Receives the plan and sets the container up; gives how this process ends where that fails.
@@ -177,7 +233,10 @@ struct PidOneBeside {
 
 /// Makes the processes of a container whose pid 1 is to stay.
 fn fork_program(plan: &InitPlan) -> Result<Forked> {
-    let PidOne::Stub { rewrites, services } = &plan.pid_one else {
+    let PidOne::Stub {
+        rewrites, services, ..
+    } = &plan.pid_one
+    else {
         return Ok(Forked::Program(None));
     };
     let beside = match services::fork(services.as_deref())? {
@@ -400,16 +459,6 @@ fn name_and_tune(plan: &InitPlan, proc: &Proc) -> Result<()> {
     plan.sysctl
         .iter()
         .try_for_each(|(name, value)| proc.set_sysctl(name, value))
-}
-
-/// The last steps, under the program's own rights; returns only on failure.
-fn become_program(
-    plan: &InitPlan,
-    prepared: &Prepared<'_>,
-    host: impl AsFd,
-) -> Result<std::convert::Infallible> {
-    run_start_hooks(plan, prepared, host)?;
-    Err(prepared.execute())
 }
 
 /// Limits, filter, startContainer hooks: only execve(2) may follow.

@@ -25,6 +25,7 @@ pub mod plan;
 mod process;
 mod procfs;
 mod reaper;
+mod restarts;
 mod rootfs;
 mod scheduling;
 mod services;

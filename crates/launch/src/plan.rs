@@ -59,11 +59,26 @@ pub enum PidOne {
         /// What runs beside the program; none: nothing.
         #[serde(default)]
         services: Option<Box<Services>>,
+        /// Whether the program is started again when it has ended.
+        #[serde(default)]
+        restart: Restart,
     },
     /// The image's own systemd, of which the program is a unit.
     Systemd(ImageInit),
     /// The image's own `/sbin/init`, that of sysvinit, of which the program is a job.
     SbinInit(ImageInit),
+}
+
+impl PidOne {
+    /// The stub, which does no more than to stay.
+    #[must_use]
+    pub fn stub() -> Self {
+        Self::Stub {
+            rewrites: Vec::new(),
+            services: None,
+            restart: Restart::Never,
+        }
+    }
 }
 
 /// What is asked of an image's own init.

@@ -271,7 +271,7 @@ enum Came {
 }
 
 /// What becomes of a signal; none: nothing. The first that fits counts.
-fn rewritten(rewrites: &[Rewrite], signal: i32) -> Option<i32> {
+pub(crate) fn rewritten(rewrites: &[Rewrite], signal: i32) -> Option<i32> {
     let found = rewrites.iter().find(|rewrite| rewrite.from == signal);
     found.map_or(Some(signal), |rewrite| rewrite.to)
 }

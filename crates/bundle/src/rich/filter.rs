@@ -19,11 +19,24 @@ const TRIES_OF_PID_ONE: [&str; 10] = [
     "sigaltstack",
 ];
 
+/// What a process that starts its program again does under its filter, besides.
+const CALLS_OF_RESTARTS: [&str; 5] = ["clone", "poll", "signalfd4", "socketpair", "rt_sigprocmask"];
+
+/// The first system call that starting a program again needs and a profile forbids.
+pub(super) fn forbidden_to_restarts(profile: &LinuxSeccomp) -> Option<&'static str> {
+    let mut calls = CALLS_OF_RESTARTS.into_iter();
+    calls.find(|call| !may(profile, call, allows))
+}
+
+fn allows(action: LinuxSeccompAction) -> bool {
+    use LinuxSeccompAction as Action;
+    matches!(action, Action::ScmpActAllow | Action::ScmpActLog)
+}
+
 /// The first system call that pid 1 needs and a profile forbids, whatever its arguments, or that it
 /// would die of.
 pub(super) fn forbidden_to_pid_one(profile: &LinuxSeccomp) -> Option<&'static str> {
     use LinuxSeccompAction as Action;
-    let allows = |action| matches!(action, Action::ScmpActAllow | Action::ScmpActLog);
     let spares = |action| {
         !matches!(
             action,

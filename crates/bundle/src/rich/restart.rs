@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use launch::plan::Restart;
+use launch::plan::{Process, Restart};
 
 use super::{RESTART, annotation};
 use crate::annotations::nearest;
@@ -30,6 +30,18 @@ pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Restart> {
             Err(Error::invalid(annotation(RESTART), why))
         }
     }
+}
+
+/// Refuses what does not go together with it.
+///
+/// # Errors
+/// [`Error::Invalid`] for a program on a terminal.
+pub(crate) fn check_terminal(restart: Restart, program: &Process) -> Result<()> {
+    if restart != Restart::Never && program.terminal.is_some() {
+        let why = "a terminal ends with the program that has it, and process.terminal is true";
+        return Err(Error::invalid(annotation(RESTART), why));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -96,11 +96,8 @@ fn services_are_roots_and_each_lengthens_the_start() {
 fn a_rich_container_has_pid_1_beside_its_program_in_a_new_pid_namespace() {
     let mode = ("/annotations", json!({"org.pouch.rich.mode": "dumb-init"}));
     assert_eq!(accepted(&[]).init.pid_one, PidOne::Program);
-    let rewrites = Vec::new();
     let plan = accepted(std::slice::from_ref(&mode));
-    let services = None;
-    let expected = PidOne::Stub { rewrites, services };
-    assert_eq!(plan.init.pid_one, expected);
+    assert_eq!(plan.init.pid_one, PidOne::stub());
     for (profile, call) in [
         (json!({"defaultAction": "SCMP_ACT_ERRNO"}), Some("read")),
         (
@@ -159,6 +156,25 @@ fn a_rich_container_has_pid_1_beside_its_program_in_a_new_pid_namespace() {
         let env = ("/process/env/-", json!("rich_mode=true"));
         check(&[env, namespaces, hostname], &of("process.env rich_mode"));
     }
+}
+
+#[test]
+fn a_program_that_is_started_again_has_a_parent_that_may_fork_and_no_terminal() {
+    let annotations = json!({
+        "org.pouch.rich.mode": "dumb-init",
+        "org.pouch.rich.restart": "always",
+    });
+    let mode = ("/annotations", annotations);
+    let field = "annotations.org.pouch.rich.restart";
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["clone"], "action": "SCMP_ACT_ERRNO"}]});
+    let terminal = |is_there: bool| ("/process/terminal", json!(is_there));
+    check(
+        &[mode.clone(), terminal(false), ("/linux/seccomp", profile)],
+        &format!("{field}: it needs clone, which linux.seccomp forbids"),
+    );
+    let why = "a terminal ends with the program that has it, and process.terminal is true";
+    check(&[mode, terminal(true)], &format!("{field}: {why}"));
 }
 
 #[test]

@@ -17,9 +17,10 @@ use crate::plan::{Process, Restart};
 use crate::process;
 use crate::procfs::Proc;
 use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Side};
+use crate::restarts::{self, Restarts, Signals};
 
 use super::keeper::Kept;
-use super::{OWN, keeper, refusal, restarts};
+use super::{OWN, keeper, refusal};
 
 /// Of a program that was not seen to end: whoever kills its parent kills it, too.
 const KILLED: i32 = 137;
@@ -42,11 +43,10 @@ pub fn run() -> Result<End> {
     let mut status = Status::create()?;
     status.write(FAILED)?;
     let application = Application::receive()?;
-    if application.restart != Restart::Never {
-        let ended = restarts::run(application.restart, &mut |code| status.write(code))?;
-        if let restarts::Side::First(code) = ended {
-            return Ok(End::Program(ExitStatus::Exited(code)));
-        }
+    if application.restart != Restart::Never
+        && let Some(end) = again_and_again(application.restart, &mut status)?
+    {
+        return Ok(end);
     }
     match start(application)? {
         Started::Parent(reaper, plan) => {
@@ -59,6 +59,22 @@ pub fn run() -> Result<End> {
             Some(child) => child.become_program(),
             None => Ok(End::Abandoned),
         },
+    }
+}
+
+/// Forks the parent of the program as often as it is to be started; gives how this process ends, unless
+/// it is that parent.
+fn again_and_again(policy: Restart, status: &mut Status) -> Result<Option<End>> {
+    let mut restarts = Restarts::new(policy, Signals::First)?;
+    loop {
+        match restarts.fork()? {
+            restarts::Side::First => {}
+            restarts::Side::Forked(_) => return Ok(None),
+            restarts::Side::Stopped => return Ok(Some(End::Abandoned)),
+        }
+        if let Some(code) = restarts.wait(|code| status.write(code))? {
+            return Ok(Some(End::Program(ExitStatus::Exited(code))));
+        }
     }
 }
 

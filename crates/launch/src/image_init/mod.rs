@@ -24,7 +24,6 @@ mod application;
 mod component;
 mod files;
 mod keeper;
-mod restarts;
 mod shutdown;
 pub mod style;
 mod systemd;

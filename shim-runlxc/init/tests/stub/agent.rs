@@ -25,10 +25,7 @@ fn sets(all: u64) -> Option<CapabilitySets> {
 
 fn with_agent(plan: InitPlan) -> Container {
     let plan = InitPlan {
-        pid_one: PidOne::Stub {
-            rewrites: Vec::new(),
-            services: None,
-        },
+        pid_one: PidOne::stub(),
         ..plan
     };
     let extras = Extras {

@@ -1,7 +1,7 @@
 //! The stub as pid 1 that stays, with the program as its child.
 
 use launch::control::FailureKind;
-use launch::plan::{CapabilitySets, Hook, InitPlan, PidOne, Rewrite, TerminalSize};
+use launch::plan::{CapabilitySets, Hook, InitPlan, PidOne, Restart, Rewrite, TerminalSize};
 use nix::sys::signal::{Signal, kill};
 use std::os::fd::OwnedFd;
 use sys::ExitStatus;
@@ -29,6 +29,7 @@ fn with_rewrites(plan: InitPlan, rewrites: &[(Signal, Option<Signal>)]) -> InitP
         pid_one: PidOne::Stub {
             rewrites,
             services: None,
+            restart: Restart::Never,
         },
         ..plan
     }
