@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 
 use crate::process::{command, output_of};
 
@@ -57,6 +58,56 @@ pub fn build_program(go: &Path, program: &Path, requirement: &str, source: &str)
     output_of(&mut build, BUILD_LIMIT)
         .with_context(|| format!("building a program on {requirement}"))
         .map(drop)
+}
+
+/// Builds a package from a copy of its module's own tree, verified as any download is, without some of
+/// its files and some of what it requires: for what is there for the module's own tests alone.
+pub fn build_without(
+    go: &Path,
+    program: &Path,
+    (module, package): (&str, &str),
+    left_out: (&[&str], &[&str]),
+) -> Result<()> {
+    let (files, requirements) = left_out;
+    let directory = tempfile::tempdir()?;
+    let tree = directory.path().join("tree");
+    let mut download = command(go);
+    download
+        .args(["mod", "download", "-json", module])
+        .current_dir(directory.path());
+    let told = output_of(&mut download, BUILD_LIMIT)?;
+    let told: Download = serde_json::from_str(&told).context("what go tells of a download")?;
+    let mut copy = command("cp");
+    copy.args(["-r", "--no-preserve=mode"])
+        .arg(&told.directory)
+        .arg(&tree);
+    output_of(&mut copy, BUILD_LIMIT)?;
+    for file in files {
+        fs::remove_file(tree.join(file)).with_context(|| format!("leaving {file} out"))?;
+    }
+    let mut edit = command(go);
+    edit.args(["mod", "edit"]).current_dir(&tree);
+    for name in requirements {
+        edit.arg(format!("-droprequire={name}"));
+    }
+    output_of(&mut edit, BUILD_LIMIT)?;
+    let mut build = command(go);
+    build
+        .args(["build", "-o"])
+        .arg(program)
+        .arg(package)
+        .env("GOFLAGS", "-mod=mod")
+        .current_dir(&tree);
+    output_of(&mut build, BUILD_LIMIT)
+        .with_context(|| format!("building {package} of {module}"))
+        .map(drop)
+}
+
+/// What go tells of a module that it has downloaded.
+#[derive(Debug, Deserialize)]
+struct Download {
+    #[serde(rename = "Dir")]
+    directory: PathBuf,
 }
 
 /// Builds packages of a module that `go install` refuses: as a dependency of a module made for that.

@@ -180,6 +180,26 @@ pub fn nerdctl() -> Result<Availability<PathBuf>> {
     Ok(Availability::Ready(directory.join("nerdctl")))
 }
 
+/// nerdctl 2.2.2, built from its Go module without the helpers of its own tests, one of which lies
+/// among its commands and needs a module that nobody serves.
+pub fn nerdctl_2() -> Result<Availability<PathBuf>> {
+    let Some(go) = golang::compiler() else {
+        return Ok(Availability::Absent(NO_GO.to_owned()));
+    };
+    let directory = cache::entry("nerdctl-2.2.2", |into| {
+        golang::build_without(
+            &go,
+            &into.join("nerdctl"),
+            ("github.com/containerd/nerdctl/v2@v2.2.2", "./cmd/nerdctl"),
+            (
+                &["cmd/nerdctl/helpers/testing_linux.go"],
+                &["github.com/containerd/nerdctl/mod/tigron"],
+            ),
+        )
+    })?;
+    Ok(Availability::Ready(directory.join("nerdctl")))
+}
+
 /// A program of the system by its name.
 pub fn system_program(name: &str) -> Result<PathBuf> {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]

@@ -2,7 +2,12 @@
 
 #![expect(clippy::panic, reason = "a test's own functions")]
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -14,7 +19,7 @@ use integration::{
     process::Running,
     runtime::Runtime,
     skip::skip,
-    versions::{Availability, Version, nerdctl},
+    versions::{Availability, Version, nerdctl, nerdctl_2},
     wait::{SOON, Sources, until},
 };
 
@@ -23,20 +28,20 @@ fn check(
     name: &str,
     behaviour: impl Fn(&Nerdctl<'_>, &Containerd, &NetworkNamespace) -> Result<()>,
 ) {
-    check_with(name, &[Image::Busybox], behaviour);
+    check_with(name, (nerdctl(), &[Image::Busybox]), behaviour);
 }
 
-/// The same, with those images.
+/// The same, by that nerdctl and with those images.
 fn check_with(
     name: &str,
-    images: &[Image],
+    (nerdctl, images): (Result<Availability<PathBuf>>, &[Image]),
     behaviour: impl Fn(&Nerdctl<'_>, &Containerd, &NetworkNamespace) -> Result<()>,
 ) {
-    let run = || -> Result<()> {
+    let run = move || -> Result<()> {
         Runtime::Runlxc
             .binaries()
             .context("the runtime under test is missing")?;
-        let binary = match nerdctl()? {
+        let binary = match nerdctl? {
             Availability::Ready(binary) => binary,
             Availability::Absent(reason) => {
                 skip(name, &reason);
@@ -224,11 +229,11 @@ fn a_published_port_on_a_bridge_answers() {
     });
 }
 
-/// nerdctl has `--annotation` from 2.0 on, which is not this one: it asks as PouchContainer did.
+/// nerdctl has `--annotation` from 2.0 on; this older one asks as PouchContainer did.
 #[test]
 fn pouchs_variables_make_rich_containers() {
     let images = [Image::Busybox, Image::DebianSystemd];
-    check_with("rich", &images, |nerdctl, _, _| {
+    check_with("rich", (nerdctl(), &images), |nerdctl, _, _| {
         let (busybox, debian) = (image(), Image::DebianSystemd.reference());
         let run = |name, rest: &[&str]| {
             let rich = ["--net", "none", "-e", "rich_mode=true"];
@@ -259,6 +264,111 @@ fn pouchs_variables_make_rich_containers() {
             .failing_with("the nearest is systemd")?;
         Ok(())
     });
+}
+
+/// A container by annotations, and what its program is to see of them.
+struct Annotated {
+    image: Image,
+    /// Without their prefix.
+    annotations: &'static [&'static str],
+    /// Lines of its output, the last one when it stops.
+    lines: &'static [&'static str],
+}
+
+const ANNOTATED: [Annotated; 3] = [
+    Annotated {
+        image: Image::DebianSystemd,
+        annotations: &["mode=systemd", "user=daemon", "services=cron,rsyslog,ssh"],
+        lines: &["systemd as daemon with a b", "cron", "rsyslogd", "sshd"],
+    },
+    Annotated {
+        image: Image::DebianSysvinit,
+        annotations: &["mode=sbin-init", "user=daemon", "services=cron"],
+        lines: &["init as daemon with a b", "cron"],
+    },
+    Annotated {
+        image: Image::Busybox,
+        annotations: &[
+            "mode=dumb-init",
+            "services=web",
+            "service.web=sh:exec httpd -f -p 80",
+            "service.web.ready=port:80",
+        ],
+        lines: &["runlxc-init as root with a b", "httpd"],
+    },
+];
+
+/// Says who it is and what runs beside it: systemd starts the image's services after it, too.
+const SHOWN: &str = "trap 'echo bye; exit 6' TERM; \
+    echo $(cat /proc/1/comm) as $(id -un 2>/dev/null || echo root) with $COLOURS; \
+    for service in \"$@\"; do \
+        until grep -qx $service /proc/[0-9]*/comm 2>/dev/null; do sleep 0.1; done; echo $service; \
+    done; while :; do sleep 1 & wait; done";
+
+/// Hooks as scripts; the image of systemd has no keys for its sshd.
+fn hooks(directory: &Path) -> Result<()> {
+    let keys = "[ ! -e /usr/sbin/sshd ] || ssh-keygen -A >/dev/null";
+    for (name, action) in [("prestart", keys), ("poststop", "true")] {
+        let path = directory.join(format!("{name}.sh"));
+        fs::write(
+            &path,
+            format!("#!/bin/sh\n{action}\necho {name} >>/opt/ops/hooks\n"),
+        )?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn annotations_make_rich_containers() {
+    let images = ANNOTATED.each_ref().map(|one| one.image);
+    check_with(
+        "annotations",
+        (nerdctl_2(), &images),
+        |nerdctl, containerd, _| {
+            for one in &ANNOTATED {
+                let operator = containerd.work().join(one.image.key());
+                fs::create_dir(&operator)?;
+                hooks(&operator)?;
+                is_rich(nerdctl, one, &operator).with_context(|| one.image.reference())?;
+            }
+            Ok(())
+        },
+    );
+}
+
+fn is_rich(nerdctl: &Nerdctl<'_>, one: &Annotated, operator: &Path) -> Result<()> {
+    let name = one.image.key();
+    let volume = format!("{}:/opt/ops", operator.display());
+    let hooks = [
+        "prestart=/opt/ops/prestart.sh",
+        "poststop=/opt/ops/poststop.sh",
+    ];
+    let annotations: Vec<_> = [one.annotations, &hooks]
+        .concat()
+        .into_iter()
+        .map(|rest| format!("org.pouch.rich.{rest}"))
+        .collect();
+    let mut words = vec!["-d", "--net", "none", "-e", "COLOURS=a b", "-v", &volume];
+    for annotation in &annotations {
+        words.extend(["--annotation", annotation]);
+    }
+    let reference = one.image.reference();
+    words.extend([&reference, "sh", "-c", SHOWN, "sh"]);
+    words.extend(&one.lines[1..]);
+    nerdctl.run(Runtime::Runlxc, &name, &words)?.success()?;
+    for line in one.lines {
+        logs_come(nerdctl, &name, line)?;
+    }
+    let said = || fs::read_to_string(operator.join("hooks"));
+    ensure!(said()? == "prestart\n", "{:?}", said());
+    nerdctl.call(&["stop", "-t", "50", &name])?.success()?;
+    logs_come(nerdctl, &name, "bye")?;
+    let inspected = nerdctl.call(&["inspect", "--format", "{{.State.ExitCode}}", &name])?;
+    inspected.success()?.printing("6")?;
+    nerdctl.call(&["rm", &name])?.success()?;
+    ensure!(said()? == "prestart\npoststop\n", "{:?}", said());
+    Ok(())
 }
 
 /// The logging process writes after the container does.
