@@ -1,7 +1,12 @@
 //! A container's priority: carried out in its cgroup, and told.
 
+use std::path::Path;
+
+use bundle::colocation::{self, Colocation};
 use bundle::{Plan, Update, priority};
+use cgroups::colocation::RESCTRL;
 use cgroups::{Applied, Cgroup, Priority, Resources};
+use sys::Pid;
 
 use crate::Result;
 use crate::journal::Journal;
@@ -9,14 +14,73 @@ use crate::journal::Journal;
 /// What the state says where no file was there to write.
 const NOTHING: &str = "nothing: this kernel has no file for it, or linux.resources says all";
 
+/// Before the word for a priority, in the name of the operator's class of resctrl for it.
+const CLASS: &str = "pouch-";
+
 /// Writes what there is to write, into the cgroup and into the annotations of the state.
-pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) {
-    let Some(wanted) = plan.priority else { return };
-    let applied = cgroup.prioritise(wanted, &plan.resources);
-    tell(wanted, &applied, journal);
+///
+/// # Errors
+/// A word that means nothing.
+pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Result<()> {
+    if let Some(wanted) = plan.priority {
+        let mut applied = cgroup.prioritise(wanted, &plan.resources);
+        applied.extend(cgroup.prioritise_packets(wanted, &[&plan.resources]));
+        tell(wanted, &applied, journal);
+    }
+    let words = Colocation::of(&plan.annotations)?;
+    if words.is_none() {
+        return Ok(());
+    }
+    // What is said by the name of a file counts more than a priority.
+    let applied = cgroup.set_up(&words.settings);
+    let unknown = words.unknown.iter();
+    let unknown = unknown.map(|key| format!("{key} refused (no file for it is known)"));
+    let applied: Vec<_> = applied.iter().map(ToString::to_string).collect();
+    let all: Vec<_> = applied.into_iter().chain(unknown).collect();
+    if !all.is_empty() {
+        let applied = all.join(", ");
+        let container = journal.id.as_str();
+        tracing::info!(container, applied, "words for colocation");
+        add(journal, colocation::APPLIED, applied);
+    }
+    Ok(())
 }
 
-/// The same for a container that runs; `own` is what its config.json says.
+/// Puts pid 1 into the class that its annotations, or the operator for its priority, have named, before
+/// it forks.
+///
+/// # Errors
+/// A word that means nothing.
+pub(crate) fn classify(plan: &Plan, pid: Pid, journal: &mut Journal) -> Result<()> {
+    let resctrl = Path::new(RESCTRL);
+    let pid = pid.as_raw();
+    let (class, key) = match (Colocation::of(&plan.annotations)?.class, plan.priority) {
+        (Some(class), _) => (class, colocation::APPLIED),
+        (None, Some(wanted)) => (format!("{CLASS}{}", wanted.as_str()), priority::APPLIED),
+        (None, None) => return Ok(()),
+    };
+    let told = match cgroups::colocation::classify(resctrl, &class, pid) {
+        Some(applied) => applied.to_string(),
+        // Nobody asked for that one by its name.
+        None if key == priority::APPLIED => return Ok(()),
+        None => format!("resctrl={class} refused (there is no such class below {RESCTRL})"),
+    };
+    let container = journal.id.as_str();
+    tracing::info!(container, applied = told, "class of resctrl");
+    add(journal, key, told);
+    Ok(())
+}
+
+/// Adds to what the state says of it.
+fn add(journal: &mut Journal, key: &str, words: String) {
+    let before = journal.annotations.remove(key);
+    let before = before.filter(|before| before != NOTHING);
+    let all = [before, Some(words)].into_iter().flatten();
+    let all = all.collect::<Vec<_>>().join(", ");
+    journal.annotations.insert(key.to_owned(), all);
+}
+
+/// The same as [`apply`] for the priority of a container that runs; `own` is what its config.json says.
 pub(crate) fn change(
     update: &Update,
     own: &Resources,
@@ -27,7 +91,9 @@ pub(crate) fn change(
         return Ok(());
     };
     let old = priority::of(&journal.annotations)?;
-    let applied = cgroup.reprioritise((old, wanted), &[own, &update.resources]);
+    let set = [own, &update.resources];
+    let mut applied = cgroup.reprioritise((old, wanted), &set);
+    applied.extend(cgroup.prioritise_packets(wanted, &set));
     tell(wanted, &applied, journal);
     Ok(())
 }

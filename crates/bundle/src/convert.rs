@@ -9,6 +9,7 @@ use launch::plan::{
 use mounts::flags::{PRIVATE, REC, SHARED, SLAVE, UNBINDABLE};
 use oci_spec::runtime::{Hooks as OciHooks, Linux};
 
+use crate::colocation::Colocation;
 use crate::load::Bundle;
 use crate::mount::Surroundings;
 use crate::namespaces::{IdMaps, Namespaces, time_offsets};
@@ -73,6 +74,7 @@ impl Bundle {
         );
         let hooks = self.hooks();
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
+        Colocation::of(&own_annotations)?;
         if let Some(left_out) = self.left_out(&init.process) {
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }

@@ -11,6 +11,7 @@ mod tolerance;
 
 pub mod annotations;
 pub mod capabilities;
+pub mod colocation;
 mod device;
 mod filter;
 mod hook;

@@ -13,6 +13,7 @@ pub mod resources;
 pub mod stats;
 
 pub mod cgroup;
+pub mod colocation;
 mod kill;
 pub mod oom;
 pub mod priority;
@@ -30,6 +31,7 @@ mod file;
 mod wait;
 
 pub use cgroup::Cgroup;
+pub use colocation::Setting;
 pub use error::{Error, Result};
 pub use hierarchies::{Controller, Hierarchies, Kind, Layout};
 pub use oom::{OomNews, OomWatch};

@@ -195,9 +195,9 @@ fn names_one(resources: &Resources, files: &[&str]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Its name.
-    pub file: &'static str,
+    pub file: String,
     /// What was written.
-    pub value: &'static str,
+    pub value: String,
     /// Why the kernel did not take it; none: it did.
     pub refused: Option<String>,
 }
@@ -264,7 +264,7 @@ impl Cgroup {
 }
 
 /// None: there is no such file.
-fn apply(directory: &Path, file: &'static str, value: &'static str) -> Option<Applied> {
+pub(crate) fn apply(directory: &Path, file: &str, value: &str) -> Option<Applied> {
     let refused = match file::write(directory, file, value) {
         Ok(()) => None,
         Err(error) if error.is_not_found() => return None,
@@ -272,8 +272,8 @@ fn apply(directory: &Path, file: &'static str, value: &'static str) -> Option<Ap
         Err(error) => Some(error.to_string()),
     };
     Some(Applied {
-        file,
-        value,
+        file: file.to_owned(),
+        value: value.to_owned(),
         refused,
     })
 }
