@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sys::ExitStatus;
 use sys::pty::set_controlling;
@@ -13,7 +14,7 @@ use sys::pty::set_controlling;
 use crate::control::{self, Received};
 use crate::error::{Error, Result, host};
 use crate::init::End;
-use crate::plan::{Process, Restart};
+use crate::plan::{Process, Restart, Rewrite};
 use crate::process;
 use crate::procfs::Proc;
 use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Side};
@@ -27,6 +28,12 @@ const KILLED: i32 = 137;
 
 /// Of a program that could not be started.
 const FAILED: i32 = 255;
+
+/// What has the program's parent kill it: nothing can be passed on that kills the parent itself.
+pub(super) const END_AT_ONCE: Rewrite = Rewrite {
+    from: 64,
+    to: Some(Signal::SIGKILL as i32),
+};
 
 /// Where the status is for the last pid 1.
 pub(super) fn status_path() -> String {
@@ -106,7 +113,7 @@ fn start(application: Application) -> Result<Started> {
 fn stay(reaper: Reaper, plan: &Process) -> Result<ExitStatus> {
     match reaper
         .settle(plan, &Proc::open()?, Beside::default())?
-        .run(&[])?
+        .run(&[END_AT_ONCE])?
     {
         Outcome::Ended(status) => Ok(status),
         // Only an agent has processes join, and there is none.

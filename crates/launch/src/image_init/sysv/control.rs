@@ -17,7 +17,7 @@ use sys::process::kill_number;
 use sys::{ExitStatus, Pid};
 
 use crate::error::{Error, Result, host};
-use crate::image_init::application::{self, refuse_elsewhere, status_path};
+use crate::image_init::application::{self, END_AT_ONCE, refuse_elsewhere, status_path};
 use crate::image_init::keeper::{self, Word};
 use crate::image_init::{OWN, shutdown};
 use crate::init::End;
@@ -26,6 +26,9 @@ use super::{INITCTL, original};
 
 /// What a program may take to end: systemd's own limit for a unit, and a little.
 const STOP_LIMIT: Duration = Duration::from_secs(95);
+
+/// What the kernel may take to end it, and its parent to say so.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// struct `init_request` of initreq.h: magic number, command, runlevel, seconds between TERM and
 /// KILL, as native integers; then nothing of use here.
@@ -145,7 +148,12 @@ pub fn stop() -> Result<End> {
     let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
     let limit = PollTimeout::try_from(STOP_LIMIT).unwrap_or(PollTimeout::MAX);
     if poll(&mut fds, limit).map_err(host(step))? == 0 {
-        let _sent = kill_number(pid, Signal::SIGKILL as i32);
+        // Its group, so that it is gone before the services are.
+        let _sent = kill_number(pid, END_AT_ONCE.from);
+        let limit = PollTimeout::try_from(KILL_LIMIT).unwrap_or(PollTimeout::MAX);
+        if poll(&mut fds, limit).map_err(host(step))? == 0 {
+            let _sent = kill_number(pid, Signal::SIGKILL as i32);
+        }
     }
     Ok(End::Forked)
 }
