@@ -28,6 +28,8 @@ pub const IMAGES: &str = "POUCH_IMAGES";
 pub enum Image {
     /// Static busybox, hard links for all applets; no `/proc`, no `/sys`.
     Busybox,
+    /// The same with an inittab and a script that it runs first.
+    BusyboxInit,
     /// Busybox that stays until it is killed: a pod's sandbox.
     Pause,
     /// Debian 12, minimal.
@@ -69,6 +71,7 @@ impl Image {
     const fn recipe(self) -> (&'static str, u32) {
         match self {
             Self::Busybox => ("busybox", 1),
+            Self::BusyboxInit => ("busybox-init", 1),
             Self::Pause => ("pause", 1),
             Self::Debian => ("debian", 1),
             Self::DebianSystemd => ("debian-systemd", 1),
@@ -100,6 +103,7 @@ impl Image {
     fn make(self, into: &Path) -> Result<()> {
         let (layers, command) = match self {
             Self::Busybox => (vec![busybox::layer()?], "sh"),
+            Self::BusyboxInit => (vec![busybox::layer()?, busybox::inittab()], "sh"),
             Self::Pause => (vec![busybox::layer()?], "sleep 1000000000"),
             Self::Debian => (vec![debian::layer(debian::MINIMAL)?], "bash"),
             Self::DebianSystemd => (vec![debian::layer(debian::WITH_SYSTEMD)?], "bash"),

@@ -1,4 +1,4 @@
-//! Rich containers with an image's own sysvinit as pid 1.
+//! Rich containers with an image's own sysvinit, or BusyBox's init, as pid 1.
 
 use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
@@ -47,8 +47,12 @@ fn with_service<'a>(bench: &Bench<'a>, name: &str, directory: &Path) -> Result<T
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
+    let services = match bench.image {
+        Image::BusyboxInit => "services=slow",
+        _ => "services=cron,slow",
+    };
     let container = rich(bench, name)
-        .rich("services=cron,slow")
+        .rich(services)
         .rich("ready=file:/seen/started")
         .bound(&script, "/etc/init.d/slow")
         .bound(directory, "/seen");
@@ -61,9 +65,9 @@ fn with_service<'a>(bench: &Bench<'a>, name: &str, directory: &Path) -> Result<T
     Ok(task)
 }
 
-fn is_in_order(directory: &Path) -> Result<()> {
+fn is_in_order(directory: &Path, then: &str) -> Result<()> {
     let order = fs::read_to_string(directory.join("order"))?;
-    let expected = "slow start\nprogram start\nprogram stop\nslow stop\n";
+    let expected = format!("slow start\nprogram start\nprogram stop\nslow stop\n{then}");
     ensure!(order == expected, "{order:?}");
     Ok(())
 }
@@ -113,7 +117,7 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         task.kill(Signal::SIGTERM)?;
         let code = task.remove()?;
         ensure!(code == 7, "stopped: expected 7, got {code}");
-        is_in_order(directory.path()).context("stopped")?;
+        is_in_order(directory.path(), "").context("stopped")?;
 
         for (name, command) in [
             ("halted", &["shutdown", "-h", "now"][..]),
@@ -123,7 +127,7 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
             task.exec(command)?.success().context(name)?;
             let code = task.remove()?;
             ensure!(code == 7, "{name}: expected 7, got {code}");
-            is_in_order(directory.path()).context(name)?;
+            is_in_order(directory.path(), "").context(name)?;
         }
 
         let task = with_service(bench, "parent", directory.path())?;
@@ -135,6 +139,36 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         let code = task.remove()?;
         ensure!([143, 255].contains(&code), "at once: got {code}");
         Ok(())
+    });
+}
+
+#[test]
+fn busyboxs_init_starts_stops_and_ends_as_sysvinit_does() {
+    check(RUNTIME, &[Image::BusyboxInit], |bench| {
+        let container = rich(bench, "intact")
+            .rich("user=app")
+            .flags(&["--env", "ODD=a $B"]);
+        let script = "id -u; cat /proc/1/comm /run/boot; printf '[%s]\\n' \"$ODD\" \"$@\"; exit 3";
+        let odd = "two\nlines $HOME \"q\" \\ 'x'; & #";
+        let ended = container.run(&["sh", "-c", script, "name", odd, ""])?;
+        let expected = format!("1000\ninit\nbooted\n[a $B]\n[{odd}]\n[]\n");
+        ensure!(ended.code() == 3 && ended.stdout() == expected, "{ended}");
+
+        let directory = tempfile::tempdir()?;
+        let task = with_service(bench, "stopped", directory.path())?;
+        let written: Vec<_> = image_init::changes(&task)?
+            .into_iter()
+            .filter(|path| path.starts_with("etc/") || path.starts_with("sbin"))
+            .filter(|path| !["etc/init.d", "etc/init.d/slow"].contains(&path.as_str()))
+            .collect();
+        ensure!(written.is_empty(), "{written:?}");
+        task.kill(Signal::SIGTERM)?;
+        let code = task.remove()?;
+        ensure!(code == 7, "stopped: expected 7, got {code}");
+        is_in_order(directory.path(), "rcK\n").context("stopped")?;
+        let task = with_service(bench, "parent", directory.path())?;
+        image_init::ends_with_the_programs_parent(&task, "busybox-job")?;
+        image_init::is_started_again(|name| rich(bench, name))
     });
 }
 
@@ -151,7 +185,7 @@ fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
             Image::Busybox => &[(
                 "user",
                 "root",
-                "/sbin/init of the image (/sbin/init) is BusyBox, not sysvinit",
+                "mode sbin-init: the image has no file /etc/inittab",
             )],
             _ => &[
                 (

@@ -270,6 +270,7 @@ mod tests {
             components: Vec::new(),
             notify_socket: None,
             restart: launch::plan::Restart::Never,
+            stop_signal: None,
         });
         for (text, pid_one, why) in [
             ("", &stub(), "missing field `start`"),

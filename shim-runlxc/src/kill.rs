@@ -1,6 +1,7 @@
 //! Signals, and freezing and thawing.
 
 use bundle::Status;
+use launch::image_init::style::Style;
 use launch::plan::PidOne;
 use sys::Signal;
 
@@ -21,12 +22,6 @@ const STOPS: [i32; 4] = [
     Signal::SIGQUIT as i32,
     Signal::SIGPWR as i32,
 ];
-
-/// SIGRTMIN+3: systemd(1) stops all units in order, and halts.
-const HALT: i32 = 34 + 3;
-
-/// init(8) of sysvinit does what its inittab says for a failure of the power: ours ends all in order.
-const POWER: i32 = Signal::SIGPWR as i32;
 
 impl Container {
     /// Sends a signal (a number, real-time ones too) to init. SIGKILL reaches frozen processes,
@@ -85,15 +80,17 @@ impl Container {
         }
     }
 
-    /// What an image's init gets instead of what stops a program. systemd would take TERM for a wish
-    /// to execute itself anew, INT for one to reboot, and end by QUIT; sysvinit does not know TERM.
+    /// What an image's init gets instead of what stops a program.
     fn for_image_init(&self, signal: i32) -> Option<i32> {
         self.image_init()?;
-        let instead = match self.journal.pid_one {
-            PidOne::SbinInit(_) => POWER,
-            _ => HALT,
+        // Whoever made the container before there were several kinds said nothing.
+        let (wanted, usual) = match &self.journal.pid_one {
+            PidOne::Systemd(wanted) => (wanted, Style::Systemd),
+            PidOne::SbinInit(wanted) => (wanted, Style::Sysv),
+            PidOne::Program | PidOne::Stub { .. } => return None,
         };
-        STOPS.contains(&signal).then_some(instead)
+        let stop = wanted.stop_signal.unwrap_or(usual.stop_signal());
+        STOPS.contains(&signal).then_some(stop)
     }
 
     /// A killed process of a frozen version 1 cgroup dies only once it is thawed.

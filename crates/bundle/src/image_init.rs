@@ -50,11 +50,11 @@ pub(crate) fn services(field: &str, text: &str, mode: Mode) -> Result<Vec<String
         .collect()
 }
 
-/// Changes a plan to what sysvinit needs.
+/// Changes a plan to what an image's `/sbin/init` needs.
 ///
 /// # Errors
 /// A field that does not go together with it.
-pub(crate) fn furnish_sysv(
+pub(crate) fn furnish_sbin(
     rich: &Rich,
     context: &PlanContext,
     (init, namespaces): (&mut InitPlan, &mut Namespaces),
@@ -72,6 +72,7 @@ pub(crate) fn wanted(rich: &Rich, context: &PlanContext) -> ImageInit {
         user: rich.user.clone(),
         services: rich.services.clone(),
         restart: rich.restart,
+        stop_signal: Some(rich.init.stop_signal()),
         components: Vec::new(),
         notify_socket: rich.ready.as_ref().and_then(Readiness::socket_of_init),
     }

@@ -75,6 +75,8 @@ const LABEL_VARIABLE: &str = "label__";
 pub struct Rich {
     /// Who is pid 1.
     pub mode: Mode,
+    /// Of which kind the image's init is, as far as it matters.
+    pub init: Style,
     /// The field that says so, for messages.
     pub asked_by: String,
     /// Signals that the program gets as other ones.
@@ -100,7 +102,7 @@ pub enum Mode {
     DumbInit,
     /// The image's own, of which the program is a unit.
     Systemd,
-    /// The image's own sysvinit, of which the program is a job.
+    /// The image's own `/sbin/init`, of which the program is a job.
     SbinInit,
 }
 
@@ -178,12 +180,14 @@ impl Rich {
             };
         };
         let known = MODES.iter().find(|(word, _)| *word == asked.mode);
-        let (mode, why) = match known.and_then(|(_, mode)| *mode) {
-            Some(mode) => (mode, ""),
-            None => (
-                mode_for(init_of_image()),
-                ", which auto chose for this image,",
-            ),
+        let (mode, init, why) = match known.and_then(|(_, mode)| *mode) {
+            Some(Mode::SbinInit) => (Mode::SbinInit, init_of_image(), ""),
+            Some(Mode::Systemd) => (Mode::Systemd, Style::Systemd, ""),
+            Some(Mode::DumbInit) => (Mode::DumbInit, Style::Other, ""),
+            None => {
+                let init = init_of_image();
+                (mode_for(init), init, ", which auto chose for this image,")
+            }
         };
         let mut others = OF_MODES.iter().filter(|(_, only)| !only.contains(&mode));
         if let Some((key, _)) = others.find(|(key, _)| annotations.contains_key(*key)) {
@@ -198,6 +202,7 @@ impl Rich {
         let rewrites = annotations.get(SIGNALS).map(|text| rewrites::parse(text));
         Ok(Some(Self {
             mode,
+            init,
             asked_by: asked.field,
             rewrites: rewrites.transpose()?.unwrap_or_default(),
             user: annotations.get(USER).cloned(),
@@ -230,7 +235,7 @@ impl Rich {
             }
             Mode::SbinInit => {
                 self.check_poststop(filter)?;
-                image_init::furnish_sysv(&self, context, (init, namespaces))?;
+                image_init::furnish_sbin(&self, context, (init, namespaces))?;
             }
         }
         Ok(())

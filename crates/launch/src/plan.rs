@@ -65,7 +65,7 @@ pub enum PidOne {
     },
     /// The image's own systemd, of which the program is a unit.
     Systemd(ImageInit),
-    /// The image's own `/sbin/init`, that of sysvinit, of which the program is a job.
+    /// The image's own `/sbin/init`, of which the program is a job.
     SbinInit(ImageInit),
 }
 
@@ -99,6 +99,9 @@ pub struct ImageInit {
     /// Whether the program is started again when it has ended.
     #[serde(default)]
     pub restart: Restart,
+    /// What asks the init to end all in order (kill(2)); none: what systemd or sysvinit knows.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
 }
 
 /// Whether a program is started again when it has ended.

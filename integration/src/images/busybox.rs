@@ -57,6 +57,31 @@ pub(super) fn layer() -> Result<Layer> {
     Ok(layer)
 }
 
+/// What its init reads and runs, over that: as small distributions have it.
+pub(super) fn inittab() -> Layer {
+    let mut layer = Layer::default();
+    layer.file("etc/inittab", INITTAB);
+    layer.add("etc/init.d", 0o755, Content::Directory);
+    for (name, text) in [("rcS", RCS), ("rcK", RCK)] {
+        let content = Content::File(text.as_bytes().to_vec());
+        layer.add(&format!("etc/init.d/{name}"), 0o755, content);
+    }
+    layer
+}
+
+const INITTAB: &str = "::sysinit:/bin/mount -t proc proc /proc
+::sysinit:/etc/init.d/rcS
+tty1::askfirst:-/bin/sh
+::respawn:/sbin/getty -L ttyS0 115200 vt100
+::ctrlaltdel:/sbin/reboot
+::shutdown:/etc/init.d/rcK
+::shutdown:/bin/umount -a -r
+";
+
+const RCS: &str = "#!/bin/sh\necho booted >>/run/boot\n";
+
+const RCK: &str = "#!/bin/sh\n[ ! -d /seen ] || echo rcK >>/seen/order\n";
+
 fn contains(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }

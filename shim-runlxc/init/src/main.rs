@@ -10,7 +10,8 @@ use launch::image_init;
 use launch::init::End;
 
 const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | exec CONTROL_FD | --version; \
-                     in a container: application | component NAME | halt | job | listening | power-off | stop | end";
+                     in a container: application | busybox-job | component NAME | end | halt | job | last | listening | power-off | \
+                     stop";
 
 /// As runc's init: no program of the container ends with it by chance.
 const EXIT_FAILED: u8 = 255;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         },
         [Some("application")] => image_init::run_application(),
         [Some("component"), Some(name)] => image_init::component(name),
+        [Some("busybox-job")] => image_init::busybox_job(),
+        [Some("last")] => image_init::last(),
         [Some("halt")] => image_init::halt(),
         [Some("job")] => image_init::job(),
         [Some("listening")] => image_init::listening(),

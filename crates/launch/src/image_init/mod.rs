@@ -15,15 +15,17 @@
 //!                                                                pid 1 is told to end all
 //!   the last program of pid 1, which is the stub: all get TERM; ends with the status in the file
 //! ```
-//! What differs from one init to the other is in `systemd` and `sysv`: what is in the image, the
+//! What differs from one init to the other is in `systemd`, `sysv` and `busybox`: what is in the image, the
 //! job, and how pid 1 comes to its last program. Nothing is written but to tmpfs: what is bound
 //! over files of the image lies in [`OWN`]. Must not give pid 1 a right that the program lacks.
 
 pub(crate) mod accounts;
 mod application;
+mod busybox;
 mod component;
 mod files;
 mod keeper;
+mod sbin;
 mod shutdown;
 pub mod style;
 mod systemd;
@@ -47,6 +49,7 @@ use crate::start;
 use self::keeper::Word;
 
 pub use application::run as run_application;
+pub use busybox::{job as busybox_job, last};
 pub use component::component;
 pub use shutdown::run as run_shutdown;
 pub use systemd::{SHUTDOWN, halt};
@@ -175,7 +178,7 @@ fn prepare(
     control: &OwnedFd,
 ) -> Result<Prepared> {
     let program = match &plan.pid_one {
-        PidOne::SbinInit(_) => sysv::furnish(wanted, &furnished)?,
+        PidOne::SbinInit(_) => sbin::furnish(wanted, &furnished)?,
         _ => systemd::furnish(plan, wanted, &furnished)?,
     };
     let application = application_of(&plan.process, wanted.user.as_deref())?;

@@ -48,6 +48,18 @@ impl Style {
         Self::Other
     }
 
+    /// What asks it to end all in order, as it is set up here (kill(2)). systemd would take TERM for a
+    /// wish to execute itself anew, INT for one to reboot, and end by QUIT; sysvinit does what its
+    /// inittab says for a failure of the power; BusyBox executes another init.
+    #[must_use]
+    pub fn stop_signal(self) -> i32 {
+        match self {
+            Self::Systemd => super::systemd::SIGRTMIN_3,
+            Self::Busybox => super::busybox::STOP,
+            Self::Sysv | Self::Upstart | Self::Other => nix::libc::SIGPWR,
+        }
+    }
+
     /// What to call it in a message.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -33,14 +33,16 @@ fn the_version_is_told_and_anything_unknown_refused() {
         None => format!("{version}\n"),
     };
     let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | \
-                 exec CONTROL_FD | --version; in a container: application | component NAME | halt | job | \
-                 listening | power-off | stop | end\n";
+                 exec CONTROL_FD | --version; in a container: application | busybox-job | component NAME | \
+                 end | halt | job | last | listening | power-off | stop\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.
     let elsewhere = "runlxc-init: only a job of a container's init runs this\n";
     for word in [
         "application",
+        "busybox-job",
         "halt",
+        "last",
         "job",
         "listening",
         "power-off",

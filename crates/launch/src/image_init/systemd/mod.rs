@@ -23,7 +23,7 @@ use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, refusal};
 pub const SHUTDOWN: &str = "systemd-shutdown";
 
 /// systemd(1): halts.
-const SIGRTMIN_3: i32 = 34 + 3;
+pub(super) const SIGRTMIN_3: i32 = 34 + 3;
 
 /// The unit that is the program.
 const UNIT: &str = "pouch-application.service";

@@ -105,6 +105,11 @@ pub fn halt() -> Result<End> {
 /// # Errors
 /// As [`application::run`], and what keeps it from asking.
 pub fn job() -> Result<End> {
+    job_ended_by(|| ask(POWER_OFF))
+}
+
+/// The same with another way to ask.
+pub(in crate::image_init) fn job_ended_by(ask: impl FnOnce() -> Result<()>) -> Result<End> {
     refuse_elsewhere()?;
     if !is_there(&status_path()) {
         let path = parent_socket();
@@ -119,7 +124,7 @@ pub fn job() -> Result<End> {
         }
     }
     if !is_there(&stopping()) {
-        ask(POWER_OFF)?;
+        ask()?;
     }
     let only: SigSet = [Signal::SIGTERM].into_iter().collect();
     let step = || "wait for the end".to_owned();

@@ -18,8 +18,7 @@ mod control;
 mod inittab;
 mod rc;
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -28,12 +27,12 @@ use crate::error::{Result, host};
 use crate::init::Furnished;
 use crate::plan::ImageInit;
 
-use super::accounts::read_regular;
 use super::component;
 use super::files::{copy_stub, cover as bind_over, link, make_directory, write};
-use super::style::{self, Style};
-use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, refusal};
+use super::sbin::text_of;
+use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst};
 
+pub(super) use control::job_ended_by;
 pub use control::{cover, end, halt, job, listening, stop};
 
 /// Where sysvinit takes requests, since 2.89 and before.
@@ -46,21 +45,17 @@ fn original() -> String {
 }
 
 /// Makes what it finds in the container beside the image; gives how it is started.
-pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
-    let init = find_init()?;
-    let Some(text) = read_regular(inittab::PATH).ok().flatten() else {
-        let why = format!("mode sbin-init: the image has no file {}", inittab::PATH);
-        return Err(refusal(why));
-    };
+pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
+    let text = text_of(inittab::PATH)?;
     let services = wanted.services.iter().map(|name| rc::Service::find(name));
     let services: Vec<_> = services.collect::<Result<_>>()?;
     copy_stub(&furnished.proc)?;
     let components = component::prepare(&wanted.components)?;
-    let inittab = inittab::of(&String::from_utf8_lossy(&text), &components);
+    let inittab = inittab::of(&text, &components);
     make_directory(&format!("{OWN}/sbin"))?;
     write(&original(), b"", 0o755)?;
     bind_over(&init.to_string_lossy(), original().as_ref())?;
-    bind_over(&format!("{OWN}/init"), &init)?;
+    bind_over(&format!("{OWN}/init"), init)?;
     let own = format!("{OWN}/inittab");
     write(&own, inittab.text.as_bytes(), 0o644)?;
     bind_over(&own, inittab::PATH.as_ref())?;
@@ -81,25 +76,7 @@ pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Progr
     })
 }
 
-/// The file that `/sbin/init` leads to, if it is sysvinit.
-fn find_init() -> Result<PathBuf> {
-    let path = style::PATH;
-    let Ok(real) = fs::canonicalize(path) else {
-        return Err(refusal(format!("mode sbin-init: the image has no {path}")));
-    };
-    let content = read_regular(path).ok().flatten().unwrap_or_default();
-    match Style::of(&real, &content) {
-        Style::Sysv => Ok(real),
-        other => {
-            let hint = match other {
-                Style::Systemd => ": mode systemd is for that",
-                _ => "",
-            };
-            Err(refusal(format!(
-                "mode sbin-init: {path} of the image ({}) is {}, not sysvinit{hint}",
-                real.display(),
-                other.as_str()
-            )))
-        }
-    }
+/// Refuses what is no script of the image's that starts and stops a service.
+pub(super) fn is_script(name: &str) -> Result<()> {
+    rc::Service::find(name).map(drop)
 }
