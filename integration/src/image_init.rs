@@ -14,6 +14,7 @@ use nix::{
 
 use crate::{
     ctr::{Container, Task},
+    listing::Listing,
     terminal::Size,
     wait::SOON,
 };
@@ -108,13 +109,45 @@ pub fn refuses<'a>(
 
 /// What the container has changed of its image, which is on an overlay, by the paths from its root.
 pub fn changes(task: &Task<'_>) -> Result<Vec<String>> {
+    below(Path::new(&of_overlay(task, "upperdir")?))
+}
+
+/// An option of the overlay that is the container's root.
+fn of_overlay(task: &Task<'_>, option: &str) -> Result<String> {
     let mounts = task.output("cat /proc/self/mountinfo")?;
     let root = mounts.lines().find(|line| line.contains(" / / "));
-    let upper = root
-        .and_then(|line| line.split("upperdir=").nth(1))
+    let value = root
+        .and_then(|line| line.split(&format!("{option}=")).nth(1))
         .and_then(|rest| rest.split(',').next())
         .context("the root is no overlay")?;
-    below(Path::new(upper))
+    Ok(value.to_owned())
+}
+
+/// The layers of an image below a container, byte by byte.
+#[derive(Debug)]
+pub struct Layers(Vec<(PathBuf, Listing)>);
+
+impl Layers {
+    /// As they are now, below the container's own.
+    pub fn of(task: &Task<'_>) -> Result<Self> {
+        let directories = of_overlay(task, "lowerdir")?;
+        let layers = directories.split(':').map(|path| {
+            let path = PathBuf::from(path);
+            let listing = Listing::of(&path)?;
+            Ok((path, listing))
+        });
+        Ok(Self(layers.collect::<Result<_>>()?))
+    }
+
+    /// Fails if a byte, an owner, a mode or a time of them has changed.
+    pub fn is_the_same(&self) -> Result<()> {
+        for (path, before) in &self.0 {
+            let now = Listing::of(path)?;
+            ensure!(now == *before, "{} has changed", path.display());
+            ensure!(now.entries.len() > 1, "{} is empty", path.display());
+        }
+        Ok(())
+    }
 }
 
 /// Everything below a directory, by its path from there.

@@ -302,3 +302,48 @@ fn annotations_of_a_pod_make_its_containers_rich_and_not_its_sandbox() {
         },
     );
 }
+
+#[test]
+fn annotations_of_a_pod_give_its_containers_the_images_own_sysvinit() {
+    let no_snapshotter = || Ok(None);
+    node::check_on(
+        Runtime::Runlxc,
+        Image::DebianSysvinit,
+        no_snapshotter,
+        |node| {
+            let cri = &node.cri;
+            let annotations = [
+                ("mode", "sbin-init"),
+                ("user", "daemon"),
+                ("services", "cron"),
+                ("prestart", "sh:cat /proc/1/comm >/var/before"),
+                ("ready", "file:/tmp/up"),
+            ];
+            let pod = Pod {
+                annotations: annotations
+                    .map(|(key, value)| (format!("org.pouch.rich.{key}"), value.to_owned()))
+                    .to_vec(),
+                ..node.pod("rich", PodNetwork::Own)?
+            };
+            let pod_id = cri.run_pod(&pod)?;
+            let script = "trap 'exit 5' TERM; : >/tmp/up; while :; do sleep 1 & wait; done";
+            let shop = Container {
+                image: Image::DebianSysvinit.reference(),
+                ..shell("shop", script)
+            };
+            let id = cri.create(&pod, &pod_id, &shop)?;
+            cri.start(&id)?;
+            let look = "cat /proc/1/comm /var/before; stat -c %U /tmp/up; pgrep -x cron >/dev/null && \
+                        echo cron; runlevel";
+            let ran = cri.exec(&id, &["sh", "-c", look])?;
+            ensure!(
+                ran.stdout == "init\nrunlxc-init\ndaemon\ncron\nN 2\n",
+                "{ran:?}"
+            );
+            cri.stop(&id, 60)?;
+            let status = cri.status(&id)?;
+            ensure!(status.exit_code == 5, "{status:?}");
+            cri.remove_pod(&pod_id)
+        },
+    );
+}

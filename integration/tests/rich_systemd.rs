@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use integration::{
     check::{Bench, check},
     ctr::{Container, Task},
-    image_init,
+    image_init::{self, Layers},
     images::Image,
     process::Finished,
     runtime::Runtime,
@@ -132,6 +132,7 @@ fn services_run_and_a_stop_ends_them_in_order() {
 fn nothing_is_written_to_the_image_but_by_services() {
     on_systemd(|bench| {
         let task = rich(bench, "upper").detach(&["sleep", "600"])?;
+        let image = Layers::of(&task)?;
         asked(&task, SETTLED)?;
         let listed = image_init::changes(&task)?;
         let allowed = [
@@ -151,7 +152,7 @@ fn nothing_is_written_to_the_image_but_by_services() {
         ensure!(strange.is_empty(), "{listed:?}");
         let code = task.kill_and_remove()?;
         ensure!(code == 137, "expected 137, got {code}");
-        Ok(())
+        image.is_the_same()
     });
 }
 
@@ -169,6 +170,13 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
             ("signals", "TERM:QUIT", "mode systemd has no such thing"),
         ];
         image_init::refuses(|name| rich(bench, name), &cases)?;
+        let small = rich(bench, "small").flags(&["--memory-limit", "8388608"]);
+        let refused = small.shell("true")?;
+        let why = "the memory limit of 8388608 bytes is too small to start";
+        ensure!(
+            refused.code() != 0 && refused.stderr().contains(why),
+            "{refused}"
+        );
         let refused = rich(bench, "absent").run(&["/no/such/program"])?;
         ensure!(refused.stderr().contains("/no/such/program"), "{refused}");
         Ok(())
