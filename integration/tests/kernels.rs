@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use integration::{
-    guest::{Guest, Series},
+    guest::{Guest, Outcome, Series, WITH_SYSTEMD, systemds},
     process::{Finished, Running, command},
     profile::PROFILES,
     runtime::built,
@@ -69,21 +72,38 @@ fn every_binary_starts_under_every_profile() {
 
 /// Boots that kernel and expects it to be what it is called, on cgroup v2 alone.
 fn check_guest(series: Series) {
-    let script = "uname -r; stat -f -c %T /sys/fs/cgroup; runlxc --version > /dev/null && exit 5";
+    let outcome = looked_at(series, None);
+    assert_eq!(outcome.code, 5, "{}", outcome.output);
+}
+
+/// The same with a second disk, of which a script of tests/guests tells something more.
+fn looked_at(series: Series, more: Option<(&Path, &str)>) -> Outcome {
+    let mut script =
+        "uname -r; stat -f -c %T /sys/fs/cgroup; runlxc --version > /dev/null && ".to_owned();
+    let mut payload: Vec<PathBuf> = vec![built("runlxc").unwrap(), "/bin/busybox".into()];
+    if let Some((_, name)) = more {
+        script += &format!("sh /payload/{name} && ");
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+        let of_shim = ["containerd-shim-runlxc-v2", "runlxc-init"];
+        payload.extend(of_shim.map(|binary| built(binary).unwrap()));
+        payload.push(here.join(name));
+    }
     let guest = Guest {
         series,
-        payload: vec![built("runlxc").unwrap(), "/bin/busybox".into()],
-        program: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        limit: Duration::from_secs(240),
+        payload,
+        program: ["sh".to_owned(), "-c".to_owned(), script + "exit 5"].to_vec(),
+        // A busy machine takes its time for each systemd.
+        limit: Duration::from_secs(if more.is_some() { 900 } else { 240 }),
     };
-    let outcome = guest.run(|_| {}).unwrap();
+    let disk = more.map(|(disk, _)| disk);
+    let outcome = guest.run_beside(disk, "", |_| {}).unwrap();
     assert!(
         outcome.output.starts_with(&format!("{}.", series.number())),
         "{}",
         outcome.output
     );
     assert!(outcome.output.contains("cgroup2fs"), "{}", outcome.output);
-    assert_eq!(outcome.code, 5, "{}", outcome.output);
+    outcome
 }
 
 #[test]
@@ -91,9 +111,19 @@ fn a_guest_runs_our_binary_on_kernel_5_10() {
     check_guest(Series::V5_10);
 }
 
+/// Mode systemd of rich containers with three releases of it, on cgroup v2 alone.
 #[test]
-fn a_guest_runs_our_binary_on_kernel_6_1() {
-    check_guest(Series::V6_1);
+fn a_guest_runs_our_binary_and_images_of_three_systemds_on_kernel_6_1() {
+    let disk = systemds().unwrap();
+    let outcome = looked_at(Series::V6_1, Some((&disk, "systemds.sh")));
+    assert_eq!(outcome.code, 5, "{}", outcome.output);
+    for (suite, version) in WITH_SYSTEMD.into_iter().zip([247, 252, 257]) {
+        let expected = format!(
+            "== {suite}\nsystemd {version}\ndaemon\nsystemd\nactive\n\
+             0::/system.slice/pouch-application.service\nup\nbye\ncode 7\n"
+        );
+        assert!(outcome.output.contains(&expected), "{}", outcome.output);
+    }
 }
 
 #[test]

@@ -100,14 +100,25 @@ impl Guest {
     }
 
     /// As [`Guest::run`], with more words on the kernel's command line.
-    pub fn run_with(&self, kernel_words: &str, mut line: impl FnMut(&str)) -> Result<Outcome> {
+    pub fn run_with(&self, kernel_words: &str, line: impl FnMut(&str)) -> Result<Outcome> {
+        self.run_beside(None, kernel_words, line)
+    }
+
+    /// The same, with a second disk, `/dev/vdb`, of which nothing is changed for good.
+    pub fn run_beside(
+        &self,
+        second: Option<&Path>,
+        kernel_words: &str,
+        mut line: impl FnMut(&str),
+    ) -> Result<Outcome> {
         let kernel = Kernel::get(self.series)?;
-        let disk = root::image()?;
+        let root = root::image()?;
+        let disks: Vec<_> = [&*root].into_iter().chain(second).collect();
         let dir = tempfile::tempdir().context("a directory for the guest")?;
         let payload = self.payload_files()?;
         let initrd = initramfs::pack(&kernel, &payload, &self.program, dir.path())?;
         let console = dir.path().join("console.log");
-        let mut qemu = Qemu::start(&kernel, kernel_words, &disk, &initrd, &console)?;
+        let mut qemu = Qemu::start(&kernel, kernel_words, &disks, &initrd, &console)?;
         let outcome = qemu.follow(self.limit, &mut line);
         outcome.with_context(|| {
             let log = std::fs::read(&console).unwrap_or_default();
@@ -146,7 +157,7 @@ impl Qemu {
     fn start(
         kernel: &Kernel,
         words: &str,
-        disk: &Path,
+        disks: &[&Path],
         initrd: &Path,
         console: &Path,
     ) -> Result<Self> {
@@ -182,11 +193,10 @@ impl Qemu {
             .arg(format!(
                 "console=ttyS0 panic=-1 quiet loglevel=4 no_timer_check cgroup_no_v1=all {words}"
             ))
-            .arg("-drive")
-            .arg(format!(
-                "file={},if=virtio,format=raw,snapshot=on",
-                disk.display()
-            ))
+            .args(disks.iter().flat_map(|disk| {
+                let drive = format!("file={},if=virtio,format=raw,snapshot=on", disk.display());
+                ["-drive".to_owned(), drive]
+            }))
             .args(["-device", "virtio-rng-pci"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))

@@ -12,3 +12,4 @@ mod root;
 pub use boot::{Guest, Outcome};
 pub use kernel::{Kernel, Series};
 pub use named_test::{NamedTest, Wanted};
+pub use root::{WITH_SYSTEMD, systemds};
