@@ -1,5 +1,5 @@
-//! The host's part while the stub sets a container up: hooks, and trees of mounts that the stub cannot
-//! make. Must not answer once image code runs: the stub has not left the host's tree until Ready.
+//! The host's part while the stub sets a container up: hooks, trees of mounts that the stub cannot
+//! make, and the listener of its filter. Must not answer once image code runs: the stub has not left the host's tree until Ready.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +12,7 @@ use launch::plan::{PlannedMount, Toggle};
 
 use crate::channel::Channel;
 use crate::create::{self, Stdio};
+use crate::listener::Listener;
 use crate::{Error, Result, mount_namespace};
 
 /// What is waited for once a stub has its plan.
@@ -66,6 +67,10 @@ impl Furnishing<'_> {
                     let tree = self.tree(number)?;
                     channel.send_with(&ToStub::Tree, &[tree.as_fd()])?;
                 }
+                FromStub::Listener => {
+                    self.pass_on(word.fds.pop())?;
+                    channel.send(&ToStub::GoOn)?;
+                }
                 FromStub::Furnished if hooks == Toggle::On => {
                     hooks = Toggle::Off;
                     create::host_hooks(self.plan, self.init)?;
@@ -74,6 +79,13 @@ impl Furnishing<'_> {
                 }
                 _ => return Err(vanished(": it said what nobody expects")),
             }
+        }
+    }
+
+    fn pass_on(&self, fd: Option<OwnedFd>) -> Result<()> {
+        match (Listener::of(self.plan, self.init), fd) {
+            (Some(listener), Some(fd)) => listener.pass_on(&fd, self.init),
+            _ => Err(vanished(": it sent a listener that nobody asked for")),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use bundle::{SeccompListener, Status};
+use bundle::{Plan, SeccompListener, Status};
 use launch::control::{FromStub, ToStub};
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub(crate) struct Starting {
 
 /// Where the listener of its filter belongs.
 #[derive(Debug)]
-struct Listener {
+pub(crate) struct Listener {
     to: SeccompListener,
     /// The container's state as the specification has it.
     state: String,
@@ -66,7 +66,19 @@ impl Starting {
 }
 
 impl Listener {
-    fn pass_on(&self, fd: &OwnedFd, pid: i32) -> Result<()> {
+    /// Of the filter of a container's pid 1, while that is made.
+    pub(crate) fn of(plan: &Plan, pid: i32) -> Option<Self> {
+        Some(Self {
+            to: plan.seccomp_listener.clone()?,
+            state: plan.state(Status::Creating, pid),
+        })
+    }
+
+    /// Gives whoever listens the descriptor, with the state of the container and its process.
+    ///
+    /// # Errors
+    /// That nobody takes it.
+    pub(crate) fn pass_on(&self, fd: &OwnedFd, pid: i32) -> Result<()> {
         let path = &self.to.path;
         let stream = connect::within(path, LIMIT)
             .map_err(Error::on("failed to connect with seccomp agent", path))?;

@@ -20,20 +20,21 @@
 //!     |<------------------------------------- GoOn |
 //!     |  createContainer hooks, pivot,             |
 //!     |  the program's rights, program found       |
+//!     |  filter (with a listener)                  |
+//!     | Listener (if it has one, by SCM_RIGHTS)    |
+//!     |------------------------------------------->|  gives it to who answers
+//!     |<------------------------------------- GoOn |
 //!     | Ready (+ pty master by SCM_RIGHTS)         |
 //!     |------------------------------------------->|  created
 //!     |      on a connection to the start socket   |
 //!     |<------------------------------------ Start |
-//!     |  filter                                    |
-//!     | Listener (if it has one, by SCM_RIGHTS)    |
-//!     |------------------------------------------->|  gives it to who answers
-//!     |<------------------------------------- GoOn |
+//!     |  filter (without a listener)               |
 //!     |  startContainer hooks, execve              |
 //!     |  end of file: running   | Failed: why not  |
 //!     |------------------------------------------->|
 //! ```
-//! An exec is the same without the start socket: Enter, Entered, Exec(plan), Hello, Ready, Start on
-//! one socket. Where pid 1 starts it (`agent.rs`), Join goes before that, and Ended comes after it.
+//! An exec is the same without the start socket: Enter, Entered, Exec(plan), Hello, Ready, Start,
+//! Listener, GoOn on one socket. Where pid 1 starts it (`agent.rs`), Join goes before that, and Ended comes after it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

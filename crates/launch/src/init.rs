@@ -103,7 +103,11 @@ pub fn run(control_fd: RawFd, start_fd: RawFd, agent_fd: Option<RawFd>) -> Resul
         Err(error) => return tell(&control, &error),
     };
     drop(agent);
-    let (prepared, master) = match furnished.prepare(&plan.process) {
+    let ready = furnished.prepare(&plan.process).and_then(|mut ready| {
+        ready.0.commit_for_agent(&control)?;
+        Ok(ready)
+    });
+    let (prepared, master) = match ready {
         Ok(ready) => ready,
         Err(error) => return tell(&control, &error),
     };

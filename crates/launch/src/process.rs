@@ -63,6 +63,8 @@ pub(crate) struct Prepared<'a> {
     /// The sets of the program.
     capabilities: Capabilities,
     executable: Executable,
+    /// Whether limits and filter are in force.
+    is_committed: bool,
 }
 
 /// Gives the process a session keyring of its own, where the kernel has keyrings.
@@ -92,6 +94,7 @@ pub(crate) fn prepare(plan: &Process) -> Result<Prepared<'_>> {
         plan,
         capabilities,
         executable,
+        is_committed: false,
     })
 }
 
@@ -182,7 +185,21 @@ impl Prepared<'_> {
 
     /// As [`Prepared::commit`]; the host side gets the filter's listener, if it has one.
     pub(crate) fn commit_before(&self, host_side: impl AsFd) -> Result<()> {
+        if self.is_committed {
+            return Ok(());
+        }
         commit(self.plan, self.capabilities, Some(host_side.as_fd()))
+    }
+
+    /// Commits now, long before the program, if the filter has a listener: its agent is to have that
+    /// when the container is created, as with runc, and may wait for it before anybody starts it.
+    pub(crate) fn commit_for_agent(&mut self, host_side: impl AsFd) -> Result<()> {
+        let filter = self.plan.seccomp.as_ref();
+        if filter.is_some_and(|filter| process::makes_listener(filter.flags)) {
+            self.commit_before(host_side)?;
+            self.is_committed = true;
+        }
+        Ok(())
     }
 
     /// Becomes the program; returns only with the reason why not.

@@ -163,7 +163,7 @@ pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<Option<OwnedFd>> 
     let flag_bits = libc::c_ulong::from(flags);
     // SAFETY: `program` points to `length` filters that outlive the call; the kernel only reads.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flag_bits, &raw const program) };
-    if flags & u32::try_from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap_or(0) != 0 {
+    if makes_listener(flags) {
         return raw::owned(result).map(Some);
     }
     let loaded = match raw::unit(result) {
@@ -177,6 +177,12 @@ pub fn load_seccomp(program: &[u64], flags: u32) -> io::Result<Option<OwnedFd>> 
         other => other,
     };
     loaded.map(|()| None)
+}
+
+/// Whether a filter with these flags has a descriptor that is told of system calls.
+#[must_use]
+pub fn makes_listener(flags: u32) -> bool {
+    flags & u32::try_from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap_or(0) != 0
 }
 
 fn sock_filter(packed: u64) -> libc::sock_filter {

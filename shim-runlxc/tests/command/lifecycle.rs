@@ -368,13 +368,9 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
         "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": socket, "listenerMetadata": "m",
         "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
     });
-    place.create().ok();
     place
-        .on("start")
+        .create()
         .fails_with("failed to connect with seccomp agent");
-    assert_eq!(place.status(), "stopped");
-    assert!(!place.rootfs().join("tmp/x").exists());
-    place.on("delete").ok();
 
     let agent = UnixListener::bind(&socket).unwrap();
     let told = || {
@@ -391,8 +387,8 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
         serde_json::from_slice::<Value>(&text[..count]).unwrap()
     };
     place.create().ok();
-    place.on("start").ok();
     let about = told();
+    place.on("start").ok();
     assert_eq!(
         (&about["fds"], &about["metadata"]),
         (&json!(["seccompFd"]), &json!("m"))
@@ -403,7 +399,7 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
     );
     assert_eq!(
         (&about["state"]["id"], &about["state"]["status"]),
-        (&json!(place.id), &json!("created"))
+        (&json!(place.id), &json!("creating"))
     );
     let said = std::thread::scope(|scope| {
         let agent = scope.spawn(told);
