@@ -90,9 +90,11 @@ pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<Capabilit
     let refused = names_in(sets.ambient & !possible).map(|name| {
         format!("can't raise ambient capability {name}: it is not both permitted and inheritable")
     });
-    let mut warnings = sentence(&Vec::from_iter(unknown), |names| {
-        format!("process.capabilities: {names} unknown to this kernel, ignored")
-    });
+    let unknown = Vec::from_iter(unknown);
+    let mut warnings = match unknown.as_slice() {
+        [] => Vec::new(),
+        names => vec![ignored(names)],
+    };
     warnings.extend(refused);
     sets.ambient &= possible;
     Planned {
@@ -102,12 +104,11 @@ pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<Capabilit
     }
 }
 
-/// One sentence about all, none about none.
-fn sentence(names: &[&str], about: impl FnOnce(&str) -> String) -> Vec<String> {
-    match names {
-        [] => Vec::new(),
-        names => vec![about(&names.join(", "))],
-    }
+/// The warning of names that mean nothing here, in runc's words, for which callers look.
+#[must_use]
+pub(crate) fn ignored(names: &[&str]) -> String {
+    let names = names.join(" ");
+    format!("ignoring unknown or unavailable capabilities: [{names}]")
 }
 
 fn mask(names: &Capabilities, last_cap: u8, unknown: &mut BTreeSet<&'static str>) -> u64 {

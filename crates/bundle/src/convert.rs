@@ -204,7 +204,7 @@ impl Bundle {
             root,
             devices: device::nodes(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
-            readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
+            readonly_paths: paths("linux.readonlyPaths", &from_root(linux.readonly_paths()))?,
             sysctl: sysctl::checked(&sysctl, namespaces, domainname.as_deref())?,
             hostname: uts_name("hostname", self.spec.hostname(), namespaces)?,
             domainname,
@@ -432,6 +432,15 @@ fn propagation(word: Option<&str>, entry: RootEntry) -> Result<u64> {
         return Err(Error::invalid("linux.rootfsPropagation", why));
     }
     Ok(flags)
+}
+
+/// Relative ones are below the root, as with runc, though the specification has none.
+fn from_root(list: &Option<Vec<String>>) -> Option<Vec<String>> {
+    let absolute = |path: &String| match path.starts_with('/') || path.is_empty() {
+        true => path.clone(),
+        false => format!("/{path}"),
+    };
+    Some(list.as_ref()?.iter().map(absolute).collect())
 }
 
 fn paths(field: &str, list: &Option<Vec<String>>) -> Result<Vec<String>> {

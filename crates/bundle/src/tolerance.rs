@@ -90,17 +90,14 @@ fn adapt_process(process: &mut Map<String, Value>, warnings: &mut Vec<String>) {
                 .as_str()
                 .is_none_or(|name| capabilities::number(name).is_some());
             if !known {
-                unknown.insert(name.to_string());
+                unknown.extend(name.as_str().map(str::to_owned));
             }
             known
         });
     }
     if !unknown.is_empty() {
-        let names: Vec<_> = unknown.into_iter().collect();
-        warnings.push(format!(
-            "process.capabilities: {} unknown, ignored",
-            names.join(", ")
-        ));
+        let names: Vec<_> = unknown.iter().map(String::as_str).collect();
+        warnings.push(capabilities::ignored(&names));
     }
 }
 

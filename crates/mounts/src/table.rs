@@ -76,7 +76,7 @@ pub(crate) const TABLE: &[(&str, Effect)] = &[
     ("rnodev", AttrSet(api::MOUNT_ATTR_NODEV)),
     ("rnodiratime", AttrSet(api::MOUNT_ATTR_NODIRATIME)),
     ("rnoexec", AttrSet(api::MOUNT_ATTR_NOEXEC)),
-    ("rnorelatime", AttrAtime(api::MOUNT_ATTR_STRICTATIME)),
+    ("rnorelatime", AttrClear(api::MOUNT_ATTR_RELATIME)),
     ("rnostrictatime", AttrAtime(api::MOUNT_ATTR_RELATIME)),
     ("rnosuid", AttrSet(api::MOUNT_ATTR_NOSUID)),
     ("rnosymfollow", AttrSet(api::MOUNT_ATTR_NOSYMFOLLOW)),

@@ -22,9 +22,9 @@ use crate::{Error, Result};
 /// Where the log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Standard error, where a failure is printed anyhow.
+    /// Standard error.
     Stderr,
-    /// A file: failures are written there too.
+    /// A file: failures are printed too.
     File,
 }
 
@@ -32,6 +32,8 @@ pub(crate) enum Target {
 pub(crate) fn init(file: Option<&Path>, format: LogFormat, level: Level) -> Result<Target> {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
+        // It would be told on standard error, which may be what cannot be written to.
+        .log_internal_errors(false)
         .event_format(Logrus { format });
     let (started, target) = match file {
         Some(path) => {

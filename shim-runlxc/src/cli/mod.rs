@@ -1,6 +1,6 @@
 //! The command `runlxc`: runc's commands, options and words over this crate's library.
 //!
-//! A failure is one line on standard error, and in the log when that is a file.
+//! A failure is a line of the log. Where that goes to a file, standard error has it too, bare.
 
 mod arguments;
 mod checkpoint;
@@ -29,7 +29,7 @@ use launch::plan::Toggle;
 use nix::unistd::{getegid, geteuid};
 use tracing::Level;
 
-use self::arguments::{Arguments, Command, Spec};
+use self::arguments::{Arguments, Command, LogFormat, Spec};
 use self::lifecycle::Settings;
 use self::log::Target;
 use crate::components::Components;
@@ -50,9 +50,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     let parsed = command_line().try_get_matches_from(arguments);
     let arguments = match parsed.and_then(|words| Arguments::from_arg_matches(&words)) {
         Ok(arguments) => arguments,
-        Err(error) if error.use_stderr() => {
-            return fail(Target::Stderr, &usage(&error), ExitCode::FAILURE);
-        }
+        Err(error) if error.use_stderr() => return fail_early(&usage(&error)),
         Err(help) => {
             // A closed standard stream is no reason to fail.
             let _closed = help.print();
@@ -78,7 +76,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let target = match log::init(arguments.log.as_deref(), arguments.log_format, level) {
         Ok(target) => target,
-        Err(error) => return fail(Target::Stderr, &error.chain(), ExitCode::FAILURE),
+        Err(error) => return fail_early(&error.chain()),
     };
     match perform(&arguments, command) {
         Ok(code) => code,
@@ -133,13 +131,23 @@ fn sentence(command: &Command, error: &Error) -> String {
     }
 }
 
+/// As runc, whose callers look for its level in what standard error says.
 fn fail(target: Target, text: &str, code: ExitCode) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
-    let _closed = writeln!(std::io::stderr(), "{}", text.replace('\n', " "));
+    let text = text.replace('\n', " ");
+    tracing::error!("{text}");
     if target == Target::File {
-        tracing::error!("{text}");
+        // Nobody is left to tell when standard error is closed.
+        let _closed = writeln!(std::io::stderr(), "{text}");
     }
     code
+}
+
+/// Before there is a log: in the form that it has by default.
+fn fail_early(text: &str) -> ExitCode {
+    match log::init(None, LogFormat::Text, Level::WARN) {
+        Ok(target) => fail(target, text, ExitCode::FAILURE),
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {

@@ -125,11 +125,10 @@ fn without_a_criu_that_works_it_is_told_what_is_missing() {
         "#!/bin/sh\necho 'Error (criu/vdso.c:381): vdso: Unexpected rt vDSO area bounds' >&2\nexit 1\n",
     );
     let mut command = place.command(&["checkpoint", &place.id]);
-    let output = command.env("PATH", &bin).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let said = Said::of(&command.env("PATH", &bin).output().unwrap());
+    assert_eq!(said.code, 1, "{said:?}");
     assert_eq!(
-        said,
+        said.err,
         format!(
             "checkpoint and restore is not supported: {}/criu does not work on this kernel: vdso: \
              Unexpected rt vDSO area bounds\n",

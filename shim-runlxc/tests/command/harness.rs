@@ -23,16 +23,28 @@ pub(crate) struct Place {
 pub(crate) struct Said {
     pub(crate) code: i32,
     pub(crate) out: String,
+    /// Of failures their text alone.
     pub(crate) err: String,
 }
 
+/// What a line of the log says that tells of a failure; other lines are as they are.
+fn failure(line: &str) -> String {
+    let logged = line.strip_prefix("time=");
+    let told = logged.and_then(|logged| logged.split_once(" level=error msg=\""));
+    match told.and_then(|(_, told)| told.strip_suffix("\"\n")) {
+        Some(told) => told.replace("\\\"", "\"") + "\n",
+        None => line.to_owned(),
+    }
+}
+
 impl Said {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let err = text(&output.stderr);
         Self {
             code: output.status.code().unwrap_or(-1),
             out: text(&output.stdout),
-            err: text(&output.stderr),
+            err: err.split_inclusive('\n').map(failure).collect(),
         }
     }
 

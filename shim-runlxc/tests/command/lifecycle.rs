@@ -413,14 +413,37 @@ fn a_seccomp_agent_gets_the_listeners_of_init_and_execs() {
     place.finish();
 }
 
+/// Callers look for the level (youki's contest) and for runc's words.
+#[test]
+fn a_failure_is_a_line_of_the_log_on_standard_error() {
+    let place = Place::new("true");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness takes the line apart"
+    )]
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_runlxc"))
+        .arg("--root")
+        .arg(place.root())
+        .args(["state", "nobody"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("time=\""), "{said}");
+    let told = " level=error msg=\"container does not exist";
+    assert!(said.contains(told), "{said}");
+    place.finish();
+}
+
+/// Of three descriptors one is open.
 #[test]
 fn descriptors_are_passed_on_when_asked() {
-    let place = Place::new("cat <&3");
+    let place = Place::new("cat <&3; ! true <&4");
     place.save();
     let file = place.path("passed");
     fs::write(&file, "through\n").unwrap();
     let line = format!(
-        "exec 3< {}; exec {} --root {} run --preserve-fds 1 -b {} {}",
+        "exec 3< {}; exec {} --root {} run --preserve-fds 3 -b {} {} 4<&- 5<&-",
         file.display(),
         env!("CARGO_BIN_EXE_runlxc"),
         place.root().display(),

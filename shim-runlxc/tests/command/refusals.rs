@@ -204,7 +204,7 @@ fn capabilities_that_cannot_be_had_are_told() {
         json!({"bounding": unknown, "effective": unknown, "permitted": unknown});
     let said = place.run_program();
     assert_eq!(said.code, 0, "{said:?}");
-    let told = "process.capabilities: \\\"CAP_OF_TOMORROW\\\", \\\"kill\\\" unknown, ignored";
+    let told = "ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW kill]";
     assert!(said.err.contains(told), "{said:?}");
     assert_eq!(said.err.lines().count(), 1, "{said:?}");
     place.finish();

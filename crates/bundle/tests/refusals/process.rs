@@ -218,7 +218,7 @@ fn an_exec_has_the_rights_of_its_container_unless_it_names_its_own() {
     let parsed = parse_process(own).expect("a process");
     assert_eq!(
         parsed.warnings,
-        ["process.capabilities: \"KILL\" unknown, ignored"]
+        ["ignoring unknown or unavailable capabilities: [KILL]"]
     );
     let process = process_plan(&parsed.value, &context).expect("a plan").value;
     assert_eq!(process.capabilities.expect("always given").bounding, 1 << 5);
