@@ -6,6 +6,7 @@ use launch::plan::CapabilitySets;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 use crate::plan::Planned;
+use crate::{Error, Result};
 
 /// In the order of their numbers.
 pub const NAMES: [&str; 41] = [
@@ -102,6 +103,22 @@ pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<Capabilit
         warnings,
         notes: Vec::new(),
     }
+}
+
+/// What may be inherited must be in the bounding set: capset(2) refuses all else, and so does runc.
+///
+/// # Errors
+/// [`Error::Invalid`] with the names that are not.
+pub(crate) fn check_inheritable(sets: &CapabilitySets) -> Result<()> {
+    let outside: Vec<_> = names_in(sets.inheritable & !sets.bounding).collect();
+    if outside.is_empty() {
+        return Ok(());
+    }
+    let names = outside.join(", ");
+    Err(Error::invalid(
+        "process.capabilities.inheritable",
+        format!("{names} not in the bounding set: Operation not permitted"),
+    ))
 }
 
 /// The warning of names that mean nothing here, in runc's words, for which callers look.

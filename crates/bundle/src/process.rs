@@ -55,6 +55,7 @@ pub fn process_plan(spec: &Spec, context: &ProcessContext) -> Result<Planned<Pro
             notes: Vec::new(),
         },
     };
+    capabilities::check_inheritable(&capabilities.value)?;
     let user = user(spec)?;
     let mut warnings = capabilities.warnings;
     let value = Process {

@@ -207,6 +207,11 @@ fn capabilities_that_cannot_be_had_are_told() {
     let told = "ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW kill]";
     assert!(said.err.contains(told), "{said:?}");
     assert_eq!(said.err.lines().count(), 1, "{said:?}");
+
+    place.config["process"]["capabilities"] =
+        json!({"bounding": ["CAP_CHOWN"], "inheritable": ["CAP_CHOWN", "CAP_KILL"]});
+    let told = "inheritable: CAP_KILL not in the bounding set: Operation not permitted";
+    place.create().fails_with(told);
     place.finish();
 }
 
