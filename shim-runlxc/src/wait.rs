@@ -133,7 +133,7 @@ pub(crate) fn any_readable(fds: &[BorrowedFd<'_>], limit: Duration) -> Result<()
     wait(&mut fds.collect::<Vec<_>>(), limit)
 }
 
-fn pause(limit: Duration) -> Result<()> {
+pub(crate) fn pause(limit: Duration) -> Result<()> {
     wait(&mut [], limit)
 }
 

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use bundle::Bundle;
+use bundle::{Bundle, Status};
 use launch::plan::{RootEntry, Toggle};
 
 use super::arguments::{Create, Delete, Id, Kill, Run};
@@ -17,7 +18,11 @@ use crate::delete::{self, Running};
 use crate::host::Host;
 use crate::id::ContainerId;
 use crate::lxcfs::{self, Lxcfs};
-use crate::{Error, Result};
+use crate::{Error, Result, wait};
+
+/// How long a `start` waits for a `create` that is at work, and how often it looks.
+const CREATE_WAIT: Duration = Duration::from_secs(10);
+const CREATE_LOOK: Duration = Duration::from_millis(10);
 
 /// The three of this process, to be lent to a container's.
 pub(crate) struct OwnStreams(io::Stdin, io::Stdout, io::Stderr);
@@ -180,8 +185,17 @@ pub(crate) fn tell(listeners: Listeners<'_>, made: Created) -> Result<Container>
 }
 
 /// `runlxc start ID`
+///
+/// While the container is made it waits for that, within a limit: there are callers that give `create`
+/// a moment and do not wait for its end.
 pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
-    open(root, &id.container_id)?.start()?;
+    let deadline = Instant::now() + CREATE_WAIT;
+    let mut container = open(root, &id.container_id)?;
+    while container.status()? == Status::Creating && Instant::now() < deadline {
+        wait::pause(CREATE_LOOK)?;
+        container = open(root, &id.container_id)?;
+    }
+    container.start()?;
     Ok(ExitCode::SUCCESS)
 }
 

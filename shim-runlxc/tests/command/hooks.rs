@@ -53,6 +53,30 @@ fn hooks_run_in_order_with_the_state_of_their_moment() {
     place.finish();
 }
 
+/// Whichever of the two comes first: the hook ends only when the start can have begun.
+#[test]
+fn a_start_waits_for_the_create_that_is_at_work() {
+    let mut place = Place::new("sleep 100");
+    let (entered, go) = (place.path("entered"), place.path("go"));
+    for fifo in [&entered, &go] {
+        nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let line = format!("echo > {}; read x < {}", entered.display(), go.display());
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", line]});
+    place.config["hooks"] = json!({"createRuntime": [hook]});
+    std::thread::scope(|scope| {
+        let create = scope.spawn(|| place.create());
+        std::fs::read(&entered).unwrap();
+        let start = scope.spawn(|| place.on("start"));
+        std::fs::write(&go, "\n").unwrap();
+        create.join().unwrap().ok();
+        start.join().unwrap().ok();
+    });
+    assert_eq!(place.status(), "running");
+    place.run(&["delete", "--force", &place.id]).ok();
+    place.finish();
+}
+
 /// As hooks for GPUs do it: in the mount namespace of the state's pid, below the root on the host.
 #[test]
 fn what_a_create_runtime_hook_mounts_the_container_has() {
