@@ -96,6 +96,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     components::add(&mut plan, &request.components)?;
     let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);
+    bundle::capabilities::check_inheritable(&plan.init.process)?;
     if let Some(mode) = plan.annotations.get(bundle::rich::MODE) {
         tracing::info!(container = request.id.as_str(), mode, "rich container");
     }

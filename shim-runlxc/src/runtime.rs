@@ -277,6 +277,7 @@ impl Shimmed {
         let id = &self.container.journal().id;
         create::log(id, &parsed.warnings, &[]);
         create::log(id, &planned.warnings, &planned.notes);
+        bundle::capabilities::check_inheritable(&planned.value)?;
         Ok(planned.value)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use launch::plan::CapabilitySets;
+use launch::plan::{CapabilitySets, Process};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 use crate::plan::Planned;
@@ -106,10 +106,12 @@ pub fn sets(capabilities: &LinuxCapabilities, last_cap: u8) -> Planned<Capabilit
 }
 
 /// What may be inherited must be in the bounding set: capset(2) refuses all else, and so does runc.
+/// To be asked when the warnings of a plan were told: names that were ignored may be the reason.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the names that are not.
-pub(crate) fn check_inheritable(sets: &CapabilitySets) -> Result<()> {
+pub fn check_inheritable(process: &Process) -> Result<()> {
+    let sets = process.capabilities.unwrap_or(NONE);
     let outside: Vec<_> = names_in(sets.inheritable & !sets.bounding).collect();
     if outside.is_empty() {
         return Ok(());

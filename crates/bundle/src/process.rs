@@ -55,7 +55,6 @@ pub fn process_plan(spec: &Spec, context: &ProcessContext) -> Result<Planned<Pro
             notes: Vec::new(),
         },
     };
-    capabilities::check_inheritable(&capabilities.value)?;
     let user = user(spec)?;
     let mut warnings = capabilities.warnings;
     let value = Process {

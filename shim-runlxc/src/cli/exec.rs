@@ -135,6 +135,7 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
     let planned = bundle::process_plan(&spec, &context)?;
     create::log(&arguments.container_id, &warnings, &[]);
     create::log(&arguments.container_id, &planned.warnings, &planned.notes);
+    bundle::capabilities::check_inheritable(&planned.value)?;
     Ok(planned.value)
 }
 

@@ -212,6 +212,15 @@ fn capabilities_that_cannot_be_had_are_told() {
         json!({"bounding": ["CAP_CHOWN"], "inheritable": ["CAP_CHOWN", "CAP_KILL"]});
     let told = "inheritable: CAP_KILL not in the bounding set: Operation not permitted";
     place.create().fails_with(told);
+
+    // Why it is not there is told as well.
+    place.config["process"]["capabilities"]["bounding"] = json!(["CAP_CHOWN", "KILL"]);
+    let said = place.create();
+    let ignored = "ignoring unknown or unavailable capabilities: [KILL]";
+    assert!(
+        said.err.contains(ignored) && said.err.contains(told),
+        "{said:?}"
+    );
     place.finish();
 }
 
