@@ -3,6 +3,7 @@
 use bundle::Status;
 use launch::image_init::style::Style;
 use launch::plan::PidOne;
+use launch::signals::STOPS;
 use sys::Signal;
 
 use crate::container::{Container, required};
@@ -14,14 +15,6 @@ const SIGKILL: i32 = Signal::SIGKILL as i32;
 
 /// What no process can pass on, because it happens to itself, and what undoes it.
 const STOP_AND_GO: [i32; 2] = [Signal::SIGSTOP as i32, Signal::SIGCONT as i32];
-
-/// What asks programs to end, a container's stop signal by rule.
-const STOPS: [i32; 4] = [
-    Signal::SIGTERM as i32,
-    Signal::SIGINT as i32,
-    Signal::SIGQUIT as i32,
-    Signal::SIGPWR as i32,
-];
 
 impl Container {
     /// Sends a signal (a number, real-time ones too) to init. SIGKILL reaches frozen processes,

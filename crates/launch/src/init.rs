@@ -19,7 +19,6 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, getpid, getsid, sethostname, setsid};
 use sys::process::{self as rights, Dumpable};
@@ -45,6 +44,7 @@ use crate::reaper::{self, Beside, Outcome, Passage, Reaper, Settled, Side};
 use crate::restarts::{self, Restarts, Signals};
 use crate::rootfs::{self, NewRoot};
 use crate::services::{self, Starter, Supervisor};
+use crate::signals::STOPS;
 use crate::start::{self, Word};
 use crate::terminal::Terminal;
 
@@ -144,8 +144,10 @@ fn restart_of(pid_one: &PidOne) -> Option<(Restart, Signals)> {
         PidOne::Stub {
             rewrites, restart, ..
         } if *restart != Restart::Never => {
-            let stop = reaper::rewritten(rewrites, Signal::SIGTERM as i32);
-            Some((*restart, Signals::Group { stop }))
+            let stops = STOPS.iter();
+            let stops = stops.filter_map(|stop| reaper::rewritten(rewrites, *stop));
+            let stops = stops.collect();
+            Some((*restart, Signals::Group { stops }))
         }
         _ => None,
     }
@@ -491,5 +493,32 @@ fn with_default_environment(hook: &Hook, environment: &[String]) -> Hook {
     Hook {
         env,
         ..hook.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_usual_stop_signal_ends_restarts_and_a_rewritten_one_as_what_it_becomes() {
+        let of = |pairs: &[(i32, Option<i32>)], restart| {
+            let rewrites = pairs.iter().map(|&(from, to)| Rewrite { from, to });
+            restart_of(&PidOne::Stub {
+                rewrites: rewrites.collect(),
+                services: None,
+                restart,
+            })
+        };
+        for (rewrites, expected) in [
+            (&[][..], &[15, 2, 3, 30][..]),
+            (&[(15, Some(10))], &[10, 2, 3, 30]),
+            (&[(2, None), (28, Some(15))], &[15, 3, 30]),
+        ] {
+            let stops = expected.to_vec();
+            let expected = Some((Restart::Always, Signals::Group { stops }));
+            assert_eq!(of(rewrites, Restart::Always), expected);
+        }
+        assert_eq!(of(&[], Restart::Never), None);
     }
 }

@@ -24,15 +24,24 @@ use crate::plan::Restart;
 use crate::services::{STEADY, WAIT_MAX, WAIT_MIN};
 
 /// Whom the signals for a program come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signals {
     /// The first process alone, which passes them on; TERM stops all.
     First,
-    /// The group of both; that one stops all, if there is one that does.
+    /// The group of both; any of those stops all.
     Group {
-        /// Its number.
-        stop: Option<i32>,
+        /// Their numbers.
+        stops: Vec<i32>,
     },
+}
+
+impl Signals {
+    fn has_stop(&self, number: i32) -> bool {
+        match self {
+            Self::First => number == Signal::SIGTERM as i32,
+            Self::Group { stops } => stops.contains(&number),
+        }
+    }
 }
 
 /// Which process goes on after a fork.
@@ -69,7 +78,8 @@ pub(crate) struct Restarts {
     line: Option<UnixStream>,
     since: Instant,
     wait: Duration,
-    is_stopping: bool,
+    /// The signal to stop, once it has come.
+    stopped_by: Option<i32>,
     last: Option<i32>,
 }
 
@@ -98,7 +108,7 @@ impl Restarts {
             line: None,
             since: Instant::now(),
             wait: WAIT_MIN,
-            is_stopping: false,
+            stopped_by: None,
             last: None,
         })
     }
@@ -126,7 +136,7 @@ impl Restarts {
                 self.child = Some(child);
                 // One that came before the fork came to this process alone.
                 self.take_signals();
-                if !self.is_stopping {
+                if self.stopped_by.is_none() {
                     // One that was killed is reaped next.
                     let _gone = own.write(&[0]);
                     self.line = Some(own);
@@ -145,7 +155,7 @@ impl Restarts {
         let code = self.code()?;
         tell(code)?;
         self.last = Some(code);
-        if self.is_stopping || !wants(self.policy, code) || self.has_failed() {
+        if self.stopped_by.is_some() || !wants(self.policy, code) || self.has_failed() {
             return Ok(Some(code));
         }
         if self.since.elapsed() >= STEADY {
@@ -153,7 +163,7 @@ impl Restarts {
         }
         self.pause(self.wait)?;
         self.wait = (self.wait * 2).min(WAIT_MAX);
-        Ok(self.is_stopping.then_some(code))
+        Ok(self.stopped_by.map(|_| code))
     }
 
     /// The code that the child ended with; of one that was not let on, that of the one before it.
@@ -173,14 +183,7 @@ impl Restarts {
 
     /// Of a program that was stopped before it ran, as of one that the signal has ended.
     fn stopped(&self) -> i32 {
-        128 + self.stop().unwrap_or_default()
-    }
-
-    fn stop(&self) -> Option<i32> {
-        match self.whose {
-            Signals::First => Some(Signal::SIGTERM as i32),
-            Signals::Group { stop } => stop,
-        }
+        128 + self.stopped_by.unwrap_or_default()
     }
 
     /// Whether the program could not be executed; nobody has the other end any more.
@@ -194,7 +197,7 @@ impl Restarts {
     /// Waits so long, or until all shall stop.
     fn pause(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        while !self.is_stopping {
+        while self.stopped_by.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
@@ -224,8 +227,10 @@ impl Restarts {
                 self.reap();
                 continue;
             }
-            self.is_stopping |= self.stop() == Some(number);
-            if let (Signals::First, Some(child)) = (self.whose, self.child) {
+            if self.whose.has_stop(number) {
+                self.stopped_by.get_or_insert(number);
+            }
+            if let (Signals::First, Some(child)) = (&self.whose, self.child) {
                 // ESRCH: it has just ended, which is seen next.
                 let _sent = kill_number(child, number);
             }
@@ -263,5 +268,25 @@ mod tests {
         ] {
             assert_eq!((wants(policy, 0), wants(policy, 3)), (after_0, after_3));
         }
+    }
+
+    #[test]
+    fn any_signal_to_stop_ends_a_wait_and_another_does_not() {
+        let after = |raised: &'static [Signal]| {
+            let seen = std::thread::spawn(move || {
+                let stops = vec![Signal::SIGINT as i32, Signal::SIGTERM as i32];
+                let mut restarts =
+                    Restarts::new(Restart::Always, Signals::Group { stops }).unwrap();
+                for signal in raised {
+                    nix::sys::signal::raise(*signal).unwrap();
+                    restarts.take_signals();
+                }
+                (restarts.stopped_by, restarts.stopped())
+            });
+            seen.join().unwrap()
+        };
+        assert_eq!(after(&[Signal::SIGINT]), (Some(2), 130));
+        assert_eq!(after(&[Signal::SIGINT, Signal::SIGTERM]), (Some(2), 130));
+        assert_eq!(after(&[Signal::SIGUSR1]).0, None);
     }
 }

@@ -4,6 +4,14 @@ use std::str::FromStr;
 
 use sys::Signal;
 
+/// What asks programs to end, a container's stop signal by rule.
+pub const STOPS: [i32; 4] = [
+    Signal::SIGTERM as i32,
+    Signal::SIGINT as i32,
+    Signal::SIGQUIT as i32,
+    Signal::SIGPWR as i32,
+];
+
 /// First and last real-time signal a program can use (signal(7); libc keeps two for itself).
 const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
