@@ -8,9 +8,9 @@
 //! The first one keeps the right to start programs, so it is a process of its own. It must not give a
 //! program more than what it has itself.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -54,14 +54,49 @@ pub(crate) enum Side {
     Stopped,
 }
 
+/// A pipe for one word, which has both ends before a fork. Not a socket: every filter of these
+/// processes lets read(2) and write(2) pass, and needs not let recvfrom(2) and sendto(2).
+struct Pipe {
+    reader: File,
+    writer: File,
+}
+
+impl Pipe {
+    fn new() -> Result<Self> {
+        let (reader, writer) = sys::pipe_cloexec().map_err(host(step))?;
+        Ok(Self {
+            reader: reader.into(),
+            writer: writer.into(),
+        })
+    }
+
+    /// Says it. The other one may have been killed; this end to read with keeps SIGPIPE away.
+    fn say(&mut self) {
+        let _unheard = self.writer.write(&[0]);
+    }
+
+    /// Waits for the word; whether it came before the other one closed its end.
+    fn hear(self) -> bool {
+        let Self { mut reader, writer } = self;
+        drop(writer);
+        matches!(reader.read(&mut [0]), Ok(1))
+    }
+}
+
+/// Whether the word is there.
+fn has_word(reader: &mut File) -> bool {
+    let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    polled == Ok(1) && matches!(reader.read(&mut [0]), Ok(1))
+}
+
 /// What joins the two until the program runs.
-pub(crate) struct Line(UnixStream);
+pub(crate) struct Line(Pipe);
 
 impl Line {
     /// Says that the program could not be executed: no other try is made.
     pub(crate) fn failed(&mut self) {
-        // The first one may have been killed.
-        let _unheard = self.0.write(&[0]);
+        self.0.say();
     }
 }
 
@@ -75,7 +110,8 @@ pub(crate) struct Restarts {
     child: Option<Pid>,
     /// How that has ended, until somebody asks.
     ended: Option<ExitStatus>,
-    line: Option<UnixStream>,
+    /// Of one that was let on: where it says that it could not be executed.
+    line: Option<File>,
     since: Instant,
     wait: Duration,
     /// The signal to stop, once it has come.
@@ -118,28 +154,27 @@ impl Restarts {
     /// # Errors
     /// What keeps it from that.
     pub(crate) fn fork(&mut self) -> Result<Side> {
-        let (mut own, mut other) = UnixStream::pair().map_err(host(step))?;
+        let (mut let_on, failed) = (Pipe::new()?, Pipe::new()?);
         self.since = Instant::now();
         match sys::process::fork().map_err(host(step))? {
             Fork::Child => {
-                drop(own);
-                // Not before: what comes to the group from now on is for this process, too.
-                if !matches!(other.read(&mut [0]), Ok(1)) {
+                if !let_on.hear() {
                     return Ok(Side::Stopped);
                 }
+                // Not before: what comes to the group from now on is for this process, too.
                 self.before.thread_set_mask().map_err(host(step))?;
-                Ok(Side::Forked(Line(other)))
+                Ok(Side::Forked(Line(failed)))
             }
             Fork::Parent(child) => {
-                drop(other);
+                let Pipe { reader, writer } = failed;
+                drop(writer);
                 sys::watch(Child::adopt(child));
                 self.child = Some(child);
                 // One that came before the fork came to this process alone.
                 self.take_signals();
                 if self.stopped_by.is_none() {
-                    // One that was killed is reaped next.
-                    let _gone = own.write(&[0]);
-                    self.line = Some(own);
+                    let_on.say();
+                    self.line = Some(reader);
                 }
                 Ok(Side::First)
             }
@@ -188,10 +223,8 @@ impl Restarts {
 
     /// Whether the program could not be executed; nobody has the other end any more.
     fn has_failed(&mut self) -> bool {
-        let Some(mut line) = self.line.take() else {
-            return false;
-        };
-        line.set_nonblocking(true).is_ok() && matches!(line.read(&mut [0]), Ok(1))
+        let line = self.line.take();
+        line.is_some_and(|mut line| has_word(&mut line))
     }
 
     /// Waits so long, or until all shall stop.
@@ -268,6 +301,70 @@ mod tests {
         ] {
             assert_eq!((wants(policy, 0), wants(policy, 3)), (after_0, after_3));
         }
+    }
+
+    /// The same ends once more, as a fork leaves them.
+    fn forked(pipe: &Pipe) -> Pipe {
+        Pipe {
+            reader: pipe.reader.try_clone().unwrap(),
+            writer: pipe.writer.try_clone().unwrap(),
+        }
+    }
+
+    /// Has the calling thread refused these system calls (EPERM).
+    fn refuse(calls: &[i64]) {
+        const LOAD: u64 = 0x20;
+        const JUMP_IF_EQUAL: u64 = 0x15;
+        const RETURN: u64 = 0x06;
+        const ALLOW: u64 = 0x7fff_0000;
+        const EPERM: u64 = 0x0005_0001;
+        let mut program = vec![LOAD];
+        for call in calls {
+            let call = u64::try_from(*call).unwrap();
+            program.push(JUMP_IF_EQUAL | 1 << 24 | call << 32);
+            program.push(RETURN | EPERM << 32);
+        }
+        program.push(RETURN | ALLOW << 32);
+        sys::process::no_new_privs().unwrap();
+        sys::process::load_seccomp(&program, 0).unwrap();
+    }
+
+    #[test]
+    fn a_word_passes_where_a_filter_refuses_what_sockets_take() {
+        use nix::libc::{SYS_ioctl, SYS_recvfrom, SYS_sendto, SYS_socketpair};
+        let filtered = std::thread::spawn(|| {
+            refuse(&[SYS_socketpair, SYS_sendto, SYS_recvfrom, SYS_ioctl]);
+            let refused = std::os::unix::net::UnixStream::pair().is_err();
+            let mut let_on = Pipe::new().unwrap();
+            let theirs = forked(&let_on);
+            let_on.say();
+            drop(let_on);
+            let let_on = theirs.hear();
+
+            let given_up = Pipe::new().unwrap();
+            let theirs = forked(&given_up);
+            drop(given_up);
+            let given_up = !theirs.hear();
+
+            let failed = Pipe::new().unwrap();
+            let mut line = Line(forked(&failed));
+            let Pipe { mut reader, writer } = failed;
+            drop(writer);
+            let before = has_word(&mut reader);
+            line.failed();
+            let after = has_word(&mut reader);
+            drop(line);
+            (
+                refused,
+                let_on,
+                given_up,
+                before,
+                after,
+                has_word(&mut reader),
+            )
+        });
+        let expected = (true, true, true, false, true, false);
+        assert_eq!(filtered.join().unwrap(), expected);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const TRIES_OF_PID_ONE: [&str; 10] = [
 ];
 
 /// What a process that starts its program again does under its filter, besides.
-const CALLS_OF_RESTARTS: [&str; 5] = ["clone", "poll", "signalfd4", "socketpair", "rt_sigprocmask"];
+const CALLS_OF_RESTARTS: [&str; 5] = ["clone", "poll", "signalfd4", "pipe2", "rt_sigprocmask"];
 
 /// The first system call that starting a program again needs and a profile forbids.
 pub(super) fn forbidden_to_restarts(profile: &LinuxSeccomp) -> Option<&'static str> {
@@ -67,4 +67,32 @@ fn may(profile: &LinuxSeccomp, call: &str, is_good: impl Fn(LinuxSeccompAction) 
         return is_good(profile.default_action());
     }
     of_call.any(|rule| is_good(rule.action()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A profile that refuses all but these.
+    fn allowing(calls: &[&str]) -> LinuxSeccomp {
+        let profile = serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{"names": calls, "action": "SCMP_ACT_ALLOW"}],
+        });
+        serde_json::from_value(profile).unwrap()
+    }
+
+    #[test]
+    fn restarts_need_their_own_calls_and_those_of_pid_1_alone() {
+        let calls: Vec<_> = CALLS_OF_PID_ONE.iter().chain(&CALLS_OF_RESTARTS).collect();
+        let but = |left_out: &str| {
+            let calls = calls.iter().map(|call| **call);
+            allowing(&calls.filter(|call| *call != left_out).collect::<Vec<_>>())
+        };
+        assert_eq!(forbidden_to_restarts(&but("")), None);
+        for call in CALLS_OF_RESTARTS {
+            assert_eq!(forbidden_to_restarts(&but(call)), Some(call));
+        }
+        assert_eq!(forbidden_to_pid_one(&but("write")), Some("write"));
+    }
 }
