@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::getpgid;
 use sys::process::{Fork, kill_number};
 use sys::{Child, ExitStatus, Pid};
 
@@ -28,7 +29,7 @@ use crate::services::{STEADY, WAIT_MAX, WAIT_MIN};
 pub(crate) enum Signals {
     /// The first process alone, which passes them on; TERM stops all.
     First,
-    /// The group of both; any of those stops all.
+    /// The group of both, to which pid 1 passes them on; any of those stops all.
     Group {
         /// Their numbers.
         stops: Vec<i32>,
@@ -263,9 +264,15 @@ impl Restarts {
             if self.whose.has_stop(number) {
                 self.stopped_by.get_or_insert(number);
             }
-            if let (Signals::First, Some(child)) = (&self.whose, self.child) {
-                // ESRCH: it has just ended, which is seen next.
-                let _sent = kill_number(child, number);
+            match (&self.whose, self.child) {
+                (Signals::First, Some(child)) => {
+                    // ESRCH: it has just ended, which is seen next.
+                    let _sent = kill_number(child, number);
+                }
+                (Signals::Group { .. }, Some(child)) if signal.ssi_pid == PID_ONE => {
+                    pass_beyond_group(child, number);
+                }
+                _ => {}
             }
         }
     }
@@ -277,6 +284,22 @@ impl Restarts {
                 self.ended = Some(status);
             }
         }
+    }
+}
+
+/// Who passes on what the group of a program is to get. Others signal whom they mean, and `kill --all`
+/// each process.
+const PID_ONE: u32 = 1;
+
+/// Passes a signal on to a program that has left this process's group (setsid(2)), and to its own group.
+fn pass_beyond_group(program: Pid, signal: i32) {
+    // ESRCH: it has just ended, which is seen next.
+    let (Ok(theirs), Ok(ours)) = (getpgid(Some(program)), getpgid(None)) else {
+        return;
+    };
+    // 1 is pid 1's, and its negative everybody.
+    if theirs != ours && theirs.as_raw() > 1 {
+        let _sent = kill_number(Pid::from_raw(-theirs.as_raw()), signal);
     }
 }
 
@@ -365,6 +388,18 @@ mod tests {
         });
         let expected = (true, true, true, false, true, false);
         assert_eq!(filtered.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_program_that_has_left_the_group_is_signalled_and_another_is_not_twice() {
+        let sleep = || sys::Spawn::new("/bin/sleep".as_ref()).args(["1000"]);
+        let mut outside = sleep().new_session().spawn().unwrap();
+        pass_beyond_group(outside.pid(), Signal::SIGTERM as i32);
+        assert_eq!(outside.wait().unwrap(), ExitStatus::Signaled(15));
+        let mut inside = sleep().spawn().unwrap();
+        pass_beyond_group(inside.pid(), Signal::SIGTERM as i32);
+        inside.kill(Signal::SIGKILL).unwrap();
+        assert_eq!(inside.wait().unwrap(), ExitStatus::Signaled(9));
     }
 
     #[test]

@@ -20,7 +20,14 @@ const TRIES_OF_PID_ONE: [&str; 10] = [
 ];
 
 /// What a process that starts its program again does under its filter, besides.
-const CALLS_OF_RESTARTS: [&str; 5] = ["clone", "poll", "signalfd4", "pipe2", "rt_sigprocmask"];
+const CALLS_OF_RESTARTS: [&str; 6] = [
+    "clone",
+    "poll",
+    "signalfd4",
+    "pipe2",
+    "rt_sigprocmask",
+    "getpgid",
+];
 
 /// The first system call that starting a program again needs and a profile forbids.
 pub(super) fn forbidden_to_restarts(profile: &LinuxSeccomp) -> Option<&'static str> {
