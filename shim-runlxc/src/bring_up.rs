@@ -41,8 +41,10 @@ use crate::{Error, Result, inherited, out_of_memory, priority, rich_hooks, stub,
 pub(crate) struct Attempt<'a> {
     /// Descriptors of init.
     pub(crate) stdio: Stdio<'a>,
-    /// Further ones from 3 up without a gap.
+    /// Further ones from 3 up.
     pub(crate) inherited_fds: u32,
+    /// The numbers among them under which there is none.
+    pub(crate) gaps: Vec<i32>,
     /// Whose child init becomes.
     pub(crate) parent: Parent,
     pub(crate) plan: &'a Plan,
@@ -213,6 +215,7 @@ impl Attempt<'_> {
             given,
             loopback: furnish::loopback(self.plan),
             host_hooks: furnish::host_hooks(self.plan),
+            gaps: self.gaps.clone(),
         };
         channel.send_with(&message, &fds)
     }

@@ -17,7 +17,7 @@ use crate::id::ContainerId;
 use crate::joined::Joined;
 use crate::lxcfs::{self, Lxcfs};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, agent, image, progress, stub};
+use crate::{Error, Result, agent, image, inherited, progress, stub};
 
 /// A container to make.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Request<'a> {
     pub bundle: &'a Bundle,
     /// Descriptors of init.
     pub stdio: Stdio<'a>,
-    /// Further descriptors of the caller, from 3 up without a gap, that init keeps.
+    /// Further descriptors of the caller, from 3 up, that init keeps, as far as they are open.
     pub inherited_fds: u32,
     /// What is added to the environment of config.json.
     pub more_env: Vec<String>,
@@ -85,9 +85,10 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     let paths = cgroup_paths(host, request.bundle, request.id)?;
     let mut facts = host.facts;
     facts.hardening_optional = request.hardening_optional;
+    let inherited_fds = inherited::present(request.inherited_fds)?;
     let mut plan = request.bundle.plan(&PlanContext {
         host: facts,
-        preserve_fds: request.inherited_fds,
+        preserve_fds: inherited_fds,
         new_keyring: request.new_keyring,
         root_entry: request.root_entry,
         ..context(host, request.id, &paths)
@@ -112,7 +113,8 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     let attempt = Attempt {
         agent,
         stdio: request.stdio,
-        inherited_fds: request.inherited_fds,
+        inherited_fds,
+        gaps: inherited::gaps(inherited_fds)?,
         parent: request.parent,
         plan: &plan,
         view,

@@ -328,6 +328,7 @@ fn run_poststop(
     let attempt = Attempt {
         stdio: streams.lend(),
         inherited_fds: 0,
+        gaps: Vec::new(),
         parent: Parent::Us,
         plan: &plan,
         view: None,

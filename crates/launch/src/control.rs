@@ -68,6 +68,9 @@ pub enum ToStub {
         loopback: Toggle,
         /// Whether to say [`FromStub::Furnished`] and wait for [`ToStub::GoOn`].
         host_hooks: Toggle,
+        /// Numbers below the first that the program does not get under which nothing was passed for it:
+        /// what LXC left open there is closed.
+        gaps: Vec<i32>,
     },
     /// What to do as a joining process.
     Exec(Box<ExecPlan>),

@@ -203,10 +203,15 @@ fn furnish(control: &OwnedFd) -> Result<std::result::Result<(InitPlan, Furnished
         given,
         loopback,
         host_hooks,
+        gaps,
     } = received.message
     else {
         return tell(control, &Error::Unexpected("instead of a plan for pid 1")).map(Err);
     };
+    for number in gaps {
+        // EBADF: LXC left nothing there.
+        drop(sys::take_inherited_fd(number));
+    }
     let plan = with_own_pid(*plan);
     let host_side = HostSide {
         control: control.as_fd(),

@@ -4,6 +4,7 @@
 //! flag tells whose a descriptor is, so that nothing here takes one that has an owner.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::{process, raw};
@@ -22,18 +23,21 @@ pub fn take_inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// The numbers in this range (3 or above), in order, under which the parent passed something that nobody
+/// took over. As many looks as there are descriptors, however long the range is.
+///
+/// # Errors
+/// What keeps it from looking.
+pub fn inherited_numbers(range: Range<RawFd>) -> io::Result<Vec<RawFd>> {
+    let mut numbers = open_numbers()?;
+    numbers.retain(|&number| number >= FIRST && range.contains(&number) && was_inherited(number));
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// Closes what the parent passed from this number up (3 at least) and nobody took over.
 pub fn close_inherited_from(first: RawFd) -> io::Result<()> {
-    let first = first.max(FIRST);
-    for number in open_numbers()?
-        .into_iter()
-        .filter(|number| *number >= first)
-    {
-        if was_inherited(number) {
-            raw::close(number);
-        }
-    }
-    Ok(())
+    inherited_numbers(first..RawFd::MAX).map(|numbers| numbers.into_iter().for_each(raw::close))
 }
 
 /// By number, since the C libraries disagree on its type.
@@ -81,8 +85,13 @@ mod tests {
     fn what_was_passed_is_taken_once_and_what_was_made_here_never() {
         let (made_here, _writer) = crate::pipe_cloexec().unwrap();
         let number = inherited();
+        let others = [made_here.as_raw_fd(), -1, 2];
+        let listed = |range| inherited_numbers(range).unwrap();
+        assert_eq!(listed(number..number + 1), [number]);
+        assert!(!listed(0..RawFd::MAX).iter().any(|it| others.contains(it)));
         let taken = take_inherited_fd(number).unwrap();
         assert_eq!(taken.as_raw_fd(), number);
+        assert_eq!(listed(number..number + 1), []);
         for refused in [number, made_here.as_raw_fd(), -1, 2, 100_000] {
             let error = take_inherited_fd(refused).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{refused}");

@@ -53,7 +53,7 @@ pub use child::{Child, ExitStatus, announce, reap, watch};
 pub use event_journal::{EventJournal, Owed};
 pub use fd::{memfd_sealed, pipe_cloexec, take_number};
 pub use fs_context::FsContext;
-pub use inherited::{close_inherited_from, take_inherited_fd};
+pub use inherited::{close_inherited_from, inherited_numbers, take_inherited_fd};
 pub use kernel::Kernel;
 pub use lock::lock_within;
 pub use loop_device::{LoopAccess, LoopCache, LoopDevice, LoopOptions};

@@ -15,7 +15,7 @@ use crate::container::Container;
 use crate::create::{self, Stdio};
 use crate::exec::{Paused, Request};
 use crate::process::ProcessId;
-use crate::{Error, Result, host};
+use crate::{Error, Result, host, inherited};
 
 /// `runlxc exec ID COMMAND..`
 pub(crate) fn exec(root: &Path, arguments: &Exec) -> Result<ExitCode> {
@@ -125,7 +125,7 @@ fn process(container: &Container, arguments: &Exec) -> Result<Process> {
             hardening_optional: container.journal().hardening_optional(),
             ..host::facts()?
         },
-        preserve_fds: arguments.preserve_fds,
+        preserve_fds: inherited::present(arguments.preserve_fds)?,
         new_keyring: Toggle::Off,
         seccomp: container.dir.read_filter()?,
         capabilities: container.journal().capabilities,

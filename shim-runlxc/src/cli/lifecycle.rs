@@ -125,7 +125,7 @@ fn make(
                 Toggle::On => Stdio::Terminal,
                 Toggle::Off => streams.lend(),
             },
-            inherited_fds: listen_fds + arguments.preserve_fds,
+            inherited_fds: listen_fds.saturating_add(arguments.preserve_fds),
             more_env: match listen_fds {
                 0 => Vec::new(),
                 n => vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()],

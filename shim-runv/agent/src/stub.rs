@@ -172,6 +172,7 @@ impl Standing {
             given: Vec::new(),
             loopback: Toggle::Off,
             host_hooks: Toggle::Off,
+            gaps: Vec::new(),
         };
         control::send(&self.control, &message, &[])?;
         self.ready("init, while it was set up,")

@@ -134,6 +134,7 @@ impl Container {
             given: vec![Given::MountsToCopy; fds.len()],
             loopback: Toggle::Off,
             host_hooks: Toggle::Off,
+            gaps: Vec::new(),
         };
         control::send(&self.control, &message, &fds).unwrap();
         let answer: Option<Received<FromStub>> = control::recv(&self.control).unwrap();
