@@ -102,7 +102,7 @@ impl Attempt<'_> {
         tracing::debug!(pid = pid.as_raw(), "child process in init()");
 
         let init = ProcessId::of(pid.as_raw())?;
-        priority::classify(self.plan, init.as_pid(), journal)?;
+        priority::classify(self.plan, || Ok(vec![init.pid]), journal)?;
         if self.parent == Parent::Us {
             // Before its parent dies, so that no reaper takes it for a stray orphan.
             *child = Some(self.adopt(init, &channel)?);

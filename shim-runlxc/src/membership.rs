@@ -2,6 +2,7 @@
 //! when its configuration says so, and then neither limits nor `kill --all` reach them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use cgroups::{Cgroup, CgroupPaths};
 use sys::Pid;
@@ -34,6 +35,20 @@ pub(crate) fn bring_in(cgroup: &Cgroup, init: Pid) -> Result<Vec<Pid>> {
     Ok(moved)
 }
 
+/// The threads of `init` and of all that descend from it; they are stopped, so that none is born
+/// meanwhile.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn threads(init: Pid) -> Result<Vec<i32>> {
+    let of_process = |pid: Pid| process::numbers(&Path::new("/proc").join(format!("{pid}/task")));
+    let threads: Vec<_> = tree(init)?
+        .into_iter()
+        .map(of_process)
+        .collect::<Result<_>>()?;
+    Ok(threads.concat())
+}
+
 /// A process and all that descend from it.
 fn tree(root: Pid) -> Result<Vec<Pid>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
@@ -58,16 +73,36 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_is_outside_is_moved_with_all_descendants() {
+    /// A shell and its child.
+    fn family() -> sys::Child {
         let (read, write) = sys::pipe_cloexec().unwrap();
         let script = "sleep 1000 & echo; wait";
-        let mut init = Spawn::new("/bin/sh".as_ref())
+        let init = Spawn::new("/bin/sh".as_ref())
             .args(["-c", script])
             .stdout(write)
             .spawn()
             .unwrap();
         nix::unistd::read(&read, &mut [0]).unwrap();
+        init
+    }
+
+    #[test]
+    fn threads_are_those_of_a_process_and_of_its_children() {
+        let mut init = family();
+        let processes = tree(init.pid());
+        let found = threads(init.pid());
+        for pid in processes.iter().flatten().rev() {
+            sys::process::kill_number(*pid, Signal::SIGKILL as i32).unwrap();
+        }
+        init.wait().unwrap();
+        let ids: Vec<_> = processes.unwrap().iter().map(|pid| pid.as_raw()).collect();
+        assert_eq!(ids.len(), 2);
+        assert_eq!(found.unwrap(), ids, "each has one thread");
+    }
+
+    #[test]
+    fn who_is_outside_is_moved_with_all_descendants() {
+        let mut init = family();
         let hierarchies = Hierarchies::at_host().unwrap();
         let path = format!("/runlxc-membership-{}", std::process::id());
         let cgroup = Cgroup::create(&hierarchies, &path).unwrap();

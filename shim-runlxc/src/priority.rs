@@ -6,7 +6,6 @@ use bundle::colocation::{self, Colocation};
 use bundle::{Plan, Update, priority};
 use cgroups::colocation::RESCTRL;
 use cgroups::{Applied, Cgroup, Priority, Resources};
-use sys::Pid;
 
 use crate::Result;
 use crate::journal::Journal;
@@ -46,20 +45,23 @@ pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Resu
     Ok(())
 }
 
-/// Puts pid 1 into the class that its annotations, or the operator for its priority, have named, before
-/// it forks.
+/// Puts threads into the class that the container's annotations, or the operator for its priority, have
+/// named: pid 1's before it forks, and all of a container that was brought back.
 ///
 /// # Errors
-/// A word that means nothing.
-pub(crate) fn classify(plan: &Plan, pid: Pid, journal: &mut Journal) -> Result<()> {
+/// A word that means nothing; what keeps it from knowing the threads.
+pub(crate) fn classify(
+    plan: &Plan,
+    threads: impl FnOnce() -> Result<Vec<i32>>,
+    journal: &mut Journal,
+) -> Result<()> {
     let resctrl = Path::new(RESCTRL);
-    let pid = pid.as_raw();
     let (class, key) = match (Colocation::of(&plan.annotations)?.class, plan.priority) {
         (Some(class), _) => (class, colocation::APPLIED),
         (None, Some(wanted)) => (format!("{CLASS}{}", wanted.as_str()), priority::APPLIED),
         (None, None) => return Ok(()),
     };
-    let told = match cgroups::colocation::classify(resctrl, &class, pid) {
+    let told = match cgroups::colocation::classify(resctrl, &class, &threads()?) {
         Some(applied) => applied.to_string(),
         // Nobody asked for that one by its name.
         None if key == priority::APPLIED => return Ok(()),

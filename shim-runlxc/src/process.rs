@@ -155,13 +155,20 @@ pub(crate) fn parent_of(pid: i32) -> Result<Option<i32>> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub(crate) fn all() -> Result<Vec<i32>> {
-    let proc = Path::new("/proc");
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir(proc).map_err(Error::on("read", proc))? {
-        let name = entry.map_err(Error::on("read", proc))?.file_name();
-        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    numbers(Path::new("/proc"))
+}
+
+/// The names in a directory that are numbers.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn numbers(dir: &Path) -> Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::on("read", dir))? {
+        let name = entry.map_err(Error::on("read", dir))?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
     }
-    Ok(pids)
+    Ok(numbers)
 }
 
 /// The processes whose parent that one is.

@@ -149,7 +149,9 @@ impl Attempt<'_> {
                 }
                 Note::Restored => {
                     let restored = journal.init.ok_or(Error::NotRunning)?;
-                    self.bring_in(&cgroup, restored)
+                    self.bring_in(&cgroup, restored)?;
+                    let threads = || membership::threads(restored.as_pid());
+                    priority::classify(&self.plan, threads, journal)
                 }
                 Note::Terminal(master) => {
                     terminal = Some(master);

@@ -80,16 +80,19 @@ impl Cgroup {
     }
 }
 
-/// Puts a process, and what it forks from then on, into a class of resctrl that the operator has made.
-/// None: there is no such class.
+/// Puts threads, and what they start from then on, into a class of resctrl that the operator has made.
+/// None: there is no such class. The first refusal is told.
 #[must_use]
-pub fn classify(resctrl: &Path, class: &str, pid: i32) -> Option<Applied> {
+pub fn classify(resctrl: &Path, class: &str, threads: &[i32]) -> Option<Applied> {
     let told = |refused| Applied {
         file: "resctrl".to_owned(),
         value: class.to_owned(),
         refused,
     };
-    match file::write(&resctrl.join(class), "tasks", &pid.to_string()) {
+    // A write takes one; lists are of Linux 6.7.
+    let class_dir = resctrl.join(class);
+    let mut threads = threads.iter();
+    match threads.try_for_each(|id| file::write_number(&class_dir, "tasks", id)) {
         Ok(()) => Some(told(None)),
         Err(error) if error.is_not_found() => None,
         Err(Error::Write { source, .. }) => Some(told(Some(source.to_string()))),
@@ -163,12 +166,13 @@ mod tests {
     #[test]
     fn a_class_is_the_operators_to_make() {
         let resctrl = tempfile::tempdir().unwrap();
-        assert_eq!(classify(resctrl.path(), "pouch-offline", 7), None);
+        assert_eq!(classify(resctrl.path(), "pouch-offline", &[7]), None);
         let class = resctrl.path().join("pouch-offline");
         std::fs::create_dir(&class).unwrap();
         std::fs::write(class.join("tasks"), "").unwrap();
-        let applied = classify(resctrl.path(), "pouch-offline", 7).unwrap();
+        let applied = classify(resctrl.path(), "pouch-offline", &[7, 9]).unwrap();
         assert_eq!(applied.to_string(), "resctrl=pouch-offline");
-        assert_eq!(std::fs::read_to_string(class.join("tasks")).unwrap(), "7\n");
+        let tasks = std::fs::read_to_string(class.join("tasks"));
+        assert_eq!(tasks.unwrap(), "7\n9\n");
     }
 }
