@@ -93,11 +93,21 @@ pub(crate) fn change(
         return Ok(());
     };
     let old = priority::of(&journal.annotations)?;
+    let class = class_in(journal).map(str::to_owned);
     let set = [own, &update.resources];
     let mut applied = cgroup.reprioritise((old, wanted), &set);
     applied.extend(cgroup.prioritise_packets(wanted, &set));
     tell(wanted, &applied, journal);
+    if let Some(class) = class {
+        add(journal, priority::APPLIED, class);
+    }
     Ok(())
+}
+
+/// What the state says of a class, which an update does not change; it is the last that was added.
+fn class_in(journal: &Journal) -> Option<&str> {
+    let applied = journal.annotations.get(priority::APPLIED)?;
+    applied.find("resctrl=").and_then(|at| applied.get(at..))
 }
 
 fn tell(wanted: Priority, applied: &[Applied], journal: &mut Journal) {
@@ -118,4 +128,62 @@ fn tell(wanted: Priority, applied: &[Applied], journal: &mut Journal) {
     tracing::info!(container, priority = wanted.as_str(), applied, "priority");
     let key = priority::APPLIED.to_owned();
     journal.annotations.insert(key, applied);
+}
+
+#[cfg(test)]
+mod tests {
+    use cgroups::{CgroupPaths, Hierarchies};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A journal that has no more than these annotations, and namespaces.
+    fn journal(annotations: &serde_json::Value, namespaces: &serde_json::Value) -> Journal {
+        let mountinfo = "40 31 0:37 / /nowhere rw - cgroup2 cgroup2 rw\n";
+        let hierarchies = Hierarchies::detect(mountinfo, "0::/\n").unwrap();
+        let journal = json!({
+            "version": Journal::VERSION,
+            "id": "c",
+            "bundle": "/nowhere",
+            "rootfs": "/nowhere",
+            "createdNs": 0,
+            "annotations": annotations,
+            "lxcName": "nobody",
+            "lxcCgroups": [],
+            "cgroup": CgroupPaths::new(&hierarchies, "/c").unwrap(),
+            "namespaces": namespaces,
+            "pidNamespace": "own",
+            "startLimitS": 0,
+            "capabilities": bundle::capabilities::NONE,
+            "hooksPoststart": [],
+            "hooksPoststop": [],
+            "init": null,
+            "phase": "created",
+        });
+        serde_json::from_value(journal).unwrap()
+    }
+
+    #[test]
+    fn a_class_stays_in_the_state_when_the_priority_changes() {
+        let words = [(priority::PRIORITY.to_owned(), "offline".to_owned())];
+        let update = Update::parse(b"{}", &words.into()).unwrap();
+        for (before, after) in [
+            (
+                "cpu.weight=100, resctrl=pouch-online",
+                "resctrl=pouch-online",
+            ),
+            (
+                "cpu.weight=100, resctrl=pouch-online refused (no, not now)",
+                "resctrl=pouch-online refused (no, not now)",
+            ),
+            ("cpu.weight=100", NOTHING),
+            (NOTHING, NOTHING),
+        ] {
+            let annotations = json!({priority::PRIORITY: "online", priority::APPLIED: before});
+            let mut journal = journal(&annotations, &json!([]));
+            let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+            change(&update, &Resources::default(), &cgroup, &mut journal).unwrap();
+            assert_eq!(journal.annotations[priority::APPLIED], after);
+        }
+    }
 }
