@@ -108,8 +108,6 @@ impl Colocation {
         let settings = settings
             .filter_map(Result::transpose)
             .collect::<Result<_>>()?;
-        let is_known =
-            |key: &str| key == CLASS || WORDS.iter().any(|word| word.keys.contains(&key));
         let unknown = annotations
             .keys()
             .filter(|key| key.starts_with(CUSTOMIZATION) && !is_known(key));
@@ -118,6 +116,14 @@ impl Colocation {
             class: annotations.get(CLASS).map(|name| class(name)).transpose()?,
             unknown: unknown.cloned().collect(),
         })
+    }
+
+    /// The first key with a meaning, whose file or class a container has from its start on.
+    pub(crate) fn known_in(annotations: &BTreeMap<String, String>) -> Option<&str> {
+        annotations
+            .keys()
+            .map(String::as_str)
+            .find(|key| is_known(key))
     }
 
     /// Whether nothing was said.
@@ -151,6 +157,10 @@ impl Word {
             value: number.to_string(),
         }))
     }
+}
+
+fn is_known(key: &str) -> bool {
+    key == CLASS || WORDS.iter().any(|word| word.keys.contains(&key))
 }
 
 /// The name of a class: that of a directory.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cgroups::{Priority, Resources};
 
 use crate::annotations::PREFIX;
+use crate::colocation::Colocation;
 use crate::traffic::{EGRESS, INGRESS, Traffic};
 use crate::{Error, Result, annotations, load, priority, resources};
 
@@ -25,7 +26,7 @@ pub struct Update {
 }
 
 impl Update {
-    /// From the JSON of `linux.resources` and annotations. Those that are not ours say nothing.
+    /// From the JSON of `linux.resources` and annotations. Those that have no meaning to us say nothing.
     ///
     /// # Errors
     /// [`Error::Text`] or [`Error::Invalid`] with the name of the field or annotation.
@@ -34,7 +35,10 @@ impl Update {
         let ours = given.iter().filter(|(key, _)| key.starts_with(PREFIX));
         let ours: BTreeMap<_, _> = ours.map(|(k, v)| (k.clone(), v.clone())).collect();
         annotations::check(&ours)?;
-        if let Some(key) = ours.keys().find(|key| !LIVE.contains(&key.as_str())) {
+        Colocation::of(given)?;
+        let mut fixed = ours.keys().map(String::as_str);
+        let fixed = fixed.find(|key| !LIVE.contains(key));
+        if let Some(key) = fixed.or_else(|| Colocation::known_in(given)) {
             let why = format!(
                 "cannot change while a container runs: {} can",
                 LIVE.join(", ")
@@ -68,6 +72,7 @@ mod tests {
             (priority::PRIORITY, "offline"),
             (INGRESS, "8mbit"),
             ("io.example", "x"),
+            ("customization.unknown", "x"),
         ];
         let update = parse(&words).unwrap();
         assert_eq!(update.resources.memory.limit, Some(4096));
@@ -94,6 +99,20 @@ mod tests {
                 ("org.pouch.net.egres", "1mbit"),
                 "annotations.org.pouch.net.egres: unknown: the nearest known one is \
                  org.pouch.net.egress",
+            ),
+            (
+                ("customization.memory_priority", "3"),
+                "annotations.customization.memory_priority: cannot change while a container runs: \
+                 org.pouch.net.ingress, org.pouch.net.egress, org.pouch.priority can",
+            ),
+            (
+                ("__memory_wmark_ratio", "101"),
+                "annotations.__memory_wmark_ratio: \"101\" is no number from 0 to 100",
+            ),
+            (
+                ("customization.intel_rdt_group", "batch"),
+                "annotations.customization.intel_rdt_group: cannot change while a container runs: \
+                 org.pouch.net.ingress, org.pouch.net.egress, org.pouch.priority can",
             ),
         ] {
             let error = parse(&[given]).unwrap_err().to_string();
