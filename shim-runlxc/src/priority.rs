@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bundle::colocation::{self, Colocation};
-use bundle::{Plan, Update, priority};
+use bundle::{NamespaceKind, Plan, Update, priority};
 use cgroups::colocation::RESCTRL;
 use cgroups::{Applied, Cgroup, Priority, Resources};
 
@@ -23,7 +23,9 @@ const CLASS: &str = "pouch-";
 pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Result<()> {
     if let Some(wanted) = plan.priority {
         let mut applied = cgroup.prioritise(wanted, &plan.resources);
-        applied.extend(cgroup.prioritise_packets(wanted, &[&plan.resources]));
+        if is_in_hosts_network(journal) {
+            applied.extend(cgroup.prioritise_packets(wanted, &[&plan.resources]));
+        }
         tell(wanted, &applied, journal);
     }
     let words = Colocation::of(&plan.annotations)?;
@@ -96,7 +98,9 @@ pub(crate) fn change(
     let class = class_in(journal).map(str::to_owned);
     let set = [own, &update.resources];
     let mut applied = cgroup.reprioritise((old, wanted), &set);
-    applied.extend(cgroup.prioritise_packets(wanted, &set));
+    if is_in_hosts_network(journal) {
+        applied.extend(cgroup.prioritise_packets(wanted, &set));
+    }
     tell(wanted, &applied, journal);
     if let Some(class) = class {
         add(journal, priority::APPLIED, class);
@@ -108,6 +112,15 @@ pub(crate) fn change(
 fn class_in(journal: &Journal) -> Option<&str> {
     let applied = journal.annotations.get(priority::APPLIED)?;
     applied.find("resctrl=").and_then(|at| applied.get(at..))
+}
+
+/// Whether the host's links are the container's.
+fn is_in_hosts_network(journal: &Journal) -> bool {
+    match &journal.network {
+        // One that cannot be looked at keeps the container from being made, too.
+        Some(path) => network::Namespace::open(path).is_ok_and(|given| given.is_hosts()),
+        None => !journal.namespaces.contains(&NamespaceKind::Network),
+    }
 }
 
 fn tell(wanted: Priority, applied: &[Applied], journal: &mut Journal) {
@@ -161,6 +174,20 @@ mod tests {
             "phase": "created",
         });
         serde_json::from_value(journal).unwrap()
+    }
+
+    #[test]
+    fn packets_have_a_priority_in_the_hosts_network_alone() {
+        let in_hosts = |namespaces, path: Option<&str>| {
+            let mut journal = journal(&json!({}), &namespaces);
+            journal.network = path.map(Into::into);
+            is_in_hosts_network(&journal)
+        };
+        let own = || serde_json::to_value([NamespaceKind::Network]).unwrap();
+        assert!(in_hosts(json!([]), None));
+        assert!(!in_hosts(own(), None));
+        assert!(in_hosts(own(), Some("/proc/self/ns/net")));
+        assert!(!in_hosts(own(), Some("/proc/self/ns/uts")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What kernels made for colocation have beside the usual files, and what of priority lies outside of
 //! a container's own files: written where it is there, and told.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::cgroup::Cgroup;
@@ -56,7 +57,8 @@ impl Cgroup {
     }
 
     /// Gives packets a priority on each link of the host, unless config.json does; nothing where net_prio
-    /// (version 1) is not mounted. Links of other network namespaces are not among them.
+    /// (version 1) is not mounted. Links of other network namespaces are not among them: it is for who
+    /// is in the host's. Tells how many links have it, and each refusal once.
     #[must_use]
     pub fn prioritise_packets(&self, priority: Priority, resources: &[&Resources]) -> Vec<Applied> {
         let is_set = |resources: &&Resources| !resources.network.priorities.is_empty();
@@ -69,15 +71,32 @@ impl Cgroup {
         let Ok(table) = file::read(directory, IFPRIOMAP) else {
             return Vec::new();
         };
+        let band = packets(priority);
         let links = table.lines().filter_map(|line| line.split(' ').next());
-        links
-            .filter(|link| !["", "lo"].contains(link))
-            .filter_map(|link| {
-                let value = format!("{link} {}", packets(priority));
-                apply(directory, IFPRIOMAP, &value)
-            })
-            .collect()
+        let links = links.filter(|link| !["", "lo"].contains(link));
+        let applied = links.filter_map(|link| {
+            let applied = apply(directory, IFPRIOMAP, &format!("{link} {band}"))?;
+            Some((link, applied.refused))
+        });
+        counted(band, applied)
     }
+}
+
+/// What became of a band on links, which may be hundreds: a number, and of each refusal one link, too.
+fn counted<'a>(band: &str, links: impl Iterator<Item = (&'a str, Option<String>)>) -> Vec<Applied> {
+    let mut by_refusal: BTreeMap<Option<String>, (&str, usize)> = BTreeMap::new();
+    for (link, refused) in links {
+        by_refusal.entry(refused).or_insert((link, 0)).1 += 1;
+    }
+    let told = |(refused, (link, count)): (Option<String>, (&str, usize))| {
+        let links = if count == 1 { "link" } else { "links" };
+        Applied {
+            file: IFPRIOMAP.to_owned(),
+            value: format!("{band} on {count} {links}"),
+            refused: refused.map(|why| format!("{link}: {why}")),
+        }
+    };
+    by_refusal.into_iter().map(told).collect()
 }
 
 /// Puts threads, and what they start from then on, into a class of resctrl that the operator has made.
@@ -152,8 +171,9 @@ mod tests {
         let cgroup = cgroup(root.path(), Controller::NetPrio);
         let mut resources = Resources::default();
         let applied = cgroup.prioritise_packets(Priority::OnlineHigh, &[&resources]);
-        let expected = ["net_prio.ifpriomap=eth0 6", "net_prio.ifpriomap=eth1 6"];
-        assert_eq!(words(&applied), expected);
+        assert_eq!(words(&applied), ["net_prio.ifpriomap=6 on 2 links"]);
+        let written = std::fs::read_to_string(root.path().join(IFPRIOMAP));
+        assert_eq!(written.unwrap(), "lo 0\neth0 0\neth1 3\neth0 6\neth1 6\n");
         table().unwrap();
         resources.network.priorities.push(InterfacePriority {
             name: "eth0".to_owned(),
@@ -161,6 +181,22 @@ mod tests {
         });
         let applied = cgroup.prioritise_packets(Priority::Offline, &[&resources]);
         assert_eq!(applied, []);
+    }
+
+    #[test]
+    fn links_are_counted_and_each_refusal_is_told_once() {
+        let gone = || Some("No such device".to_owned());
+        let names: Vec<_> = (0..300).map(|number| format!("veth{number}")).collect();
+        let taken = names.iter().map(|name| (name.as_str(), None));
+        let refused = [("eth0", gone()), ("eth1", gone())];
+        let expected = [
+            "net_prio.ifpriomap=2 on 300 links",
+            "net_prio.ifpriomap=2 on 2 links refused (eth0: No such device)",
+        ];
+        assert_eq!(words(&counted("2", taken.chain(refused))), expected);
+        let one = counted("2", [("eth0", None)].into_iter());
+        assert_eq!(words(&one), ["net_prio.ifpriomap=2 on 1 link"]);
+        assert_eq!(counted("2", std::iter::empty()), []);
     }
 
     #[test]
