@@ -112,6 +112,8 @@ struct State {
     missing: usize,
     /// Those that somebody fetches or takes away.
     fetching: BTreeSet<usize>,
+    /// Those of the missing that could be read before: who was let pass may still read what is in the file.
+    given_up: BTreeSet<usize>,
     /// Whether the map on the disk has less.
     unsynced: bool,
     /// When each piece was used last, by [`USES`].
@@ -369,10 +371,8 @@ impl Blob {
             self.write(index, &contents, source)?;
         }
         let mut state = self.lock();
-        state.readable[index] = true;
+        state.show(index);
         state.used[index] = USES.fetch_add(1, Ordering::Relaxed);
-        state.missing -= 1;
-        state.unsynced = true;
         Ok(())
     }
 
@@ -387,7 +387,7 @@ impl Blob {
         };
         if written.is_err() {
             // Part of it may be there, and takes room for nothing.
-            drop(self.punch(index));
+            self.clear(index);
         }
         written.map_err(Error::io("write", self.directory.join("data")))?;
         source.wrote(bytes);
@@ -440,6 +440,14 @@ impl State {
             readable,
             ..Self::default()
         }
+    }
+
+    /// What was missing can be read.
+    fn show(&mut self, index: usize) {
+        self.readable[index] = true;
+        self.missing -= 1;
+        self.unsynced = true;
+        self.given_up.remove(&index);
     }
 }
 

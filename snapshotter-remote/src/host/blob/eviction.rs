@@ -180,15 +180,12 @@ impl Blob {
             }
             let is_here = self.has_already(index, id);
             if !is_here {
-                // Never was all of it there, so nobody was let read it.
-                drop(self.punch(index));
+                self.clear(index);
             }
             let mut state = self.lock();
             state.fetching.remove(&index);
             if is_here && !state.readable[index] {
-                state.readable[index] = true;
-                state.missing -= 1;
-                state.unsynced = true;
+                state.show(index);
             }
             drop(state);
             self.changed.notify_all();
@@ -222,8 +219,17 @@ impl Blob {
             .is_some_and(|at| at < range.end)
     }
 
+    /// Takes away what is in the file of a piece of which never all was there, so that nobody was let read it; of one that was given
+    /// up it stays, or who was let pass before would find a hole.
+    pub(super) fn clear(&self, index: usize) {
+        if !self.lock().given_up.contains(&index) {
+            // What stays takes room, and nothing else.
+            drop(self.punch(index));
+        }
+    }
+
     /// Takes what is in the file of a piece away.
-    pub(super) fn punch(&self, index: usize) -> io::Result<u64> {
+    fn punch(&self, index: usize) -> io::Result<u64> {
         let range = self.range_of(index);
         let length = range.end - range.start;
         let [at, count] = [range.start, length]
@@ -307,6 +313,7 @@ impl Hidden<'_> {
         for index in &pieces {
             state.fetching.remove(index);
         }
+        state.given_up.extend(pieces);
         drop(state);
         self.of.changed.notify_all();
         Ok(())
@@ -316,9 +323,7 @@ impl Hidden<'_> {
         let mut state = self.of.lock();
         for index in pieces {
             state.fetching.remove(&index);
-            state.readable[index] = true;
-            state.missing -= 1;
-            state.unsynced = true;
+            state.show(index);
         }
         drop(state);
         self.of.changed.notify_all();

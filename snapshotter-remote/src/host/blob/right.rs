@@ -1,5 +1,5 @@
 //! Whether what is here of a blob is what its table says. What is not is fetched again, to the same place: a reader that was let
-//! pass before finds either what was there or what is right, never a hole.
+//! pass before finds either what was there or what is right, never a hole, also when it cannot be fetched, as long as this daemon runs.
 
 use std::os::unix::fs::FileExt;
 

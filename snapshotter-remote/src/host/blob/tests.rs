@@ -251,3 +251,27 @@ fn nothing_goes_while_a_blob_is_being_mounted_or_was_since_it_was_looked_at() {
     assert!(blob.is_whole(), "what is not taken away is there again");
     assert_eq!(byte_at(&blob, 0), 1);
 }
+
+#[test]
+fn what_was_given_up_stays_in_the_file_until_something_else_is_written_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let chunks = Chunks::default();
+    open(directory.path()).fill_all(1, &chunks).unwrap();
+    // Of an earlier daemon, so that more is looked for.
+    let blob = open(directory.path());
+    blob.data().write_all_at(&[9], 20 * 4096).unwrap();
+    assert_eq!(blob.is_right(1).unwrap(), Some(false));
+    let hidden = blob.hide(&[1], blob.mountings()).unwrap();
+    hidden.give_up().unwrap();
+    chunks.fails.store(true, Ordering::Relaxed);
+    blob.fill_piece(1, &chunks, Patience::Once).unwrap_err();
+    // As for want of room when the cache is full, and as when a write fails.
+    blob.find_more();
+    blob.clear(1);
+    let bytes = [16, 20, 35].map(|block| byte_at(&blob, block));
+    assert_eq!((missing(&blob), bytes), (1, [2, 9, 2]));
+    chunks.fails.store(false, Ordering::Relaxed);
+    blob.fill_piece(1, &chunks, Patience::Once).unwrap();
+    assert_eq!((missing(&blob), byte_at(&blob, 20)), (0, 2));
+    assert!(blob.lock().given_up.is_empty());
+}
