@@ -35,7 +35,7 @@ use super::{
     config::StoreConfig, conversion::Wanted, metrics::Measured, proxy::ToProxy, tls::Connector,
 };
 use crate::{
-    conversion::IMAGE,
+    conversion::{IMAGE, PREFER, prefer},
     error::{Error, Result},
     store::Name,
     trace,
@@ -284,12 +284,16 @@ impl Client {
             Patience::Until(end) => end,
         };
         loop {
+            let left = wanted.zip(made_until).map(|(wanted, until)| Wanted {
+                image: wanted.image.clone(),
+                wait: until.saturating_duration_since(Instant::now()),
+            });
             let (mut is_absent, mut is_later) = (false, false);
             let mut failure = None;
             let first = self.first.load(Ordering::Relaxed);
             for index in (0..self.stores.len()).map(|index| (first + index) % self.stores.len()) {
                 let most = (bytes_max, self.limit(patience));
-                match self.ask((&self.stores[index], name), wanted, most, way) {
+                match self.ask((&self.stores[index], name), left.as_ref(), most, way) {
                     Ok(Answer::Found(bytes)) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(Some(bytes));
@@ -411,7 +415,9 @@ impl Client {
     ) -> Result<Answer, String> {
         let mut request = Request::get(url);
         if let Some(wanted) = wanted {
-            request = request.header(IMAGE, &wanted.image);
+            request = request
+                .header(IMAGE, &wanted.image)
+                .header(PREFER, prefer(wanted.patience(most.1)));
         }
         let answer = self.exchange(&self.http, request, Full::default(), most)?;
         if let Answer::Found(bytes) = &answer {

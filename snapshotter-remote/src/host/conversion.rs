@@ -32,6 +32,17 @@ pub(super) struct Wanted {
     pub(super) wait: Duration,
 }
 
+/// Between what a store is told and when it is given up.
+const SPARE: Duration = Duration::from_secs(1);
+
+impl Wanted {
+    /// How long a store may hold a request that is given up after `limit`: a store that holds it longer would be taken for one that
+    /// does not answer.
+    pub(super) fn patience(&self, limit: Duration) -> Duration {
+        self.wait.min(limit.saturating_sub(SPARE))
+    }
+}
+
 impl ConvertConfig {
     /// What a store is told of a layer with these labels; nothing where they say nothing, or nothing that is a name.
     pub(super) fn wanted(self, labels: &Labels) -> Option<Wanted> {
@@ -90,5 +101,21 @@ mod tests {
             Some(&manifest),
             None,
         );
+    }
+
+    #[test]
+    fn a_store_holds_a_request_no_longer_than_it_is_waited_for() {
+        let check = |wait, limit, expected| {
+            let wanted = Wanted {
+                image: HeaderValue::from_static("r.example/x"),
+                wait: Duration::from_secs(wait),
+            };
+            let patience = wanted.patience(Duration::from_secs(limit));
+            assert_eq!(patience.as_secs(), expected, "{wait}, {limit}");
+        };
+        check(0, 30, 0);
+        check(5, 30, 5);
+        check(120, 10, 9);
+        check(120, 1, 0);
     }
 }

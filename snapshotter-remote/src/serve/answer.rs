@@ -29,7 +29,7 @@ use super::{
     traffic::Traffic,
 };
 use crate::{
-    conversion::IMAGE,
+    conversion::{IMAGE, PREFER, preferred},
     error::{Error, Result},
     image::ImageName,
     store::{Name, Reader, Traces},
@@ -147,7 +147,10 @@ impl Served {
         }
         match (&self.conversions, name, image(request.headers())?) {
             (Some(conversions), Name::Disk(_), Some(image)) => {
-                let hold = conversions.hold();
+                let patience = text(request.headers(), &PREFER)
+                    .as_deref()
+                    .and_then(preferred);
+                let hold = conversions.hold(patience);
                 self.converted(conversions.ask(image), &asked, hold).await
             }
             _ => Err(absent("the store has no such object\n")),

@@ -205,9 +205,10 @@ impl Conversions {
         }))
     }
 
-    /// How long a request may wait.
-    pub(super) fn hold(&self) -> Duration {
-        Duration::from_secs(self.config.hold_seconds)
+    /// How long a request waits whose client would wait so long, if it said so.
+    pub(super) fn hold(&self, patience: Option<Duration>) -> Duration {
+        let hold = Duration::from_secs(self.config.hold_seconds);
+        patience.map_or(hold, |patience| hold.min(patience))
     }
 
     /// Has an image converted, if it is not being so and may be. On the server's runtime.

@@ -29,8 +29,18 @@ fn config(registry: &Registry, directory: &Path, hold_seconds: u64) -> String {
 }
 
 fn ask(server: &Server, chain_id: impl std::fmt::Display, image: &str) -> Answer {
+    ask_with(server, chain_id, image, &[])
+}
+
+fn ask_with(
+    server: &Server,
+    chain_id: impl std::fmt::Display,
+    image: &str,
+    more: &[&str],
+) -> Answer {
     let field = format!("Pouch-Image: {image}");
-    server.get(&format!("disks/1/{chain_id}"), &[&field])
+    let fields = [&[field.as_str()], more].concat();
+    server.get(&format!("disks/1/{chain_id}"), &fields)
 }
 
 #[test]
@@ -89,14 +99,23 @@ fn an_image_is_converted_once_however_many_ask() {
 
 #[test]
 fn who_may_not_wait_is_told_to_ask_again() {
+    is_told_to_ask_again(0, &[]);
+}
+
+#[test]
+fn who_would_not_wait_is_told_to_ask_again() {
+    is_told_to_ask_again(20, &["Prefer: wait=0"]);
+}
+
+fn is_told_to_ask_again(hold_seconds: u64, more: &[&str]) {
     let directory = tempdir().unwrap();
     let layers = [layer(&[("a", &noise(1, 1_000_000))])];
     let layout = Layout::of(&packed(&layers, &[gzip]));
     let registry = Registry::start(&layout, manifest(&layout), &GOOD);
-    let config = config(&registry, directory.path(), 0);
+    let config = config(&registry, directory.path(), hold_seconds);
     let server = Server::start(&directory.path().join("store"), &config);
     let chain_id = flat(&layers).0;
-    let first = ask(&server, chain_id, &registry.image());
+    let first = ask_with(&server, chain_id, &registry.image(), more);
     assert_eq!(
         (first.status, first.field("retry-after")),
         (202, "1"),
@@ -105,7 +124,7 @@ fn who_may_not_wait_is_told_to_ask_again() {
     assert_eq!(first.field("cache-control"), "no-store");
     let begun = Instant::now();
     let last = loop {
-        let answer = ask(&server, chain_id, &registry.image());
+        let answer = ask_with(&server, chain_id, &registry.image(), more);
         if answer.status != 202 {
             break answer;
         }
