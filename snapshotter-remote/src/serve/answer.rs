@@ -375,8 +375,9 @@ fn not_converted(why: Refused) -> Refusal {
             absent("the store has no such object, and does not convert that image\n")
         }
         Refused::Failed => absent("the image could not be converted: the store's log says why\n"),
+        // No failure of the store, which hosts would leave alone for all else, too.
         Refused::Busy => later(
-            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::ACCEPTED,
             "too many images wait to be converted: ask again\n",
         ),
     }
@@ -454,4 +455,18 @@ pub(super) fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 pub(super) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("digits, letters and signs make a field")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_converts_enough_already_is_asked_again_and_is_not_away() {
+        let status = |why| not_converted(why).status;
+        assert_eq!(status(Refused::Busy), StatusCode::ACCEPTED);
+        assert_eq!(status(Refused::Failed), StatusCode::NOT_FOUND);
+        assert_eq!(status(Refused::NotAllowed), StatusCode::NOT_FOUND);
+        assert!(not_converted(Refused::Busy).field.is_some());
+    }
 }
