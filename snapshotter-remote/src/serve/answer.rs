@@ -145,16 +145,17 @@ impl Served {
         if let Some(response) = self.look(&asked).await? {
             return Ok(response);
         }
-        match (&self.conversions, name, image(request.headers())?) {
-            (Some(conversions), Name::Disk(_), Some(image)) => {
-                let patience = text(request.headers(), &PREFER)
-                    .as_deref()
-                    .and_then(preferred);
-                let hold = conversions.hold(patience);
-                self.converted(conversions.ask(image), &asked, hold).await
-            }
-            _ => Err(absent("the store has no such object\n")),
-        }
+        let nothing = || absent("the store has no such object\n");
+        // Who converts nothing pays no heed to what an image is called.
+        let (Some(conversions), Name::Disk(_)) = (&self.conversions, name) else {
+            return Err(nothing());
+        };
+        let image = image(request.headers())?.ok_or_else(nothing)?;
+        let patience = text(request.headers(), &PREFER)
+            .as_deref()
+            .and_then(preferred);
+        let hold = conversions.hold(patience);
+        self.converted(conversions.ask(image), &asked, hold).await
     }
 
     /// The disk of an image that is being converted, when it is there; for so long it is waited for.

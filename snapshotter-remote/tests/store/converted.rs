@@ -13,6 +13,7 @@ use super::{
     served::metrics_of,
     server::{Answer, Server},
 };
+use snapshotter_remote::store::Store;
 use tempfile::tempdir;
 
 /// Nothing here takes as long.
@@ -132,6 +133,22 @@ fn is_told_to_ask_again(hold_seconds: u64, more: &[&str]) {
     };
     assert_eq!(last.status, 200, "{last:?}");
     assert_eq!(registry.asked().len(), 3, "manifest, config, one layer");
+}
+
+#[test]
+fn who_converts_nothing_pays_no_heed_to_what_an_image_is_called() {
+    let directory = tempdir().unwrap();
+    Store::create(directory.path()).unwrap();
+    let server = Server::start(directory.path(), "");
+    let chain_id = flat(&[layer(&[("a", b"a")])]).0;
+    for image in ["no image", "r.example/image:1"] {
+        let answer = ask(&server, chain_id, image);
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (404, "the store has no such object\n"),
+            "{image}"
+        );
+    }
 }
 
 #[test]
