@@ -12,7 +12,7 @@ use std::{
 use disk::{BLOCK_BYTES, Digest};
 use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
 
-use super::{BLOBS, DISKS, Disks, METADATA, directories};
+use super::{DISKS, Disks, METADATA, directories};
 use crate::{
     chunk::ChunkId,
     host::{
@@ -67,16 +67,15 @@ impl Disks {
         chain_id: Digest,
         mut told: impl FnMut(usize, usize) -> Heard,
     ) -> CoreResult<()> {
-        if !self.uses().has_disk(chain_id) {
-            return Err(CoreError::Precondition(format!(
-                "disk sha256:{chain_id} is not on this host: pull its image first"
-            )));
+        if !self.has(chain_id) {
+            return Err(not_here(chain_id));
         }
         let manifest = self.manifest(chain_id).map_err(refused)?;
         self.metadata(chain_id, &manifest)?;
         let blobs = manifest.devices.iter();
         let blobs = blobs.map(|device| self.blob(device.table, device.blocks));
         let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
+        self.still_has(chain_id, &blobs)?;
         let mut tell = || {
             let counts = blobs.iter().map(|blob| blob.chunks());
             let (all, here) = counts.fold((0, 0), |(all, here), of| (all + of.0, here + of.1));
@@ -97,6 +96,33 @@ impl Disks {
         self.attach.settle(&blobs);
         tell();
         Ok(())
+    }
+
+    /// Refuses a disk whose last snapshot was removed while these blobs of it were opened, and takes away what has come of it again.
+    fn still_has(&self, chain_id: Digest, blobs: &[Arc<Blob>]) -> CoreResult<()> {
+        let uses = self.uses();
+        if uses.has_disk(chain_id) {
+            return Ok(());
+        }
+        files::remove_directory(&self.disk(chain_id))?;
+        for blob in blobs.iter().filter(|blob| !uses.has_blob(blob.name())) {
+            self.remove_blob(blob.name())?;
+        }
+        Err(not_here(chain_id))
+    }
+
+    /// A blob that is here; none where no disk has it any more, so that it is not made again beside its removal, or its table is
+    /// damaged.
+    fn blob_here(&self, name: [u8; 32]) -> Option<Arc<Blob>> {
+        let uses = self.uses();
+        // Also of a disk of which it was not known at the start what it needs.
+        let known = self.known_blobs().get(&name).cloned();
+        let path = self.blobs_directory().join(Digest(name).to_string());
+        if known.is_some() || !uses.has_blob(name) || !path.exists() {
+            return known;
+        }
+        let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
+        self.blob_with(name, missing).ok()
     }
 
     /// Reads all that is here of these blobs, or of all, and fetches what is damaged again; `told` hears of it now and then.
@@ -122,16 +148,7 @@ impl Disks {
             blobs.extend(manifest.devices.iter().map(|device| device.table));
         }
         for name in blobs {
-            let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
-            if !self
-                .root
-                .join(BLOBS)
-                .join(Digest(name).to_string())
-                .exists()
-            {
-                continue;
-            }
-            let Ok(blob) = self.blob_with(name, missing) else {
+            let Some(blob) = self.blob_here(name) else {
                 continue;
             };
             for index in 0..blob.pieces() {
@@ -306,15 +323,7 @@ impl Disks {
 
     /// All chunks of a blob that nobody has open.
     fn take_blob(&self, name: [u8; 32], sweep: Sweep, gone: &mut Gone) -> CoreResult<()> {
-        if !self
-            .blobs_directory()
-            .join(Digest(name).to_string())
-            .exists()
-        {
-            return Ok(());
-        }
-        let missing = || Err(CoreError::DataLoss("its table is damaged".to_owned()));
-        let Ok(blob) = self.blob_with(name, missing) else {
+        let Some(blob) = self.blob_here(name) else {
             return Ok(());
         };
         let mountings = blob.mountings();
@@ -336,6 +345,12 @@ impl Disks {
         }
         Ok(())
     }
+}
+
+fn not_here(chain_id: Digest) -> CoreError {
+    CoreError::Precondition(format!(
+        "disk sha256:{chain_id} is not on this host: pull its image first"
+    ))
 }
 
 /// Whether something goes.
@@ -367,4 +382,66 @@ fn is_source_of_a_mount(metadata: &Path) -> CoreResult<bool> {
         mounts::mountinfo::read().map_err(CoreError::io("read", "/proc/self/mountinfo"))?;
     let source = metadata.display().to_string();
     Ok(entries.iter().any(|entry| entry.source == source))
+}
+
+#[cfg(test)]
+mod tests {
+    use snapshot_core::SnapshotId;
+
+    use super::*;
+    use crate::host::{
+        attach::{Carrier, Copy},
+        client::Client,
+        config::StoreConfig,
+        disks::BLOBS,
+        fetcher::Fetcher,
+        metrics::Measured,
+        room::Room,
+    };
+
+    /// Disks of a store that does not answer.
+    fn disks(root: &Path) -> Disks {
+        let config = StoreConfig {
+            urls: vec!["http://127.0.0.1:1".to_owned()],
+            ..StoreConfig::default()
+        };
+        let measured = Measured::default();
+        let client = Client::new(&config, measured.clone()).unwrap();
+        let room = Arc::new(Room::new(None));
+        let fetcher = Arc::new(Fetcher::new(client, room, measured.clone()));
+        let attach = Copy::new(Carrier::Files, Arc::clone(&fetcher), 1, None);
+        Disks::open(root, Vec::new(), fetcher, Box::new(attach), (measured, 1)).unwrap()
+    }
+
+    #[test]
+    fn a_blob_is_not_made_again_beside_the_removal_of_its_last_disk() {
+        let root = tempfile::tempdir().unwrap();
+        let disks = disks(root.path());
+        let chunk = Piece::Chunk {
+            id: ChunkId::of(&[1]),
+            blocks: 1,
+        };
+        let table = Table::new(vec![chunk]).unwrap();
+        let (name, chain_id) = (table.digest(), Digest([1; 32]));
+        let path = root.path().join(BLOBS).join(Digest(name).to_string());
+        disks.uses().begin(SnapshotId(1), chain_id, [name]);
+        assert!(disks.blob_here(name).is_none() && !path.exists());
+        let open = || disks.blob_with(name, || Ok(table.clone())).unwrap();
+        let blob = open();
+        assert!(
+            disks
+                .blob_here(name)
+                .is_some_and(|here| Arc::ptr_eq(&here, &blob))
+        );
+        disks.still_has(chain_id, &[blob]).unwrap();
+        disks.end(SnapshotId(1), chain_id).unwrap();
+        assert!(disks.blob_here(name).is_none() && !path.exists());
+        // Whoever fetched its table meanwhile made it again.
+        let blob = open();
+        fs::create_dir(disks.disk(chain_id)).unwrap();
+        let error = disks.still_has(chain_id, &[blob]).unwrap_err();
+        assert!(matches!(error, CoreError::Precondition(_)), "{error}");
+        assert!(!path.exists() && !disks.disk(chain_id).exists());
+        assert!(disks.known_blobs().is_empty());
+    }
 }
