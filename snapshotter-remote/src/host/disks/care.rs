@@ -145,6 +145,9 @@ impl Disks {
                 continue;
             };
             self.verify_metadata(chain_id, &manifest, &mut checked)?;
+            if self.fetcher.room.is_ending() || told(&checked) == Heard::NoMore {
+                return Ok(checked);
+            }
             blobs.extend(manifest.devices.iter().map(|device| device.table));
         }
         for name in blobs {
@@ -398,6 +401,11 @@ mod tests {
         metrics::Measured,
         room::Room,
     };
+    use crate::{manifest::Layer, signature::PrivateKey};
+
+    fn key() -> PrivateKey {
+        PrivateKey::of(&[7; 32])
+    }
 
     /// Disks of a store that does not answer.
     fn disks(root: &Path) -> Disks {
@@ -410,7 +418,14 @@ mod tests {
         let room = Arc::new(Room::new(None));
         let fetcher = Arc::new(Fetcher::new(client, room, measured.clone()));
         let attach = Copy::new(Carrier::Files, Arc::clone(&fetcher), 1, None);
-        Disks::open(root, Vec::new(), fetcher, Box::new(attach), (measured, 1)).unwrap()
+        Disks::open(
+            root,
+            vec![key().public()],
+            fetcher,
+            Box::new(attach),
+            (measured, 1),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -443,5 +458,40 @@ mod tests {
         assert!(matches!(error, CoreError::Precondition(_)), "{error}");
         assert!(!path.exists() && !disks.disk(chain_id).exists());
         assert!(disks.known_blobs().is_empty());
+    }
+
+    #[test]
+    fn who_hears_of_metadata_may_end_it() {
+        let root = tempfile::tempdir().unwrap();
+        let disks = disks(root.path());
+        let contents = [1; 4096];
+        let chunk = Piece::Chunk {
+            id: ChunkId::of(&contents),
+            blocks: 1,
+        };
+        let table = Table::new(vec![chunk]).unwrap();
+        for diff_id in [Digest([1; 32]), Digest([2; 32])] {
+            let manifest = Manifest {
+                layers: vec![Layer {
+                    diff_id,
+                    stored: [0; 32],
+                }],
+                devices_metadata: table.clone(),
+                flat_metadata: table.clone(),
+                devices: Vec::new(),
+            };
+            let directory = disks.disk(manifest.chain_id());
+            fs::create_dir(&directory).unwrap();
+            let signed = key().sign(&manifest).unwrap();
+            fs::write(directory.join("manifest"), signed).unwrap();
+            fs::write(directory.join(METADATA), contents).unwrap();
+        }
+        let checked = disks.verify(&[], |_| Heard::NoMore).unwrap();
+        assert_eq!((checked.chunks, checked.bytes), (1, 4096));
+        let checked = disks.verify(&[], |_| Heard::Still).unwrap();
+        assert_eq!((checked.chunks, checked.damaged), (2, 0));
+        disks.fetcher.room.end();
+        let checked = disks.verify(&[], |_| Heard::Still).unwrap();
+        assert_eq!(checked.chunks, 1);
     }
 }
