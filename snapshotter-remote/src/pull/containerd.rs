@@ -388,7 +388,7 @@ impl Containerd {
     }
 }
 
-/// The first message of whoever writes that content; the reference is shared by all who fetch it, as containerd's clients do.
+/// The first message of whoever writes that content, by a reference of this process: two cannot write by one.
 pub(super) fn begin_of(digest: Digest) -> WriteContentRequest {
     WriteContentRequest {
         r#ref: format!("pull-sha256:{digest}-{}", std::process::id()),
