@@ -43,17 +43,17 @@ impl Blob {
         Ok(self.is_here(index).then_some(is_right))
     }
 
-    /// Fetches a chunk once more and writes it over what is there, whoever reads that.
+    /// Fetches a chunk once more and writes it over what is there, whoever reads that: whether it did. Not while somebody takes it
+    /// away or fetches it.
     ///
     /// # Errors
     /// What keeps it from being fetched or written.
-    pub(in crate::host) fn replace(&self, index: usize, source: &dyn Source) -> Result<()> {
+    pub(in crate::host) fn replace(&self, index: usize, source: &dyn Source) -> Result<bool> {
         let Piece::Chunk { id, blocks } = self.table.pieces()[index] else {
-            return Ok(());
+            return Ok(false);
         };
-        // Whoever takes it away, or fetches it, sees to what is there.
         if !self.lock().fetching.insert(index) {
-            return Ok(());
+            return Ok(false);
         }
         let _fetching = Fetching { of: self, index };
         let contents = source.chunk(id, blocks, Patience::Deadline)?;
@@ -62,7 +62,8 @@ impl Blob {
         let written = writer
             .write_all_at(&contents, at)
             .and_then(|()| writer.sync_data());
-        written.map_err(Error::io("write", self.path()))
+        written.map_err(Error::io("write", self.path()))?;
+        Ok(true)
     }
 
     fn is_here(&self, index: usize) -> bool {

@@ -275,3 +275,18 @@ fn what_was_given_up_stays_in_the_file_until_something_else_is_written_there() {
     assert_eq!((missing(&blob), byte_at(&blob, 20)), (0, 2));
     assert!(blob.lock().given_up.is_empty());
 }
+
+#[test]
+fn what_another_has_in_hand_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = open(directory.path());
+    let chunks = Chunks::default();
+    blob.fill_all(1, &chunks).unwrap();
+    blob.data().write_all_at(&[9], 20 * 4096).unwrap();
+    let hidden = blob.hide(&[1], blob.mountings()).unwrap();
+    assert!(!blob.replace(1, &chunks).unwrap());
+    assert_eq!((chunks.count(), byte_at(&blob, 20)), (3, 9));
+    drop(hidden);
+    assert!(blob.replace(1, &chunks).unwrap());
+    assert_eq!((chunks.count(), byte_at(&blob, 20)), (4, 2));
+}

@@ -209,14 +209,18 @@ impl Disks {
         let fetched = match hidden.filter(|hidden| !hidden.pieces().is_empty()) {
             Some(hidden) => {
                 hidden.give_up()?;
-                blob.fill_piece(index, &*self.fetcher, Patience::Deadline)
+                let filled = blob.fill_piece(index, &*self.fetcher, Patience::Deadline);
+                filled.map(|()| true)
             }
             // Somebody has it open of whom nobody can be told, or is about to.
             None => blob.replace(index, &*self.fetcher),
         };
         self.attach.settle(std::slice::from_ref(blob));
         let left = match fetched {
-            Ok(()) => {
+            Ok(false) => {
+                Some("it was being taken away or fetched meanwhile: verify it again".to_owned())
+            }
+            Ok(true) => {
                 checked.repaired += 1;
                 match Eviction::new(&*self.attach, &self.looking)?.forget_in_memory(blob, index) {
                     true => None,
