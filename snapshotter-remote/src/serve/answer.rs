@@ -52,6 +52,8 @@ pub(super) struct Served {
     /// Places of those who read files: what is asked for beyond them waits here, where it is forgotten
     /// when its client goes.
     pub(super) reads: Arc<Semaphore>,
+    /// Who puts a trace: others wait here, and take none of these places.
+    pub(super) trace_turn: Arc<Semaphore>,
 }
 
 /// What is told in place of an object.

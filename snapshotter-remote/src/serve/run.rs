@@ -106,6 +106,7 @@ impl Server {
             is_limited,
             measured,
             reads: Arc::new(Semaphore::new(config.server.threads_max)),
+            trace_turn: Arc::new(Semaphore::new(1)),
         };
         let listening = |source| Error::Listen {
             address: config.listen,

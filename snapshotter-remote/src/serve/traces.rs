@@ -69,8 +69,14 @@ impl Served {
         // Without names, hosts are told apart by their addresses.
         let host = host.unwrap_or_else(|| peer.ip().to_string());
         let this = Arc::clone(self);
+        // One place to read is enough for all: votes are changed one after the other.
+        let turn = Arc::clone(&self.trace_turn).acquire_owned().await;
         let put = self
-            .blocking(move || this.put_trace(chain_id, &host, trace))
+            .blocking(move || {
+                let put = this.put_trace(chain_id, &host, trace);
+                drop(turn);
+                put
+            })
             .await?;
         match put {
             Ok(refused) => refused.map(|()| {
