@@ -46,8 +46,8 @@ pub(super) struct Served {
     pub(super) acceptor: Option<RwLock<Arc<ServerConfig>>>,
     /// Converts images that are asked for.
     pub(super) conversions: Option<Arc<Conversions>>,
-    /// Not everybody may ask.
-    pub(super) is_limited: bool,
+    /// Hosts have to show certificates.
+    pub(super) has_client_ca: bool,
     pub(super) measured: Measured,
     /// Places of those who read files: what is asked for beyond them waits here, where it is forgotten
     /// when its client goes.
@@ -98,6 +98,11 @@ impl Served {
             %peer, %method, path, code, "request"
         );
         response.map(|body| body.counted(answering))
+    }
+
+    /// Whether not everybody may ask.
+    pub(super) fn is_limited(&self) -> bool {
+        self.tokens.is_some() || self.has_client_ca
     }
 
     /// That of now.
@@ -265,9 +270,9 @@ impl Served {
         let fields = response.headers_mut();
         fields.insert(header::ETAG, value(&tag));
         let cached = match asked.name {
-            Name::Disk(_) if self.is_limited => CHANGING_PRIVATE,
+            Name::Disk(_) if self.is_limited() => CHANGING_PRIVATE,
             Name::Disk(_) => CHANGING,
-            Name::Layer(_) if self.is_limited => IMMUTABLE_PRIVATE,
+            Name::Layer(_) if self.is_limited() => IMMUTABLE_PRIVATE,
             Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => IMMUTABLE,
         };
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static(cached));

@@ -90,7 +90,6 @@ impl Server {
         config.check()?;
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
         let acceptor = config.tls.acceptor()?;
-        let is_limited = tokens.is_some() || config.tls.client_ca_file.is_some();
         let mut registry = Registry::with_prefix("snapshotter_remote_store");
         let measured = Measured::register(&mut registry);
         let convert = config.convert.enabled.then(|| {
@@ -103,7 +102,7 @@ impl Server {
             traces: Traces::of(&config.dir),
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
             acceptor: acceptor.map(RwLock::new),
-            is_limited,
+            has_client_ca: config.tls.client_ca_file.is_some(),
             measured,
             reads: Arc::new(Semaphore::new(config.server.threads_max)),
             trace_turn: Arc::new(Semaphore::new(1)),
@@ -229,7 +228,7 @@ impl Config {
 
 fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
     match &served.tokens {
-        None if !served.is_limited && !address.ip().is_loopback() => tracing::warn!(
+        None if !served.is_limited() && !address.ip().is_loopback() => tracing::warn!(
             "there is no token_file and no authority of hosts: whoever reaches the address can read every image"
         ),
         None => {}
@@ -257,11 +256,11 @@ fn reload(served: &Served, logging: &Logging, reread: &Reread, status: &str) {
         let tokens = config.token_file.as_deref().map(Tokens::read).transpose()?;
         config.tls.check()?;
         let acceptor = config.tls.acceptor()?;
-        let is_limited = tokens.is_some() || config.tls.client_ca_file.is_some();
+        let has_client_ca = config.tls.client_ca_file.is_some();
         let tokens = place(&served.tokens, tokens.map(Arc::new));
         let acceptor = place(&served.acceptor, acceptor);
         let (Some(tokens), Some(acceptor), true) =
-            (tokens, acceptor, is_limited == served.is_limited)
+            (tokens, acceptor, has_client_ca == served.has_client_ca)
         else {
             let what = "token_file, certificate_file and client_ca_file come or go at a start only: restart the \
                         server";

@@ -24,10 +24,13 @@ use tempfile::TempDir;
 /// Nothing here takes as long.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Its configuration.
+const FILE: &str = "config.toml";
+
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    _directory: TempDir,
+    directory: TempDir,
     child: Child,
     log: BufReader<ChildStderr>,
     manager: UnixDatagram,
@@ -52,7 +55,7 @@ impl Server {
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut this = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            _directory: directory,
+            directory,
             child,
             log,
             manager,
@@ -67,6 +70,11 @@ impl Server {
     pub(crate) fn reached_at(mut self, address: [u8; 4]) -> Self {
         self.address.set_ip(address.into());
         self
+    }
+
+    /// Another configuration, which it reads when it is told to.
+    pub(crate) fn configure(&self, config: &str) {
+        std::fs::write(self.directory.path().join(FILE), config).unwrap();
     }
 
     /// The next word of the server to its manager that has this in it.
@@ -139,7 +147,7 @@ impl Drop for Server {
 
 /// The server's command, without an address.
 pub(crate) fn command(directory: &Path, store: &Path, config: &str) -> Command {
-    let file = directory.join("config.toml");
+    let file = directory.join(FILE);
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_snapshotter-remote"));
     command.args(["store", "serve"]).stdin(Stdio::null());

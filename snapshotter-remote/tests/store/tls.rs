@@ -184,6 +184,33 @@ fn hosts_are_let_in_by_certificates_of_their_authority() {
 }
 
 #[test]
+fn the_authority_of_hosts_neither_goes_nor_comes_by_sighup_also_where_there_are_tokens() {
+    let (directory, files, authority) = store();
+    let hosts = Authority::new();
+    let host = hosts.signs("host");
+    files.put("tokens", &format!("host {}\n", "t".repeat(32)));
+    let tokens = format!("token_file = \"{}\"\n", files.path("tokens").display());
+    for has_authority in [true, false] {
+        let change = |is: bool| match is {
+            true => files.put("hosts.pem", &hosts.pem),
+            false => fs::remove_file(files.path("hosts.pem")).unwrap(),
+        };
+        if has_authority {
+            change(true);
+        }
+        let mut server = Server::start(directory.path(), &(tokens.clone() + &files.config()));
+        change(!has_authority);
+        server.configure(&(tokens.clone() + &files.config()));
+        server.signal(Signal::SIGHUP);
+        let said = server.logs("stay as they were");
+        assert!(said.contains("client_ca_file"), "{said}");
+        let is_stranger_answered = is_answered(ask(&server, &authority.pem, None));
+        assert_eq!(is_stranger_answered, !has_authority);
+        assert!(is_answered(ask(&server, &authority.pem, Some(&host))));
+    }
+}
+
+#[test]
 fn files_that_make_no_tls_are_told_before_it_serves() {
     let (directory, files, authority) = store();
     let place = tempdir().unwrap();
