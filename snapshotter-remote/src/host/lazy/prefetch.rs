@@ -1,11 +1,17 @@
 //! What is fetched along traces, before anybody reads it, as data: it fetches nothing. Readers go first; no more than so many are
 //! fetched at once, and no faster than so many bytes a second.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use disk::Digest;
 
 use super::{background::Pace, state::Piece};
+
+/// When the cache has no room, it is looked at again after that.
+const WITHOUT_ROOM: Duration = Duration::from_secs(10);
 
 /// Pieces of disks, in the order in which they are fetched.
 #[derive(Debug)]
@@ -56,11 +62,13 @@ impl Prefetch {
         self.pieces.len() + self.running
     }
 
-    /// The next one, which is fetched from then on; else when there may be one, if that is known.
+    /// The next one, which is fetched from then on; else when there may be one, if that is known. `has_room` says whether the cache
+    /// has room for what nobody reads.
     pub(super) fn next(
         &mut self,
         now: Instant,
         need: impl Fn(&Piece) -> Need,
+        has_room: impl FnOnce() -> bool,
     ) -> Result<(Digest, Piece), Option<Instant>> {
         if self.running >= self.fetches_max {
             return Err(None);
@@ -78,6 +86,9 @@ impl Prefetch {
         if at > now {
             return Err(Some(at));
         }
+        if !has_room() {
+            return Err(Some(now + WITHOUT_ROOM));
+        }
         let found = self.pieces.remove(index).expect("it was found there");
         self.running += 1;
         Ok(found)
@@ -92,8 +103,6 @@ impl Prefetch {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sys::FileId;
 
     use super::*;
@@ -121,21 +130,29 @@ mod tests {
             1 => Need::Later,
             _ => Need::Missing,
         };
-        assert_eq!(prefetch.next(now, need), Ok((one, piece(2))));
+        let room = || true;
+        let later = prefetch.next(now, need, || false).unwrap_err().unwrap();
+        assert!(later > now, "there is no room");
+        assert_eq!(prefetch.next(now, need, room), Ok((one, piece(2))));
         assert_eq!(
-            prefetch.next(now, missing),
+            prefetch.next(now, missing, room),
             Ok((one, piece(1))),
             "0 is not looked at again"
         );
-        assert_eq!(prefetch.next(now, missing), Err(None), "two at once");
+        let is_asked = || -> bool { unreachable!("nothing needs room") };
+        assert_eq!(
+            prefetch.next(now, missing, is_asked),
+            Err(None),
+            "two at once"
+        );
         assert_eq!(prefetch.len(), 4);
         prefetch.ended(1 << 20);
-        let at = prefetch.next(now, missing).unwrap_err().unwrap();
+        let at = prefetch.next(now, missing, room).unwrap_err().unwrap();
         assert!(at >= now + Duration::from_millis(900), "{:?}", at - now);
-        assert_eq!(prefetch.next(at, missing), Ok((one, piece(3))));
+        assert_eq!(prefetch.next(at, missing, room), Ok((one, piece(3))));
         prefetch.ended(0);
         assert_eq!((prefetch.cancel(one), prefetch.cancel(other)), (0, 1));
-        assert_eq!(prefetch.next(at, missing), Err(None));
+        assert_eq!(prefetch.next(at, missing, is_asked), Err(None));
         prefetch.ended(0);
         assert_eq!(prefetch.len(), 0);
     }

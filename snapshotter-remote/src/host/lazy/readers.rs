@@ -383,7 +383,7 @@ impl Readers {
                 .map(|(piece, since)| (piece, since.map_or(Why::Ahead, Why::Wanted)));
             let now = Instant::now();
             let found = wanted.map_or_else(
-                || match state.next_of_traces(now) {
+                || match state.next_of_traces(now, || self.source.has_room()) {
                     Ok((disk, piece)) => Ok((piece, Why::Trace(disk))),
                     Err(later) => Err(later),
                 },

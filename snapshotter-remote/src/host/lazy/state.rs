@@ -140,10 +140,11 @@ impl State {
     pub(super) fn next_of_traces(
         &mut self,
         now: Instant,
+        has_room: impl FnOnce() -> bool,
     ) -> Result<(Digest, Piece), Option<Instant>> {
         let blobs = &self.blobs;
         let need = |(id, index): &Piece| need_of(blobs.get(id), *index);
-        self.prefetch.next(now, need)
+        self.prefetch.next(now, need, has_room)
     }
 
     /// Whether one more event may be read. Some slots are left to the next daemon, should this one be killed: it may owe
