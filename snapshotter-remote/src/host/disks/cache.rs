@@ -31,8 +31,9 @@ impl Disks {
         chain_id: Option<Digest>,
         target: &Path,
     ) -> CoreResult<()> {
-        let _turn = self.opening();
+        // First: who looks may take long, and mounts wait for the other alone.
         let _nobody_looks = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.opening();
         let Some(device) = detach::detach(target)? else {
             return Ok(());
         };
