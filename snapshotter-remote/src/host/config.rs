@@ -107,7 +107,7 @@ pub struct PrefetchConfig {
     pub record_seconds: u64,
     /// How fast is fetched along a trace, in MiB a second; 0: nothing is.
     pub mebibytes: u64,
-    /// Chunks that are fetched so at once, of `store.fetches_max`.
+    /// Chunks that are fetched so at once, of `store.fetches_max`, of which one stays for who reads.
     pub fetches_max: usize,
 }
 
@@ -253,6 +253,12 @@ impl Config {
 
     /// How readers of blobs are answered.
     pub(super) fn lazy(&self) -> lazy::Options {
+        // One place stays for who reads.
+        let others = self.store.fetches_max.saturating_sub(1);
+        let prefetch_mebibytes = match others {
+            0 => 0,
+            _ => self.prefetch.mebibytes,
+        };
         lazy::Options {
             deadline: self.store.deadline(),
             fetches_max: self.store.fetches_max,
@@ -260,8 +266,8 @@ impl Config {
             complete_after: Duration::from_secs(self.attach.complete_after_seconds),
             complete_bytes_per_second: self.attach.complete_mebibytes << 20,
             record: Duration::from_secs(self.prefetch.record_seconds),
-            prefetch_bytes_per_second: self.prefetch.mebibytes << 20,
-            prefetch_fetches_max: self.prefetch.fetches_max,
+            prefetch_bytes_per_second: prefetch_mebibytes << 20,
+            prefetch_fetches_max: self.prefetch.fetches_max.min(others),
         }
     }
 
@@ -410,6 +416,25 @@ fn read(path: &Path, doing: &'static str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traces_leave_a_place_to_who_reads() {
+        let check = |all: usize, wanted: usize, expected: (usize, u64)| {
+            let mut config = Config::default();
+            config.store.fetches_max = all;
+            config.prefetch.fetches_max = wanted;
+            let options = config.lazy();
+            let found = (
+                options.prefetch_fetches_max,
+                options.prefetch_bytes_per_second >> 20,
+            );
+            assert_eq!(found, expected, "{wanted} of {all}");
+        };
+        check(8, 4, (4, 64));
+        check(4, 4, (3, 64));
+        check(2, 256, (1, 64));
+        check(1, 4, (0, 0));
+    }
 
     #[test]
     fn the_example_has_every_key_with_its_default() {
