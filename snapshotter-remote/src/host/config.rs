@@ -228,7 +228,9 @@ impl Config {
         bounded("object_seconds", store.object_seconds, 1..=3600)?;
         bounded("deadline_seconds", store.deadline_seconds, 1..=3600)?;
         bounded("fetches_max", store.fetches_max as u64, 1..=256)?;
-        bounded("convert.wait_seconds", store.convert.wait_seconds, 0..=3600)?;
+        // Who waits longer is told that the request took too long.
+        let most = self.server.request_seconds.saturating_sub(1);
+        bounded("convert.wait_seconds", store.convert.wait_seconds, 0..=most)?;
         let bounded =
             |key: &str, value, bounds| config::bounded(&format!("attach.{key}"), value, bounds);
         let attach = &self.attach;
@@ -416,6 +418,26 @@ fn read(path: &Path, doing: &'static str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conversion_is_waited_for_no_longer_than_a_request_may_take() {
+        let check = |wait_seconds, request_seconds, expected| {
+            let mut config = Config::default();
+            config.store.urls.push("http://store:7070".to_owned());
+            config.store.convert.wait_seconds = wait_seconds;
+            config.server.request_seconds = request_seconds;
+            let checked = config.check();
+            assert_eq!(checked.is_ok(), expected, "{wait_seconds}: {checked:?}");
+            if let Err(error) = checked {
+                let said = error.to_string();
+                assert!(said.contains("store.convert.wait_seconds"), "{said}");
+            }
+        };
+        check(0, 1, true);
+        check(599, 600, true);
+        check(600, 600, false);
+        check(3599, 3600, true);
+    }
 
     #[test]
     fn traces_leave_a_place_to_who_reads() {
