@@ -116,6 +116,16 @@ impl Config {
                 self.listen
             )));
         }
+        // Certificates of hosts need TLS, so only tokens say who asks here.
+        let is_open =
+            self.plaintext && !self.listen.ip().is_loopback() && self.token_file.is_none();
+        if self.convert.enabled && is_open {
+            return Err(Error::Setting(format!(
+                "whoever reaches {} could have images converted, and read them, with the credentials for registries: say \
+                 who may ask (--token-file), or use TLS with an authority of hosts (--client-ca) in place of --plaintext",
+                self.listen
+            )));
+        }
         let bounded =
             |key: &str, value, bounds| config::bounded(&format!("server.{key}"), value, bounds);
         let limits = &self.server;
@@ -173,6 +183,33 @@ mod tests {
         config.plaintext = true;
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("at once"), "{error}");
+    }
+
+    #[test]
+    fn not_everybody_on_a_network_may_have_images_converted_by_plain_text() {
+        let check = |listen: &str, enabled, token_file: Option<&str>, expected| {
+            let convert = ConvertConfig {
+                enabled,
+                images: vec!["r.example".to_owned()],
+                ..ConvertConfig::default()
+            };
+            let config = Config {
+                listen: listen.parse().unwrap(),
+                plaintext: true,
+                token_file: token_file.map(PathBuf::from),
+                convert,
+                ..Config::default()
+            };
+            let checked = config.check();
+            assert_eq!(checked.is_ok(), expected, "{listen}: {checked:?}");
+            if let Err(error) = checked {
+                assert!(error.to_string().contains("--token-file"), "{error}");
+            }
+        };
+        check("192.0.2.1:1", true, None, false);
+        check("192.0.2.1:1", true, Some("tokens"), true);
+        check("192.0.2.1:1", false, None, true);
+        check("127.0.0.1:1", true, None, true);
     }
 
     #[test]
