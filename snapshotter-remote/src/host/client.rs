@@ -217,6 +217,11 @@ impl Client {
         self.get_named(&name.to_string(), bytes_max, (patience, way))
     }
 
+    /// Whether there is a proxy between this host and its stores.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// What is read first of a disk, as a store that is asked once gives it.
     ///
     /// # Errors
@@ -531,7 +536,7 @@ fn address(url: &str, is_tls_on: bool) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         io::{BufRead, BufReader, Write},
         net::{SocketAddr, TcpListener},
@@ -540,7 +545,9 @@ mod tests {
     use super::*;
 
     /// Answers so many requests, each on a connection of its own: their first lines.
-    fn serve(answers: &[(&'static str, &'static str)]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    pub(in crate::host) fn serve(
+        answers: &[(&'static str, &'static str)],
+    ) -> (SocketAddr, JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answers = answers.to_vec();

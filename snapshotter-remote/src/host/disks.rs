@@ -23,7 +23,7 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage,
 use super::{
     attach::{self, Attach},
     blob::{Blob, TABLE_BYTES_MAX},
-    client::{Patience, Way},
+    client::Patience,
     conversion::Wanted,
     fetcher::{Fetcher, refused},
     files,
@@ -365,25 +365,16 @@ impl Disks {
         wanted: Option<&Wanted>,
         patience: Patience,
     ) -> Result<Option<(Manifest, Vec<u8>)>> {
-        let name = Name::Disk(chain_id);
-        let answered = self.fetcher.client.get_wanted(
-            &name.to_string(),
-            wanted,
-            signature::BYTES_MAX,
-            (patience, Way::Usual),
-        );
-        let is_away = answered.is_err();
+        let open = |bytes: &[u8]| signature::open(bytes, chain_id, &self.keys);
+        let answered = self.fetcher.disk(chain_id, wanted, patience, open);
+        let is_away = matches!(answered, Err(Error::Unreachable { .. }));
         let mut away_until = self
             .away_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *away_until = is_away.then(|| Instant::now() + AWAY);
         drop(away_until);
-        let Some(bytes) = answered? else {
-            return Ok(None);
-        };
-        let manifest = signature::open(&bytes, chain_id, &self.keys)?;
-        Ok(Some((manifest, bytes)))
+        answered
     }
 
     fn is_away(&self) -> bool {

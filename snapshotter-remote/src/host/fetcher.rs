@@ -8,6 +8,7 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
 use super::{
     blob::Source,
     client::{Client, Patience, Way},
+    conversion::Wanted,
     files,
     metrics::Measured,
     room::Room,
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     chunk::{self, ChunkId},
     error::{Error, Result},
+    signature,
     store::Name,
 };
 
@@ -81,6 +83,39 @@ impl Fetcher {
             }
         }
     }
+
+    /// The manifest of a disk, opened, and its bytes; none where no store has it. What a proxy gave and is refused is asked for once
+    /// more, directly.
+    pub(super) fn disk<T>(
+        &self,
+        chain_id: Digest,
+        wanted: Option<&Wanted>,
+        patience: Patience,
+        open: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<Option<(T, Vec<u8>)>> {
+        let name = Name::Disk(chain_id).to_string();
+        let ask = |way| {
+            let asked = (patience, way);
+            let bytes = self
+                .client
+                .get_wanted(&name, wanted, signature::BYTES_MAX, asked)?;
+            bytes.map(|bytes| Ok((open(&bytes)?, bytes))).transpose()
+        };
+        let is_by_proxy = wanted.is_none() && self.client.has_proxy();
+        match ask(Way::Usual) {
+            Err(error) if is_by_proxy && !matches!(error, Error::Unreachable { .. }) => {
+                self.measured.damaged();
+                let why = one_line(&error);
+                tracing::error!(
+                    object = name,
+                    why,
+                    "an object that a proxy may have given is refused"
+                );
+                ask(Way::Direct)
+            }
+            answered => answered,
+        }
+    }
 }
 
 impl Source for Fetcher {
@@ -129,5 +164,42 @@ pub(super) fn refused(error: Error) -> CoreError {
             CoreError::DataLoss(one_line(&error))
         }
         other => CoreError::Precondition(one_line(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{client::tests::serve, config::StoreConfig};
+
+    #[test]
+    fn a_manifest_that_a_proxy_keeps_damaged_is_asked_of_a_store() {
+        let (proxy, by_proxy) = serve(&[("200 OK", "damaged"), ("200 OK", "right")]);
+        let (store, by_store) = serve(&[("200 OK", "right"), ("200 OK", "damaged")]);
+        let fetcher = |proxy: Option<String>| {
+            let config = StoreConfig {
+                urls: vec![format!("http://{store}")],
+                proxy,
+                ..StoreConfig::default()
+            };
+            let client = Client::new(&config, Measured::default()).unwrap();
+            Fetcher::new(client, Arc::new(Room::new(None)), Measured::default())
+        };
+        let get = |fetcher: &Fetcher| {
+            let open = |bytes: &[u8]| match bytes {
+                b"right" => Ok(()),
+                _ => Err(Error::damaged("the manifest", "in this test")),
+            };
+            fetcher.disk(Digest([1; 32]), None, Patience::Once, open)
+        };
+        let with = fetcher(Some(format!("http://{proxy}")));
+        for _ in 0..2 {
+            let ((), bytes) = get(&with).unwrap().unwrap();
+            assert_eq!(bytes, b"right");
+        }
+        let error = get(&fetcher(None)).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "once: {error}");
+        assert_eq!(by_proxy.join().unwrap().len(), 2);
+        assert_eq!(by_store.join().unwrap().len(), 2);
     }
 }
