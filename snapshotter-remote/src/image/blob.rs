@@ -4,6 +4,9 @@ use std::io::{self, Read};
 
 use super::{download::Download, section::Section};
 
+/// Bytes of a registry that are fetched although they are of no use.
+const SOON_BYTES_MAX: u64 = 4 << 20;
+
 /// What is left of it.
 #[derive(Debug)]
 pub(super) enum Blob {
@@ -17,6 +20,14 @@ impl Blob {
         match self {
             Self::Section(section) => section.left(),
             Self::Download(download) => download.left(),
+        }
+    }
+
+    /// Whether what is left is here, or takes little to be fetched.
+    pub(super) fn is_soon_read(&self) -> bool {
+        match self {
+            Self::Section(_) => true,
+            Self::Download(download) => download.left() <= SOON_BYTES_MAX,
         }
     }
 }

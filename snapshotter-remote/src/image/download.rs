@@ -6,6 +6,7 @@ use std::{
     io::{self, Read},
     pin::Pin,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use disk::Digest;
@@ -22,6 +23,12 @@ const FAILURES_MAX: u32 = 4;
 /// Connections for one blob.
 const CONNECTIONS_MAX: u32 = 100;
 
+/// How long a registry is waited for, whatever it is asked for.
+const WAIT: Duration = Duration::from_secs(600);
+
+/// And for each so many bytes a second longer.
+const BYTES_PER_SECOND: u64 = 64 << 10;
+
 /// What is left of it.
 pub(crate) struct Download {
     registry: Arc<Registry>,
@@ -32,6 +39,8 @@ pub(crate) struct Download {
     body: Option<Body>,
     failures: u32,
     connections: u32,
+    /// How long the registry was waited for.
+    waited: Duration,
     /// Why nothing more comes.
     broken: Option<String>,
 }
@@ -72,6 +81,7 @@ impl Download {
             body: None,
             failures: 0,
             connections: 0,
+            waited: Duration::ZERO,
             broken: None,
         }
     }
@@ -81,7 +91,21 @@ impl Download {
         self.bytes - self.at
     }
 
-    /// Some bytes that were not read before.
+    /// Some bytes that were not read before, unless the registry has had time enough for all of them.
+    fn next_in_time(&mut self) -> Result<(), Broken> {
+        let limit = WAIT + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
+        if self.waited > limit {
+            let (at, bytes, seconds) = (self.at, self.bytes, limit.as_secs());
+            let what =
+                format!("{at} of {bytes} bytes came in {seconds} seconds, which is too slow");
+            return Err(Broken::Lasting(what));
+        }
+        let begun = Instant::now();
+        let next = self.next();
+        self.waited += begun.elapsed();
+        next
+    }
+
     fn next(&mut self) -> Result<(), Broken> {
         let mut body = match self.body.take() {
             Some(body) => body,
@@ -193,7 +217,7 @@ impl Read for Download {
             }
             let failed = match &self.broken {
                 Some(what) => Err(what.clone()),
-                None => match self.next() {
+                None => match self.next_in_time() {
                     Ok(()) => Ok(()),
                     Err(broken) => self.after(broken),
                 },
@@ -204,5 +228,33 @@ impl Read for Download {
                 return Err(io::Error::other(self.registry.failed(&object, what)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Access;
+
+    #[test]
+    fn a_registry_that_is_too_slow_is_waited_for_no_longer() {
+        let directory = tempfile::tempdir().unwrap();
+        let auth_file = directory.path().join("auth.json");
+        std::fs::write(&auth_file, "{}").unwrap();
+        let access = Access {
+            auth_file: Some(auth_file),
+            ..Access::default()
+        };
+        let registry = Registry::of("127.0.0.1:1/image".parse().unwrap(), &access).unwrap();
+        let fails = |waited, expected: &str| {
+            let mut download = registry.blob(Digest([1; 32]), 10 * BYTES_PER_SECOND);
+            download.waited = Duration::from_secs(waited);
+            let error = download.read(&mut [0; 9]).unwrap_err();
+            let said = snapshot_core::one_line(&error);
+            assert_eq!(said.contains("too slow"), expected == "too slow", "{said}");
+            assert!(said.contains(expected), "{said}");
+        };
+        fails(610, "127.0.0.1:1");
+        fails(611, "too slow");
     }
 }

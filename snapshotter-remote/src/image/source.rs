@@ -4,7 +4,11 @@ use std::fmt;
 
 use disk::Digest;
 
-use super::{documents::Descriptor, layer_tar::LayerTar, origin::Origin};
+use super::{
+    documents::Descriptor,
+    layer_tar::{BYTES_MAX, LayerTar},
+    origin::Origin,
+};
 use crate::error::Result;
 
 /// An image that can be added.
@@ -47,9 +51,15 @@ impl<'l> Source<'l> {
     /// The layer of that index.
     ///
     /// # Errors
-    /// [`crate::Error::Image`] when it is not there.
+    /// [`crate::Error::Image`] when it is not there, or longer than a layer may be.
     pub fn layer(&self, index: usize) -> Result<LayerTar> {
         let descriptor = &self.layers[index];
+        if descriptor.size > BYTES_MAX {
+            return Err(self.origin.not(format!(
+                "blob sha256:{} has {} bytes, and a layer may have 128 GiB",
+                descriptor.digest, descriptor.size
+            )));
+        }
         let blob = self.origin.blob(descriptor)?;
         let tar = LayerTar::new(
             self.to_string(),

@@ -204,6 +204,11 @@ fn what_a_registry_does_not_have_or_lies_about_is_refused() {
     other.blobs.get_mut(&config).unwrap()[0] = b'[';
     refused(&other, named, "is damaged");
 
+    let mut long = text.clone();
+    long["layers"][0]["size"] = json!(1_u64 << 40);
+    let bytes = serde_json::to_vec(&long).unwrap();
+    refused(&whole, bytes, "a layer may have 128 GiB");
+
     text["layers"] = json!([]);
     let bytes = serde_json::to_vec(&text).unwrap();
     refused(&whole, bytes, "it needs as many of both");
@@ -223,4 +228,24 @@ fn what_a_registry_does_not_have_or_lies_about_is_refused() {
     let client = Client::of(format!("{address}/image:1").parse().unwrap(), &access).unwrap();
     let error = Origin::of_registry(client).unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
+}
+
+#[test]
+fn no_more_of_a_long_blob_is_fetched_when_its_layer_is_refused() {
+    let refused = |bytes: usize| {
+        let directory = tempdir().unwrap();
+        let blobs = packed(&[vec![b'x'; bytes]], &[<[u8]>::to_vec]);
+        let mut layout = Layout::of(&blobs);
+        let blob = layout.blobs.get_mut(&digest(&blobs[0].1).to_string());
+        *blob.unwrap().last_mut().unwrap() ^= 1;
+        let registry = Registry::start(&layout, manifest(&layout), &GOOD);
+        let store = directory.path().join("store");
+        let error = add(&store, &registry, &nobody(&directory)).unwrap_err();
+        snapshot_core::one_line(&error)
+    };
+    // Only who has read all of it knows that it is another.
+    let short = refused(100_000);
+    assert!(short.contains("is damaged"), "{short}");
+    let long = refused(16 << 20);
+    assert!(!long.contains("is damaged"), "{long}");
 }
