@@ -250,7 +250,7 @@ impl Registry {
                 }
                 Ok(Ok(_)) => "its manifest is longer than 4 MiB".to_owned(),
                 Ok(Err(error)) if attempts < ATTEMPTS && may_pass(&error) => {
-                    tracing::debug!(image = %name, %error, "asked for again");
+                    tracing::debug!(image = %name, why = self.said(&error), "asked for again");
                     self.pause(pause);
                     pause *= 2;
                     continue;
@@ -295,11 +295,18 @@ impl Registry {
                 said.collect::<Vec<_>>().join("; ")
             }
             Refused::ServerError { code, message, .. } => format!("it answered {code}: {message}"),
+            Refused::RequestError(error) => without_address(error),
             other => snapshot_core::one_line(other),
         };
         let shown = what.trim().escape_debug().to_string();
         shown.chars().take(SAID_MAX).collect()
     }
+}
+
+/// What a request failed for. Where it went is left out: a registry may have sent it on to an address that lets in who knows it.
+fn without_address(error: &dyn std::error::Error) -> String {
+    let why = error.source().map(snapshot_core::one_line);
+    why.unwrap_or_else(|| "a request failed".to_owned())
 }
 
 /// Whether the same question may be answered in a moment. A registry that is not there is told at once.
@@ -381,6 +388,21 @@ mod tests {
         ] {
             assert!(!name.is_below(other), "{other}");
         }
+    }
+
+    #[test]
+    fn addresses_are_not_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let auth_file = directory.path().join("auth.json");
+        std::fs::write(&auth_file, "{}").unwrap();
+        let access = Access {
+            auth_file: Some(auth_file),
+            ..Access::default()
+        };
+        let registry = Registry::of("127.0.0.1:1/image:1".parse().unwrap(), &access).unwrap();
+        let error = registry.manifest(None).unwrap_err().to_string();
+        assert!(error.contains("Connection refused"), "{error}");
+        assert!(!error.contains("/v2/") && !error.contains("://"), "{error}");
     }
 
     #[test]
