@@ -10,7 +10,7 @@ use disk::Digest;
 use prost_types::FieldMask;
 use proto::{
     content::{
-        Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
+        Info, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
         content_client::ContentClient,
     },
     diff::{ApplyRequest, diff_client::DiffClient},
@@ -138,26 +138,9 @@ impl Containerd {
             .map_err(|status| self.failed("end the lease", &status))
     }
 
-    /// Whether content is there, in this namespace.
-    async fn has_content(&self, digest: Digest) -> Result<bool> {
-        let message = InfoRequest {
-            digest: named(digest),
-        };
-        match ContentClient::new(self.channel.clone())
-            .info(self.request(message))
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.failed("look for content", &status)),
-        }
-    }
-
-    /// Puts short content, with labels; those are added to what is there.
+    /// Puts short content, with labels; those are added to what is there. It is put also where it is there: that is what keeps it
+    /// for the lease.
     pub(super) async fn put(&self, digest: Digest, bytes: Vec<u8>, labels: Labels) -> Result<()> {
-        if self.has_content(digest).await? {
-            return self.label(digest, labels).await;
-        }
         let total = i64::try_from(bytes.len()).expect("documents are short");
         let message = WriteContentRequest {
             action: WriteAction::Commit.into(),

@@ -48,16 +48,14 @@ pub(super) async fn make(
     let mut parent = String::new();
     for ((layer, diff_id), chain_id) in layers.iter().zip(chain_ids(&diff_ids)) {
         let name = named(chain_id);
-        if containerd.has_snapshot(snapshotter, &name).await? {
-            made.known += 1;
-            parent = name;
-            continue;
-        }
+        let is_known = containerd.has_snapshot(snapshotter, &name).await?;
         let key = extract_key(&name);
+        // Also for one that is known: that is what keeps it for the lease.
         match containerd
             .prepare(snapshotter, (&key, &parent), chain_id)
             .await?
         {
+            Prepared::Ready if is_known => made.known += 1,
             Prepared::Ready => made.ready += 1,
             Prepared::Mounts(mounts) => {
                 let unpacked = async {
