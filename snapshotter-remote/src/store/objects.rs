@@ -290,7 +290,7 @@ fn make_directories(store: &Path) -> io::Result<()> {
 }
 
 /// What is in a directory; nothing if that is not there.
-fn entries(path: &Path) -> Result<impl Iterator<Item = fs::DirEntry>> {
+pub(super) fn entries(path: &Path) -> Result<impl Iterator<Item = fs::DirEntry>> {
     let read = match fs::read_dir(path) {
         Ok(read) => read.collect::<io::Result<Vec<_>>>(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -9,21 +9,31 @@
 //! is synced.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::BTreeSet,
+    fs::{self, DirEntry, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use disk::Digest;
 use nix::libc::O_NOFOLLOW;
 
+use super::objects::{entries, unreadable};
 use crate::{
     error::{Error, Result},
     fields::{self, Fields},
+    signature::digest,
     trace::{self, Trace},
 };
+
+/// What the names of files begin with that were to become others.
+const UNFINISHED: &str = ".tmp";
+
+/// One that is as old is of a server that was killed.
+const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 
 /// Hosts that have a vote; with one more, the one that came first has none.
 const HOSTS_MAX: usize = 16;
@@ -101,8 +111,37 @@ impl Traces {
         Ok(())
     }
 
+    /// Files of disks that are not among these, and what servers that were killed left half, with their lengths.
+    pub(super) fn waste(&self, disks: &BTreeSet<Digest>) -> Result<Vec<(PathBuf, u64)>> {
+        let mut found = Vec::new();
+        for entry in entries(&self.directory)? {
+            let about = entry.metadata();
+            let about = about.map_err(|source| unreadable(&entry.path(), source))?;
+            let age = about.modified().ok().and_then(|at| at.elapsed().ok());
+            let is_old = age.is_some_and(|age| age >= UNFINISHED_FOR);
+            if about.is_file() && is_waste(&entry, is_old, disks) {
+                found.push((entry.path(), about.len()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     fn path(&self, chain_id: Digest) -> PathBuf {
         self.directory.join(chain_id.to_string())
+    }
+}
+
+/// What has another name is not ours.
+fn is_waste(entry: &DirEntry, is_old: bool, disks: &BTreeSet<Digest>) -> bool {
+    let name = entry.file_name();
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    let chain_id = digest(name.strip_suffix(".hosts").unwrap_or(name));
+    match chain_id {
+        Some(chain_id) => !disks.contains(&chain_id),
+        None => is_old && name.starts_with(UNFINISHED),
     }
 }
 
@@ -132,7 +171,9 @@ fn read(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let directory = path.parent().expect("it lies in a directory of ours");
-    let file = tempfile::NamedTempFile::new_in(directory);
+    let file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(directory);
     let mut file = file.map_err(failed("making a file in", directory))?;
     file.write_all(bytes).map_err(failed("writing", path))?;
     let placed = file.persist(path).map_err(|error| error.error);
@@ -206,6 +247,28 @@ mod tests {
         traces.remove(Digest([1; 32])).unwrap();
         assert!(agreed(&traces).is_none() && !votes.exists());
         traces.remove(Digest([1; 32])).unwrap();
+    }
+
+    #[test]
+    fn traces_of_disks_that_are_gone_are_waste_and_what_was_left_half() {
+        let store = tempfile::tempdir().unwrap();
+        let traces = Traces::of(store.path());
+        let [gone, stays] = [Digest([1; 32]), Digest([2; 32])];
+        let disks = BTreeSet::from([stays]);
+        assert_eq!(traces.waste(&disks).unwrap(), []);
+        for chain_id in [gone, stays] {
+            traces.put(chain_id, "a", trace([1])).unwrap();
+        }
+        let at = |name: &str| store.path().join("traces/1").join(name);
+        for (name, hours) in [(".tmpOLD", 2), (".tmpNEW", 0), ("note", 2)] {
+            let file = File::create(at(name)).unwrap();
+            let time = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+            file.set_modified(time).unwrap();
+        }
+        let found = traces.waste(&disks).unwrap().into_iter();
+        let found: Vec<PathBuf> = found.map(|(path, _)| path).collect();
+        let expected = [".tmpOLD", &gone.to_string(), &format!("{gone}.hosts")].map(at);
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What no disk needs: layers, tables and chunks that no manifest leads to, and what an `add` that was
-//! killed left half. It is looked for and removed while nobody adds, so it stays waste.
+//! What no disk needs: layers, tables and chunks that no manifest leads to, traces without a disk, and what an `add` or a server that
+//! was killed left half. It is looked for and removed while nobody adds, so it stays waste.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use disk::Digest;
 
-use super::{Store, layer, lock, objects::Name};
+use super::{Store, Traces, layer, lock, objects::Name};
 use crate::{
     chunk::ChunkId,
     error::{Error, Result},
@@ -26,7 +26,7 @@ pub enum Sweep {
 pub enum Waste {
     /// An object.
     Object(Name),
-    /// A file that was to become an object, below the store's directory.
+    /// A file that was to become an object or a trace, or a trace of a disk that is gone, below the store's directory.
     Leftover(PathBuf),
 }
 
@@ -72,6 +72,12 @@ impl Store {
         }
         let leftovers = self.objects.leftovers()?.into_iter();
         waste.extend(leftovers.map(|(path, bytes)| (Waste::Leftover(path), bytes)));
+        let directory = self.objects.directory();
+        let disks = self.objects.disks()?.into_iter().collect();
+        for (path, bytes) in Traces::of(directory).waste(&disks)? {
+            let below = path.strip_prefix(directory).unwrap_or(&path);
+            waste.push((Waste::Leftover(below.to_owned()), bytes));
+        }
         if sweep == Sweep::Remove {
             self.sweep(&waste)?;
         }

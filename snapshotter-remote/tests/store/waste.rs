@@ -80,6 +80,12 @@ fn what_only_a_removed_disk_needed_goes_and_nothing_else() {
     let store = Store::open(&path).unwrap();
     assert_eq!(store.waste(Sweep::Remove, AT_ONCE).unwrap(), []);
 
+    let stray = PathBuf::from(format!("traces/1/{}.hosts", "a".repeat(64)));
+    fs::write(path.join(&stray), "123").unwrap();
+    let swept = store.waste(Sweep::Remove, AT_ONCE).unwrap();
+    assert_eq!(swept, [(Waste::Leftover(stray.clone()), 3)]);
+    assert!(!path.join(stray).exists());
+
     let (base, top) = (flat(&first[..1]).0, flat(&first).0);
     let error = store.remove(base, Below::Keep, AT_ONCE).unwrap_err();
     assert!(matches!(error, Error::StoodOn { .. }), "{error}");
