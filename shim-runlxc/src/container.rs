@@ -40,12 +40,16 @@ impl Container {
     pub fn open(root: &Path, id: &ContainerId) -> Result<Self> {
         let dir = StateDir::at(root, id);
         let journal = Journal::read(&dir)?;
+        Ok(Self::of(dir, journal))
+    }
+
+    fn of(dir: StateDir, journal: Journal) -> Self {
         let cgroup = Cgroup::from_paths(journal.cgroup.clone());
-        Ok(Self {
+        Self {
             dir,
             journal,
             cgroup,
-        })
+        }
     }
 
     /// Its journal.
@@ -93,12 +97,15 @@ impl Container {
         };
         if self.journal.phase == Phase::Creating {
             // Whoever creates holds the directory's lock; the kernel frees it when he dies.
-            let busy = self.dir.is_locked()?;
-            return Ok(if busy {
-                Status::Creating
-            } else {
-                Status::Stopped
-            });
+            if self.dir.is_locked()? {
+                return Ok(Status::Creating);
+            }
+            // It may have been made since the journal was read.
+            let now = Journal::read(&self.dir)?;
+            if now.phase == Phase::Creating {
+                return Ok(Status::Stopped);
+            }
+            return Self::of(self.dir.clone(), now).status();
         }
         if !alive {
             return Ok(Status::Stopped);

@@ -190,12 +190,11 @@ pub(crate) fn tell(listeners: Listeners<'_>, made: Created) -> Result<Container>
 /// a moment and do not wait for its end.
 pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
     let deadline = Instant::now() + CREATE_WAIT;
-    let mut container = open(root, &id.container_id)?;
-    while container.status()? == Status::Creating && Instant::now() < deadline {
+    while open(root, &id.container_id)?.status()? == Status::Creating && Instant::now() < deadline {
         wait::pause(CREATE_LOOK)?;
-        container = open(root, &id.container_id)?;
     }
-    container.start()?;
+    // As it is now: what was read before may be of a container that is being made.
+    open(root, &id.container_id)?.start()?;
     Ok(ExitCode::SUCCESS)
 }
 
