@@ -39,6 +39,7 @@ pub mod pty;
 pub mod quota_events;
 mod random;
 mod raw;
+mod report;
 pub mod scheduling;
 mod socket;
 mod spawn;

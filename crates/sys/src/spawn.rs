@@ -5,14 +5,11 @@
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -20,6 +17,10 @@ use nix::unistd::Pid;
 use crate::child::Child;
 use crate::fork::{clone_into, clone_with, fork};
 use crate::pointers::Pointers;
+use crate::report::{
+    CGROUPS, CHDIR, CLOCKS, EXECVE, FILE_LIMIT, MOVE_FDS, PDEATHSIG, PROFILE, RECORD_BYTES, SETNS,
+    SETSID, SIGNALS, UNSHARE, USER, read_record, readable_soon, reap_failed,
+};
 use crate::user::User;
 use crate::{fd, process, raw};
 
@@ -380,42 +381,9 @@ fn assignment(key: OsString, value: &OsStr) -> Vec<u8> {
 /// linux/sched.h; nix has no name for it.
 const CLONE_NEWTIME: libc::c_int = 0x80;
 
-/// A step of the child that can fail, by the number it has in the record.
-const STEPS: [&str; 13] = [
-    "execve",
-    "prctl(PR_SET_PDEATHSIG)",
-    "setsid",
-    "move descriptors",
-    "setns",
-    "unshare",
-    "chdir",
-    "set up signals",
-    "change the AppArmor profile",
-    "set clocks off",
-    "become the user",
-    "enter its cgroups",
-    "setrlimit(RLIMIT_FSIZE)",
-];
-const EXECVE: u8 = 0;
-const PDEATHSIG: u8 = 1;
-const SETSID: u8 = 2;
-const MOVE_FDS: u8 = 3;
-const SETNS: u8 = 4;
-const UNSHARE: u8 = 5;
-const CHDIR: u8 = 6;
-const SIGNALS: u8 = 7;
-const PROFILE: u8 = 8;
-const CLOCKS: u8 = 9;
-const USER: u8 = 10;
-const CGROUPS: u8 = 11;
-const FILE_LIMIT: u8 = 12;
-
 /// Where a process asks for the profile of its next program: AppArmor's own file since 5.8, else
 /// the one that all security modules share.
 const PROFILE_FILES: [&CStr; 2] = [c"/proc/self/attr/apparmor/exec", c"/proc/self/attr/exec"];
-
-/// Step number and errno.
-const RECORD_BYTES: usize = 5;
 
 /// The child. Everything from here to the end of the process is async-signal-safe.
 fn run(prepared: &mut Prepared) -> Infallible {
@@ -540,61 +508,6 @@ fn check(step: u8, result: libc::c_int) -> Result<libc::c_int, (u8, i32)> {
         return Err((step, raw::errno()));
     }
     Ok(result)
-}
-
-/// For so long a child in a cgroup may take to become its program. In a frozen one it never does,
-/// and meanwhile it holds copies of all our descriptors, those that other threads wait for too.
-const BIRTH_LIMIT: Duration = Duration::from_secs(1);
-
-/// Waits until the child reports or becomes the program, but not for long.
-fn readable_soon(report: BorrowedFd<'_>) -> io::Result<()> {
-    let deadline = Instant::now() + BIRTH_LIMIT;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(report, PollFlags::POLLIN)], left) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-/// Reads what the child reports: nothing when execve closed the pipe.
-fn read_record(report: &mut OwnedFd, record: &mut [u8]) -> io::Result<usize> {
-    let mut report = std::fs::File::from(report.try_clone()?);
-    loop {
-        match report.read(record) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
-}
-
-/// Reaps a child that exits without having become the program, and tells why.
-fn reap_failed(mut child: Child, [step, errno @ ..]: [u8; RECORD_BYTES]) -> io::Error {
-    // Its status says no more than the record does.
-    let _status = child.wait();
-    let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-    if step == EXECVE {
-        return error;
-    }
-    io::Error::new(
-        error.kind(),
-        FailedStep {
-            step: STEPS.get(usize::from(step)).copied().unwrap_or("?"),
-            source: error,
-        },
-    )
-}
-
-/// A step before execve that failed in the child.
-#[derive(Debug, thiserror::Error)]
-#[error("{step} in the new process")]
-struct FailedStep {
-    step: &'static str,
-    source: io::Error,
 }
 
 #[cfg(test)]
