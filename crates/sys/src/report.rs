@@ -1,7 +1,7 @@
 //! What a child reports between its fork and its execve: which step failed, or nothing; must not make the child.
 
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -59,6 +59,19 @@ pub(crate) fn readable_soon(report: BorrowedFd<'_>) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// Whether nobody can read what the child reports: who made it is dead. Other children that were forked meanwhile
+/// have copies of the pipe's ends until their execve, so it may be found late. Async-signal-safe.
+pub(crate) fn has_no_reader(report: RawFd) -> bool {
+    let mut pipe = libc::pollfd {
+        fd: report,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: pointer and count describe `pipe`; the call waits for nothing.
+    let found = unsafe { libc::poll(&raw mut pipe, 1, 0) };
+    found > 0 && pipe.revents & libc::POLLERR != 0
 }
 
 /// Reads what the child reports: nothing when execve closed the pipe.

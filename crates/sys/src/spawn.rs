@@ -19,7 +19,7 @@ use crate::fork::{clone_into, clone_with, fork};
 use crate::pointers::Pointers;
 use crate::report::{
     CGROUPS, CHDIR, CLOCKS, EXECVE, FILE_LIMIT, MOVE_FDS, PDEATHSIG, PROFILE, RECORD_BYTES, SETNS,
-    SETSID, SIGNALS, UNSHARE, USER, read_record, readable_soon, reap_failed,
+    SETSID, SIGNALS, UNSHARE, USER, has_no_reader, read_record, readable_soon, reap_failed,
 };
 use crate::user::User;
 use crate::{fd, process, raw};
@@ -181,8 +181,7 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// Makes a pid namespace in which it is the first process (kernel 2.6.24), and in which it cannot see
-    /// whether we live: [`Spawn::pdeath_signal`] then does not notice a parent that died before.
+    /// Makes a pid namespace in which it is the first process (kernel 2.6.24).
     pub fn new_pid_namespace(mut self) -> Self {
         self.clone |= CloneFlags::CLONE_NEWPID;
         self
@@ -208,7 +207,8 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// Sends it that signal when the *thread* that spawns it ends.
+    /// Sends it that signal when the *thread* that spawns it ends. When this process ends before that is
+    /// arranged, it does not become the program.
     pub fn pdeath_signal(mut self, signal: Signal) -> Self {
         self.pdeath_signal = Some(signal);
         self
@@ -254,6 +254,7 @@ impl<'a> Spawn<'a> {
         let mut prepared = Prepared::new(self)?;
         let (mut report, child_report) = crate::pipe_cloexec()?;
         prepared.report = child_report.as_raw_fd();
+        prepared.listener = report.as_raw_fd();
         let child = fork(&mut || run(&mut prepared))?;
         drop(child_report);
         wait(report.as_fd())?;
@@ -291,11 +292,15 @@ struct Prepared {
     namespaces: Vec<(RawFd, libc::c_int)>,
     unshare: libc::c_int,
     time_offsets: String,
-    pdeath_signal: Option<(libc::c_ulong, Pid)>,
+    pdeath_signal: Option<libc::c_ulong>,
+    /// Who we are to the child; nobody where it is in a pid namespace of its own.
+    parent: Option<Pid>,
     /// What to write to one of [`PROFILE_FILES`].
     change_profile: Option<String>,
     /// Where the child writes why it failed.
     report: RawFd,
+    /// Where we read that.
+    listener: RawFd,
     /// Owns the number in `fds` for standard streams that were not given, if any.
     _null: Option<OwnedFd>,
 }
@@ -339,22 +344,16 @@ impl Prepared {
             time_offsets: spawn.time_offsets.clone(),
             pdeath_signal: spawn
                 .pdeath_signal
-                .map(|signal| ((signal as i32).unsigned_abs().into(), parent(spawn.clone))),
+                .map(|signal| (signal as i32).unsigned_abs().into()),
+            parent: (!spawn.clone.contains(CloneFlags::CLONE_NEWPID)).then(Pid::this),
             change_profile: spawn
                 .apparmor_profile
                 .as_ref()
                 .map(|name| format!("exec {name}")),
             report: -1,
+            listener: -1,
             _null: null,
         })
-    }
-}
-
-/// Who we are to a child that is made with these flags: nobody of a pid namespace of its own.
-fn parent(flags: CloneFlags) -> Pid {
-    match flags.contains(CloneFlags::CLONE_NEWPID) {
-        true => Pid::from_raw(0),
-        false => Pid::this(),
     }
 }
 
@@ -401,17 +400,8 @@ fn run(prepared: &mut Prepared) -> Infallible {
 
 /// Turns into the program, or gives the failed step and its errno.
 fn become_program(prepared: &mut Prepared) -> Result<Infallible, (u8, i32)> {
-    if let Some((signal, parent)) = prepared.pdeath_signal {
-        // SAFETY: PR_SET_PDEATHSIG takes a number and touches no memory.
-        check(PDEATHSIG, unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
-        })?;
-        // SAFETY: getppid has no arguments and cannot fail.
-        if unsafe { libc::getppid() } != parent.as_raw() {
-            // The parent died before the call: no signal will come.
-            return Err((PDEATHSIG, libc::ESRCH));
-        }
-    }
+    // Ours alone to have: see `die_with_parent`.
+    raw::close(prepared.listener);
     for file in &prepared.cgroups {
         write_and_close(CGROUPS, *file, b"0")?;
     }
@@ -449,12 +439,35 @@ fn become_program(prepared: &mut Prepared) -> Result<Infallible, (u8, i32)> {
     if let Some(user) = &prepared.user {
         user.wear().map_err(|errno| (USER, errno))?;
     }
+    if let Some(signal) = prepared.pdeath_signal {
+        die_with_parent(signal, prepared)?;
+    }
     process::signals_to_default();
     check(SIGNALS, process::unblock_signals())?;
     let (argv, envp) = (prepared.argv.array.as_ptr(), prepared.envp.array.as_ptr());
     // SAFETY: path and strings are NUL-terminated, both arrays end with NULL.
     unsafe { libc::execve(prepared.program.as_ptr(), argv, envp) };
     Err((EXECVE, raw::errno()))
+}
+
+/// Has the signal come when the parent ends. The kernel forgets it when a process becomes another user
+/// (prctl(2)), so this is behind that.
+fn die_with_parent(signal: libc::c_ulong, prepared: &Prepared) -> Result<(), (u8, i32)> {
+    // SAFETY: PR_SET_PDEATHSIG takes a number and touches no memory.
+    check(PDEATHSIG, unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0)
+    })?;
+    let is_orphan = match prepared.parent {
+        // SAFETY: getppid has no arguments and cannot fail.
+        Some(parent) => parent.as_raw() != unsafe { libc::getppid() },
+        // In a pid namespace of its own it has no parent, dead or alive; but who made it listens.
+        None => has_no_reader(prepared.report),
+    };
+    if is_orphan {
+        // The parent died before the call: no signal will come.
+        return Err((PDEATHSIG, libc::ESRCH));
+    }
+    Ok(())
 }
 
 /// Before namespaces are joined, where `/proc` may be another.
@@ -513,8 +526,9 @@ fn check(step: u8, result: libc::c_int) -> Result<libc::c_int, (u8, i32)> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use nix::sys::signal::SigSet;
 
@@ -522,6 +536,9 @@ mod tests {
     use crate::{ExitStatus, pipe_cloexec};
 
     const SH: &str = "/bin/sh";
+
+    /// For what happens at once on a quiet host.
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn sh(script: &str) -> Spawn<'static> {
         Spawn::new(Path::new(SH)).args(["-c", script])
@@ -749,14 +766,71 @@ mod tests {
 
     #[test]
     fn child_dies_with_the_thread_that_made_it_when_asked_to() {
-        let spawn = || {
-            sh("exec sleep 1000")
-                .pdeath_signal(Signal::SIGTERM)
-                .spawn()
-                .unwrap()
+        let check = |spawn: Spawn<'static>| {
+            let spawn = spawn.pdeath_signal(Signal::SIGKILL);
+            let mut child = std::thread::spawn(|| spawn.spawn().unwrap())
+                .join()
+                .unwrap();
+            let status = child.wait_timeout(LIMIT).unwrap();
+            assert_eq!(status, Some(ExitStatus::Signaled(libc::SIGKILL)));
         };
-        let mut child = std::thread::spawn(spawn).join().unwrap();
-        assert_eq!(child.wait().unwrap(), ExitStatus::Signaled(libc::SIGTERM));
+        let user = || User {
+            uid: 1234,
+            gid: 1235,
+            additional_gids: Vec::new(),
+        };
+        let sleep = || sh("exec sleep 1000");
+        check(sleep());
+        check(sleep().user(user()));
+        check(sleep().new_pid_namespace());
+        check(sleep().user(user()).new_pid_namespace());
+    }
+
+    /// A pipe into which nothing can be written until something is read.
+    fn full_pipe() -> (File, OwnedFd) {
+        let (reader, writer) = pipe_cloexec().unwrap();
+        let set = |flags| nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags));
+        set(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        while nix::unistd::write(&writer, &[0; 4096]).is_ok() {}
+        set(nix::fcntl::OFlag::empty()).unwrap();
+        (reader.into(), writer)
+    }
+
+    #[test]
+    fn child_whose_maker_is_dead_does_not_become_a_program_in_a_pid_namespace_either() {
+        let (mut gate, shut) = full_pipe();
+        let (told, stdout) = pipe_cloexec().unwrap();
+        let user = User {
+            uid: 1234,
+            gid: 1235,
+            additional_gids: Vec::new(),
+        };
+        let spawn = sh("echo it runs")
+            .enter_cgroups(vec![shut])
+            .stdout(stdout)
+            .new_pid_namespace()
+            .user(user)
+            .pdeath_signal(Signal::SIGKILL);
+        let mut prepared = Prepared::new(&spawn).unwrap();
+        let mut maker = fork(&mut || {
+            let flags = libc::c_long::from(libc::CLONE_NEWPID | libc::SIGCHLD);
+            let mut ends = [-1; 2];
+            // SAFETY: the array has room for two numbers, which the call writes.
+            unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+            [prepared.listener, prepared.report] = ends;
+            // SAFETY: as in `clone_with`.
+            match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+                0 => run(&mut prepared),
+                // SAFETY: _exit runs no code of ours and does not return.
+                made => unsafe { libc::_exit(i32::from(made < 0)) },
+            }
+        })
+        .unwrap();
+        assert_eq!(maker.wait().unwrap(), ExitStatus::Exited(0));
+        drop((prepared, spawn));
+        // Only now is it in its cgroups.
+        gate.read_exact(&mut [0; 4096]).unwrap();
+        assert_eq!(io::read_to_string(File::from(told)).unwrap(), "");
     }
 
     /// A new cgroup of version 2, where the host mounts that.
