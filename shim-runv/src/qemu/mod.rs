@@ -5,7 +5,7 @@ mod arguments;
 mod monitor;
 mod process;
 
-pub use accelerator::{Accelerator, Facts};
+pub use accelerator::{Accelerator, Access, Facts};
 pub use arguments::{
     AGENT_FD, Arguments, CONSOLE_FD, CONSOLE_SET, INITRAMFS_FD, KERNEL_FD, LINK_FD, LINKS_MAX,
     MEMORY_FD, MONITOR_FD, Memory, SCSI, VOLUMES_FD, Volumes,

@@ -14,8 +14,8 @@ use nix::sys::signal::Signal;
 use sys::{Child, CloneFlags, Pid, Spawn, User};
 
 use super::{
-    AGENT_FD, Accelerator, Arguments, CONSOLE_FD, INITRAMFS_FD, KERNEL_FD, LINK_FD, MEMORY_FD,
-    MONITOR_FD, Memory, VOLUMES_FD,
+    AGENT_FD, Accelerator, Access, Arguments, CONSOLE_FD, INITRAMFS_FD, KERNEL_FD, LINK_FD,
+    MEMORY_FD, MONITOR_FD, Memory, VOLUMES_FD,
 };
 use crate::root::{self, Wanted};
 use crate::{Error, Result};
@@ -205,18 +205,21 @@ fn confined(program: &Path, arguments: &Arguments, network: OwnedFd) -> Result<S
         .new_session())
 }
 
-/// Who QEMU is, and the devices it has: a user that nobody else is, with the group of the accelerator's.
+/// Who QEMU is, and the devices it has: a user that nobody else is, with the group of the accelerator's where others
+/// may not open it.
 fn identity(accelerator: Accelerator) -> (User, Vec<PathBuf>) {
     let id = USER_BASE + std::process::id();
     let devices: &[&str] = match accelerator {
         Accelerator::Kvm => &[KVM],
         Accelerator::Tcg => &[],
     };
-    let group = |path: &&str| std::fs::metadata(path).map(|device| device.gid());
+    // One that is gone, or closed by now, QEMU tells of.
+    let access = |path: &&str| std::fs::metadata(path).map(|device| Access::of(&device));
+    let group = |path: &&str| access(path).ok().and_then(Access::group);
     let user = User {
         uid: id,
         gid: id,
-        additional_gids: devices.iter().filter_map(|it| group(it).ok()).collect(),
+        additional_gids: devices.iter().filter_map(group).collect(),
     };
     (user, devices.iter().map(PathBuf::from).collect())
 }
