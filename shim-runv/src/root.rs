@@ -4,7 +4,7 @@
 //! ```text
 //!   /            tmpfs, read-only at last
 //!     usr        the host's, and bin, lib, lib64 and sbin: links into it, or directories of the host
-//!     proc       of who asks, and of no other user's processes (Linux 5.8), or all of it
+//!     proc       of who asks, and of no process that it may not trace (Linux 5.8), or all of it
 //! ```
 
 use std::fs::{self, File};
@@ -137,9 +137,9 @@ fn show(root: &Path, host: &Path) -> io::Result<()> {
 
 fn show_processes(place: &Path, seen: Seen) -> io::Result<()> {
     fs::create_dir(place)?;
-    // Before, these options would be those of the host's own /proc.
+    // Before, these options would be those of the host's own /proc. `invisible` would spare root's group (proc(5), gid).
     let is_apart = seen == Seen::Itself && Kernel::running()?.at_least(5, 8);
-    let options = is_apart.then_some("hidepid=invisible,subset=pid");
+    let options = is_apart.then_some("hidepid=ptraceable,subset=pid");
     Ok(mount(Some("proc"), place, Some("proc"), QUIET, options)?)
 }
 
@@ -164,16 +164,17 @@ mod tests {
 
     use super::*;
 
-    const NOBODY: u32 = 1_879_048_192;
+    const ROOT: (u32, &[u32]) = (0, &[]);
+    const NOBODY: (u32, &[u32]) = (1_879_048_192, &[]);
 
-    /// What a shell script prints in a root, by root or by nobody else.
-    fn output(namespace: &File, uid: u32, script: &str) -> String {
+    /// What a shell script prints in a root, by root or by nobody else, in these groups.
+    fn output(namespace: &File, (uid, groups): (u32, &[u32]), script: &str) -> String {
         let (reader, writer) = sys::pipe_cloexec().unwrap();
         let namespace = OwnedFd::from(namespace.try_clone().unwrap());
         let user = User {
             uid,
             gid: uid,
-            additional_gids: Vec::new(),
+            additional_gids: groups.to_vec(),
         };
         let mut child = Spawn::new(Path::new("/usr/bin/dash"))
             .args(["-c", script])
@@ -202,18 +203,20 @@ mod tests {
         let count = || fs::read_dir("/").map(Iterator::count);
         let (namespace, filled) = make(&wanted, count).unwrap();
         assert!(filled >= 4);
-        let listed = output(&namespace, 0, "ls /; ls /dev /empty; pwd");
+        let listed = output(&namespace, ROOT, "ls /; ls /dev /empty; pwd");
         let names: Vec<_> = listed.lines().collect();
         for name in ["etc", "home", "root", "run", "tmp", "var"] {
             assert!(!names.contains(&name), "{listed}");
         }
         assert!(listed.ends_with("/dev:\nnull\n\n/empty:\n/\n"), "{listed}");
         let script = "for it in / /usr /usr/bin /proc /empty; do touch $it/x 2>/dev/null && echo $it; done; :";
-        assert_eq!(output(&namespace, 0, script), "");
+        assert_eq!(output(&namespace, ROOT, script), "");
         // Of processes a user sees its own.
         let script =
             "ls /proc/self/fd > /dev/null && ls -d /proc/1 /proc/stat 2>&1 | grep -c 'No such'";
         assert_eq!(output(&namespace, NOBODY, script), "2\n");
+        // Nor does root's group see more.
+        assert_eq!(output(&namespace, (NOBODY.0, &[0]), script), "2\n");
         assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     }
 
