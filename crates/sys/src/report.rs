@@ -42,13 +42,30 @@ pub(crate) const FILE_LIMIT: u8 = 12;
 /// Step number and errno.
 pub(crate) const RECORD_BYTES: usize = 5;
 
-/// For so long a child in a cgroup may take to become its program. In a frozen one it never does,
-/// and meanwhile it holds copies of all our descriptors, those that other threads wait for too.
-const BIRTH_LIMIT: Duration = Duration::from_secs(1);
+/// For so long a child in a cgroup may take to become its program, where there is another place for it. In a frozen
+/// one it never does, and meanwhile it holds copies of all our descriptors, those that other threads wait for too.
+pub(crate) const BIRTH_LIMIT: Duration = Duration::from_secs(1);
 
-/// Waits until the child reports or becomes the program, but not for long.
-pub(crate) fn readable_soon(report: BorrowedFd<'_>) -> io::Result<()> {
-    let deadline = Instant::now() + BIRTH_LIMIT;
+/// As [`BIRTH_LIMIT`], where there is no other place: longer, for a busy host or a cgroup with little of one.
+const ENTRY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits until the child, which enters cgroups by itself, reports or becomes the program, but not for ever.
+pub(crate) fn running_soon(report: BorrowedFd<'_>) -> io::Result<()> {
+    readable_within(report, ENTRY_LIMIT).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "it does not run in its cgroups within {} s: one of them, or one above, may be frozen; thaw it",
+                ENTRY_LIMIT.as_secs()
+            ),
+        ),
+        _ => error,
+    })
+}
+
+/// Waits until the child reports or becomes the program, but not longer than `limit`.
+pub(crate) fn readable_within(report: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

@@ -18,8 +18,9 @@ use crate::child::Child;
 use crate::fork::{clone_into, clone_with, fork};
 use crate::pointers::Pointers;
 use crate::report::{
-    CGROUPS, CHDIR, CLOCKS, EXECVE, FILE_LIMIT, MOVE_FDS, PDEATHSIG, PROFILE, RECORD_BYTES, SETNS,
-    SETSID, SIGNALS, UNSHARE, USER, has_no_reader, read_record, readable_soon, reap_failed,
+    BIRTH_LIMIT, CGROUPS, CHDIR, CLOCKS, EXECVE, FILE_LIMIT, MOVE_FDS, PDEATHSIG, PROFILE,
+    RECORD_BYTES, SETNS, SETSID, SIGNALS, UNSHARE, USER, has_no_reader, read_record,
+    readable_within, reap_failed, running_soon,
 };
 use crate::user::User;
 use crate::{fd, process, raw};
@@ -168,7 +169,8 @@ impl<'a> Spawn<'a> {
     }
 
     /// Has it move itself into cgroups before anything else, by writing `0` to these files (`tasks`, or
-    /// `cgroup.procs` of version 2): there is no moment at which it is elsewhere.
+    /// `cgroup.procs` of version 2): there is no moment at which it is elsewhere. In a frozen one it is killed after
+    /// a few seconds.
     pub fn enter_cgroups(mut self, files: Vec<OwnedFd>) -> Self {
         self.cgroups = files;
         self
@@ -224,11 +226,20 @@ impl<'a> Spawn<'a> {
     ///
     /// # Errors
     /// The errno of execve(2) itself; the errno of an earlier step as the source of an error that
-    /// names the step; `InvalidInput` for a NUL byte in a string.
+    /// names the step; `InvalidInput` for a NUL byte in a string; `TimedOut` when it does not run in its cgroups.
     pub fn spawn(self) -> io::Result<Child> {
+        let wait = |report: BorrowedFd<'_>| self.wait_for_entry(report);
         match self.clone.is_empty() {
-            true => self.spawn_by(fork, |_| Ok(())),
-            false => self.spawn_by(|run| clone_with(self.clone, run), |_| Ok(())),
+            true => self.spawn_by(fork, wait),
+            false => self.spawn_by(|run| clone_with(self.clone, run), wait),
+        }
+    }
+
+    /// Only a cgroup can keep it from getting on.
+    fn wait_for_entry(&self, report: BorrowedFd<'_>) -> io::Result<()> {
+        match self.cgroups.is_empty() {
+            true => Ok(()),
+            false => running_soon(report),
         }
     }
 
@@ -239,10 +250,10 @@ impl<'a> Spawn<'a> {
     /// As [`Spawn::spawn`].
     pub fn spawn_into_cgroup(self, directory: BorrowedFd<'_>) -> io::Result<(Child, Place)> {
         let into = |run: &mut dyn FnMut() -> Infallible| clone_into(directory, run);
-        match self.spawn_by(into, readable_soon) {
+        match self.spawn_by(into, |report| readable_within(report, BIRTH_LIMIT)) {
             Ok(child) => Ok((child, Place::Inside)),
             // Whatever else is wrong with it comes again.
-            Err(_refused) => Ok((self.spawn_by(fork, |_| Ok(()))?, Place::Outside)),
+            Err(_refused) => Ok((self.spawn()?, Place::Outside)),
         }
     }
 
@@ -528,6 +539,7 @@ mod tests {
     use std::fs::{self, File};
     use std::io::{Read, Write};
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Mutex, PoisonError};
     use std::time::Duration;
 
     use nix::sys::signal::SigSet;
@@ -714,6 +726,7 @@ mod tests {
 
     #[test]
     fn it_is_in_its_cgroups_before_it_runs_or_does_not_run() {
+        let _alone = FREEZING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(path) = cgroup() {
             let procs = || {
                 let file = File::options().write(true).open(path.join("cgroup.procs"));
@@ -726,6 +739,25 @@ mod tests {
             assert_eq!(text, format!("0::/{name}\n"));
             let error = sh("exit 0").enter_cgroups(gone).spawn().unwrap_err();
             assert_eq!(error.to_string(), "enter its cgroups in the new process");
+        }
+    }
+
+    #[test]
+    fn below_a_frozen_cgroup_it_is_not_waited_for_for_ever() {
+        let _alone = FREEZING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = cgroup() {
+            let below = path.join("below");
+            fs::create_dir(&below).unwrap();
+            fs::write(path.join("cgroup.freeze"), "1").unwrap();
+            let procs = File::options().write(true).open(below.join("cgroup.procs"));
+            let spawn = sh("exit 0").enter_cgroups(vec![procs.unwrap().into()]);
+            let error = spawn.spawn().unwrap_err();
+            // It is gone, else this would be EBUSY.
+            fs::remove_dir(&below).unwrap();
+            fs::remove_dir(&path).unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let error = error.to_string();
+            assert!(error.contains("may be frozen"), "{error}");
         }
     }
 
@@ -833,6 +865,10 @@ mod tests {
         assert_eq!(io::read_to_string(File::from(told)).unwrap(), "");
     }
 
+    /// Held by tests that freeze a child, which then holds copies of all pipes of others, or that wait for one no
+    /// longer than others freeze theirs.
+    static FREEZING: Mutex<()> = Mutex::new(());
+
     /// A new cgroup of version 2, where the host mounts that.
     fn cgroup() -> Option<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -847,6 +883,7 @@ mod tests {
 
     #[test]
     fn program_starts_in_a_cgroup_or_where_we_are() {
+        let _alone = FREEZING.lock().unwrap_or_else(PoisonError::into_inner);
         let told = |directory: &File| {
             let (reader, writer) = pipe_cloexec().unwrap();
             let spawn = sh("grep ^0: /proc/self/cgroup; exit 3").stdout(writer);
