@@ -177,7 +177,8 @@ impl<'a> Spawn<'a> {
     }
 
     /// How many bytes a file may get that it writes (RLIMIT_FSIZE, soft and hard): beyond that it is killed by
-    /// SIGXFSZ.
+    /// SIGXFSZ. As the first process of a pid namespace it is not, unless it handles that signal (pid_namespaces(7)):
+    /// its writes fail with EFBIG.
     pub fn limit_file_size(mut self, bytes: u64) -> Self {
         self.file_bytes_max = Some(bytes);
         self
@@ -709,7 +710,16 @@ mod tests {
             .stdout(OwnedFd::from(File::create(&path).unwrap()))
             .spawn()
             .unwrap();
-        assert_ne!(child.wait().unwrap(), ExitStatus::Exited(0));
+        assert_eq!(child.wait().unwrap(), ExitStatus::Signaled(libc::SIGXFSZ));
+        assert_eq!(fs::read(&path).unwrap(), b"12345678");
+
+        let mut first = sh("printf 12345678; printf 9; exit 7")
+            .new_pid_namespace()
+            .limit_file_size(8)
+            .stdout(OwnedFd::from(File::create(&path).unwrap()))
+            .spawn()
+            .unwrap();
+        assert_eq!(first.wait().unwrap(), ExitStatus::Exited(7));
         assert_eq!(fs::read(&path).unwrap(), b"12345678");
     }
 

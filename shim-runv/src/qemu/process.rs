@@ -29,8 +29,9 @@ const FOLDERS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 /// The end of a killed QEMU.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// What QEMU may write to its console's file and to its log, in bytes each. They are in the host's memory,
-/// and a guest whose agent is up says nothing there, so one that comes so far means no good: QEMU is killed.
+/// What QEMU may write to its console's file and to its log, in bytes each: they are in the host's memory, and a
+/// guest whose agent is up says nothing there. What comes after is lost: writing it fails with EFBIG, and SIGXFSZ
+/// does nothing to QEMU, the first process of its pid namespace.
 const WRITTEN_BYTES_MAX: u64 = 1 << 20;
 
 /// Users of QEMUs have this number and that of the process which starts one, so no two shims' are one: above
