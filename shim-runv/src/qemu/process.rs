@@ -34,8 +34,9 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// does nothing to QEMU, the first process of its pid namespace.
 const WRITTEN_BYTES_MAX: u64 = 1 << 20;
 
-/// Users of QEMUs have this number and that of the process which starts one, so no two shims' are one: above
-/// those that systemd gives containers (systemd.io/UIDS-GIDS), below those that some programs take for negative.
+/// Users of QEMUs have this number and that of the process which starts one, so no two shims' are one where all shims
+/// are in one pid namespace: above those that systemd gives containers (systemd.io/UIDS-GIDS), below those that some
+/// programs take for negative.
 const USER_BASE: u32 = 0x7000_0000;
 
 /// The device of the accelerator.
