@@ -24,6 +24,9 @@ const ADD_LIMIT: Duration = Duration::from_secs(300);
 /// The kernel chooses.
 pub const FREE_PORT: &str = "127.0.0.1:0";
 
+/// A machine that is busy elsewhere is no client that is silent.
+const PATIENT: &str = "[server]\nsilence_seconds = 3600\n";
+
 /// A store in a directory of its own.
 #[derive(Debug)]
 pub struct Store {
@@ -98,41 +101,28 @@ impl Store {
 impl Served {
     /// Serves the store in a directory.
     pub fn start(directory: &Path, address: &str) -> Result<Self> {
-        Self::start_by(
-            command(built("snapshotter-remote")?),
-            directory,
-            address,
-            "",
-        )
+        Self::start_with(directory, address, "")
     }
 
     /// The same; `more` are further tables of its configuration.
     pub fn start_with(directory: &Path, address: &str, more: &str) -> Result<Self> {
-        Self::start_by(
-            command(built("snapshotter-remote")?),
-            directory,
-            address,
-            more,
-        )
+        let serve = command(built("snapshotter-remote")?);
+        Self::launch(serve, directory, address, &format!("{PATIENT}{more}"))
     }
 
-    /// The same by a command that starts `snapshotter-remote`.
-    pub fn start_by(
-        mut serve: Command,
-        directory: &Path,
-        address: &str,
-        more: &str,
-    ) -> Result<Self> {
+    /// The same for other machines in plain text, by a command that starts `snapshotter-remote`.
+    pub fn start_by(serve: Command, directory: &Path, address: &str) -> Result<Self> {
+        let config = format!("plaintext = true\n{PATIENT}");
+        Self::launch(serve, directory, address, &config)
+    }
+
+    fn launch(mut serve: Command, directory: &Path, address: &str, text: &str) -> Result<Self> {
         let notify = tempfile::tempdir()?;
         let path = notify.path().join("notify");
         let manager = UnixDatagram::bind(&path)?;
         manager.set_read_timeout(Some(SOON * 6))?;
-        // A machine that is busy elsewhere is no client that is silent.
         let config = notify.path().join("config.toml");
-        fs::write(
-            &config,
-            format!("plaintext = true\n[server]\nsilence_seconds = 3600\n{more}"),
-        )?;
+        fs::write(&config, text)?;
         serve.args(["store", "serve", "--listen", address, "--dir"]);
         serve.arg(directory).arg("--config").arg(config);
         let running = Running::start(serve.env("NOTIFY_SOCKET", &path))?;

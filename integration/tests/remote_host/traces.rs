@@ -70,7 +70,7 @@ impl Link {
     fn start(&self, store: Store, more: &str) -> Result<Host> {
         let program = built("snapshotter-remote")?;
         let serve = self.store.command(&program);
-        let served = Served::start_by(serve, &store.path(), "10.231.7.1:0", "")?;
+        let served = Served::start_by(serve, &store.path(), "10.231.7.1:0")?;
         let config = store.config(&served.address) + more;
         let start = store.path().with_file_name("start-host");
         let network = self.host.path();
