@@ -94,13 +94,23 @@ fn example(dir: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The lines of `output` after the heading `== WORD`, up to the next one.
-fn section<'a>(output: &'a str, word: &str) -> Vec<&'a str> {
+/// The lines of `output` after the heading `== WORD`, up to the next one; of lines of a log what they say.
+fn section(output: &str, word: &str) -> Vec<String> {
     let heading = format!("== {word}");
     let lines = output.lines().skip_while(|line| *line != heading).skip(1);
-    let section: Vec<_> = lines.take_while(|line| !line.starts_with("== ")).collect();
+    let lines = lines.take_while(|line| !line.starts_with("== "));
+    let section: Vec<_> = lines.map(said).collect();
     assert!(!section.is_empty(), "nothing under {heading} in:\n{output}");
     section
+}
+
+/// `time="..." level=error msg="WHAT"` without what is before; other lines as they are.
+fn said(line: &str) -> String {
+    let message = line
+        .strip_prefix("time=")
+        .and_then(|line| line.split_once(" level=error msg="));
+    let told = message.and_then(|(_, quoted)| serde_json::from_str(quoted).ok());
+    told.unwrap_or_else(|| line.to_owned())
 }
 
 #[test]
