@@ -1,16 +1,19 @@
 //! Runs every test of the workspace, and sums up: one test program after the other, but for those of
-//! this package, of which two run side by side, one that computes and one that waits.
+//! this package, of which two run side by side, one that computes and one that waits, as long as
+//! there are both.
 //!
-//! The last line is `N passed, N failed, N skipped`; it exits with 1 when anything failed.
+//! What failed is shown again at the end. The last line is `N passed, N failed, N skipped`; it exits
+//! with 1 when anything failed.
 
 #![expect(clippy::print_stdout, reason = "this program is its output")]
 
 use std::{
+    collections::VecDeque,
     io::{self, BufRead, BufReader},
     mem,
     path::Path,
     process::{Command, ExitCode, ExitStatus},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -35,7 +38,7 @@ const FIRST: &[&[&str]] = &[
 ];
 
 /// Test programs that mostly compute, in guests and on disks: they run beside the others, which
-/// mostly wait (and build, so that both take about as long).
+/// mostly wait. Longest first, so that both lanes end at about the same time.
 const BUSY: &[&str] = &[
     "quota_backends",
     "snapshots",
@@ -60,7 +63,14 @@ struct Counts {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// What tests that failed have printed: their beginnings, each with its title.
+    failures: Vec<String>,
+    /// How many more lines belong to the last of them.
+    lines_left: usize,
 }
+
+/// Of what a test that failed has printed, so many lines are shown again.
+const SHOWN_AGAIN: usize = 12;
 
 fn main() -> Result<ExitCode> {
     // What a run that was killed has left would be counted as this one's leaks.
@@ -68,36 +78,76 @@ fn main() -> Result<ExitCode> {
     let skips = tempfile::NamedTempFile::new()?;
     let mut counts = Counts::default();
     for words in FIRST {
-        counts.add_all(&run(words, Printed::AsItComes, skips.path())?);
+        counts.add_all(run(words, Printed::AsItComes, skips.path())?);
     }
     let all = programs()?;
     let build = [&TESTS[..], &["--no-run"], &named(&all)].concat();
-    counts.add_all(&run(&build, Printed::AsItComes, skips.path())?);
-    let (busy, waiting): (Vec<_>, Vec<_>) = all
-        .iter()
-        .map(String::as_str)
-        .partition(|program| BUSY.contains(program));
-    let lane = |programs: &[&str]| {
-        let words = [&TESTS[..], &named(programs)].concat();
-        run(&words, Printed::ByProgram, skips.path())
+    counts.add_all(run(&build, Printed::AsItComes, skips.path())?);
+    let waiting = all.iter().map(String::as_str);
+    let waiting = waiting.filter(|program| !BUSY.contains(program)).collect();
+    let busy = BUSY.iter().copied().collect();
+    let queue = Mutex::new(Queue { busy, waiting });
+    let lane = |own: Lane| -> Result<Counts> {
+        let mut counts = Counts::default();
+        while let Some(program) = queue.lock().map_err(panicked)?.next(own) {
+            counts.add_all(run_program(program, skips.path())?);
+        }
+        Ok(counts)
     };
     thread::scope(|scope| {
-        let beside = scope.spawn(|| lane(&busy));
-        counts.add_all(&lane(&waiting)?);
-        let beside = beside.join().map_err(|_panic| anyhow!("a lane panicked"))?;
-        counts.add_all(&beside?);
+        let beside = scope.spawn(|| lane(Lane::Busy));
+        counts.add_all(lane(Lane::Waiting)?);
+        counts.add_all(beside.join().map_err(panicked)??);
         anyhow::Ok(())
     })?;
-    counts.add_all(&lane(&["traces"])?);
+    counts.add_all(run_program("traces", skips.path())?);
     sum_up(counts, skips.path())
 }
 
 /// How the test programs of this package are run.
 const TESTS: [&str; 5] = ["test", "--locked", "-p", "integration", "--no-fail-fast"];
 
+/// One test program of this package.
+fn run_program(program: &str, skips: &Path) -> Result<Counts> {
+    run(
+        &[&TESTS[..], &["--test", program]].concat(),
+        Printed::ByProgram,
+        skips,
+    )
+}
+
+fn panicked<E>(_panic: E) -> anyhow::Error {
+    anyhow!("a lane panicked")
+}
+
+/// Which test programs one of two that run side by side takes first.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    Busy,
+    Waiting,
+}
+
+/// The test programs that are still to be run.
+#[derive(Debug)]
+struct Queue<'a> {
+    busy: VecDeque<&'a str>,
+    waiting: VecDeque<&'a str>,
+}
+
+impl<'a> Queue<'a> {
+    /// The first of a lane's own, else the last of the other's.
+    fn next(&mut self, lane: Lane) -> Option<&'a str> {
+        let (own, other) = match lane {
+            Lane::Busy => (&mut self.busy, &mut self.waiting),
+            Lane::Waiting => (&mut self.waiting, &mut self.busy),
+        };
+        own.pop_front().or_else(|| other.pop_back())
+    }
+}
+
 /// `--test NAME` of each.
-fn named<N: AsRef<str>>(programs: &[N]) -> Vec<&str> {
-    let words = programs.iter().map(AsRef::as_ref);
+fn named(programs: &[String]) -> Vec<&str> {
+    let words = programs.iter().map(String::as_str);
     words.flat_map(|program| ["--test", program]).collect()
 }
 
@@ -142,6 +192,9 @@ fn sum_up(mut counts: Counts, skips: &Path) -> Result<ExitCode> {
     );
     for reason in &reasons {
         println!("  {}", reason.trim_start_matches("skipped: "));
+    }
+    for failure in &counts.failures {
+        println!("\n{failure}");
     }
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -216,6 +269,9 @@ fn run(arguments: &[&str], printed: Printed, skips: &Path) -> Result<Counts> {
     if !succeeded && counts.failed == 0 {
         // It was not built, or a program ended without counting its tests.
         counts.failed = 1;
+        counts
+            .failures
+            .push(format!("---- cargo {}", arguments.join(" ")));
     }
     Ok(counts)
 }
@@ -233,14 +289,25 @@ enum Said {
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 impl Counts {
-    fn add_all(&mut self, others: &Self) {
+    fn add_all(&mut self, others: Self) {
         self.passed += others.passed;
         self.failed += others.failed;
         self.skipped += others.skipped;
+        self.failures.extend(others.failures);
     }
 
-    /// Reads `test result: ok. 3 passed; 0 failed; 0 ignored; ...`.
+    /// Reads `test result: ok. 3 passed; 0 failed; 0 ignored; ...`, and what follows
+    /// `---- NAME stdout ----`.
     fn add(&mut self, line: &str) {
+        if line.starts_with("---- ") {
+            self.failures.push(line.to_owned());
+            self.lines_left = SHOWN_AGAIN;
+        } else if line == "failures:" {
+            self.lines_left = 0;
+        } else if let (Some(last), 1..) = (self.failures.last_mut(), self.lines_left) {
+            *last = format!("{last}\n{line}");
+            self.lines_left -= 1;
+        }
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
