@@ -220,7 +220,6 @@ fn furnish(control: &OwnedFd) -> Result<std::result::Result<(InitPlan, Furnished
     let given = Namespaces::new(given, received.fds);
     match given.and_then(|given| set_up(&plan, (given, loopback), host_side)) {
         Ok(furnished) => Ok(Ok((plan, furnished))),
-        Err(Error::HostGone) => Ok(Err(End::Abandoned)),
         Err(error) => tell(control, &error).map(Err),
     }
 }
@@ -268,8 +267,11 @@ fn fork_program(plan: &InitPlan) -> Result<Forked> {
     })
 }
 
-/// Tells the host side why this process ends.
+/// Tells the host side why this process ends, unless it is that nobody is left to tell.
 pub(crate) fn tell(socket: impl AsFd, error: &Error) -> Result<End> {
+    if matches!(error, Error::HostGone) {
+        return Ok(End::Abandoned);
+    }
     control::send(socket, &FromStub::Failed(error.failure()), &[])?;
     Ok(End::Failed)
 }
@@ -525,5 +527,12 @@ mod tests {
             assert_eq!(of(rewrites, Restart::Always), expected);
         }
         assert_eq!(of(&[], Restart::Never), None);
+    }
+    #[test]
+    fn nobody_is_told_that_nobody_is_there() {
+        let (ours, theirs) = sys::socketpair_stream_cloexec().unwrap();
+        drop(theirs);
+        assert_eq!(tell(&ours, &Error::HostGone).unwrap(), End::Abandoned);
+        tell(&ours, &Error::Unexpected("here")).unwrap_err();
     }
 }
