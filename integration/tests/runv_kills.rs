@@ -314,8 +314,15 @@ impl<'a> Scene<'a> {
                 let script = "mkdir /p && mount -t proc proc /p && echo c > /p/sysrq-trigger";
                 // Nobody is there to tell how it ended.
                 task.start_exec(&[], &["sh", "-c", script])?.finish(SOON)?;
+                task.wait()?;
             }
-            (Step::Running, victim) => strike(self.containerd, self.home, victim)?,
+            (Step::Running, victim) => {
+                strike(self.containerd, self.home, victim)?;
+                if matches!(victim, Victim::Qemu | Victim::Virtiofsd) {
+                    // Until the shim has told it, all looks as if it ran.
+                    task.wait()?;
+                }
+            }
             (Step::Undoing | Step::Removing, _) => {
                 task.kill(Signal::SIGKILL)?;
                 // As the creation: it may fail.
