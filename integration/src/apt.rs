@@ -15,6 +15,11 @@ use crate::process::{command, output_of};
 /// Downloads take as long as the mirror takes.
 const DOWNLOAD: Duration = Duration::from_secs(600);
 
+/// Nobody answers for an archive, or not as one: this machine has none of its packages.
+#[derive(Debug, thiserror::Error)]
+#[error("no packages are to be had of {0}")]
+pub struct Unreachable(String);
+
 /// The package lists of one suite.
 #[derive(Debug)]
 pub struct Suite {
@@ -24,17 +29,26 @@ pub struct Suite {
 impl Suite {
     /// Fetches the lists of `suite` (for example `trixie-backports`) into `root`.
     pub fn open(suite: &str, root: &Path) -> Result<Self> {
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let line = format!("deb [signed-by={keyring}] {} {suite} main", mirror()?);
+        Self::of_source(&line, root)
+    }
+
+    /// The same of a line as in sources.list(5).
+    ///
+    /// # Errors
+    /// [`Unreachable`] among others.
+    pub fn of_source(line: &str, root: &Path) -> Result<Self> {
         for dir in ["lists/partial", "cache/archives/partial", "etc"] {
             fs::create_dir_all(root.join(dir))?;
         }
         fs::write(root.join("status"), "")?;
-        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        let line = format!("deb [signed-by={keyring}] {} {suite} main\n", mirror()?);
-        fs::write(root.join("etc/sources.list"), line)?;
+        fs::write(root.join("etc/sources.list"), format!("{line}\n"))?;
         let opened = Self {
             root: root.to_owned(),
         };
-        opened.apt("apt-get", &["-qq", "update"])?;
+        let updated = opened.apt("apt-get", &["-qq", "--error-on=any", "update"]);
+        updated.with_context(|| Unreachable(line.to_owned()))?;
         Ok(opened)
     }
 

@@ -1,6 +1,6 @@
 //! The images the tests run: OCI archives the harness makes itself, the same bytes every time, cached.
 //!
-//! Nothing is pulled from anywhere; Debian's come from Debian packages.
+//! Nothing is pulled from anywhere; Debian's come from Debian packages, Ubuntu's from Ubuntu's.
 
 mod archive;
 mod busybox;
@@ -8,12 +8,13 @@ mod debian;
 mod large;
 mod layer;
 mod layers;
+mod ubuntu;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use crate::{cache, skip::skip};
+use crate::{apt::Unreachable, cache, skip::skip};
 
 pub use archive::{Description, write as write_archive};
 pub use layer::{Content, Device, Entry, Layer};
@@ -38,6 +39,8 @@ pub enum Image {
     DebianSystemd,
     /// Debian 12 with sysvinit, its scripts run in parallel, and cron.
     DebianSysvinit,
+    /// Ubuntu 16.04 with upstart and cron.
+    UbuntuUpstart,
     /// Busybox below many layers with everything a layer can say.
     Layers,
     /// Busybox and half a gigabyte in small files.
@@ -67,6 +70,24 @@ impl Image {
         Ok(left)
     }
 
+    /// Those of `images` whose packages are to be had; of the others it is reported that they are skipped.
+    pub fn to_be_had(images: &[Self]) -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for &image in images {
+            match image.archive() {
+                Ok(_) => found.push(image),
+                Err(error) if error.downcast_ref::<Unreachable>().is_some() => {
+                    skip(
+                        &format!("image {}", image.recipe().0),
+                        &format!("{error:#}"),
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Its name, and the version of its recipe: to be raised when the recipe changes.
     const fn recipe(self) -> (&'static str, u32) {
         match self {
@@ -76,6 +97,7 @@ impl Image {
             Self::Debian => ("debian", 1),
             Self::DebianSystemd => ("debian-systemd", 1),
             Self::DebianSysvinit => ("debian-sysvinit", 1),
+            Self::UbuntuUpstart => ("ubuntu-upstart", 1),
             Self::Layers => ("layers", 1),
             Self::Large => ("large", 1),
         }
@@ -108,6 +130,7 @@ impl Image {
             Self::Debian => (vec![debian::layer(debian::MINIMAL)?], "bash"),
             Self::DebianSystemd => (vec![debian::layer(debian::WITH_SYSTEMD)?], "bash"),
             Self::DebianSysvinit => (vec![debian::layer(debian::WITH_SYSVINIT)?], "bash"),
+            Self::UbuntuUpstart => (vec![ubuntu::layer()?], "bash"),
             Self::Layers => {
                 let mut layers = vec![busybox::layer()?];
                 layers.extend(layers::layers());

@@ -31,7 +31,7 @@ impl<'a> Logged<'a> {
         fs::create_dir_all(&log)?;
         let mode = match bench.image {
             Image::DebianSystemd => "mode=systemd",
-            Image::DebianSysvinit => "mode=sbin-init",
+            Image::DebianSysvinit | Image::UbuntuUpstart => "mode=sbin-init",
             _ => "mode=dumb-init",
         };
         let container = bench.container(name).bound(&log, "/log").rich(mode);
@@ -133,8 +133,13 @@ fn they_run_once_for_each_run_however_it_ends() {
     });
 }
 
-/// An image for each mode.
-const MODES: [Image; 3] = [Image::Busybox, Image::DebianSystemd, Image::DebianSysvinit];
+/// An image for each mode, and for each init of those.
+const MODES: [Image; 4] = [
+    Image::Busybox,
+    Image::DebianSystemd,
+    Image::DebianSysvinit,
+    Image::UbuntuUpstart,
+];
 
 /// How often each mode is started and ended, if not so often as `POUCH_CYCLES` says.
 const CYCLES: usize = 4;
@@ -147,10 +152,11 @@ fn cycles() -> Result<usize> {
 
 #[test]
 fn cycles_of_start_and_end_run_each_hook_once_in_each() {
-    check(RUNTIME, &MODES, |bench| {
+    check(RUNTIME, &Image::to_be_had(&MODES).unwrap(), |bench| {
         let name = match bench.image {
             Image::DebianSystemd => "systemd-cycles",
             Image::DebianSysvinit => "sbin-init-cycles",
+            Image::UbuntuUpstart => "upstart-cycles",
             _ => "dumb-init-cycles",
         };
         let logged = Logged::new(bench, name, &HOOKS)?;

@@ -1,4 +1,4 @@
-//! Rich containers with an image's own sysvinit, or BusyBox's init, as pid 1.
+//! Rich containers with an image's own sysvinit, upstart, or BusyBox's init, as pid 1.
 
 use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path};
 
@@ -33,8 +33,19 @@ fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
     bench.container(name).rich("mode=sbin-init")
 }
 
-fn on_sysvinit(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
-    check(RUNTIME, &[Image::DebianSysvinit], behaviour);
+/// With each init that has runlevels.
+fn on_each(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
+    let images = Image::to_be_had(&[Image::DebianSysvinit, Image::UbuntuUpstart]);
+    check(RUNTIME, &images.expect("images can be made"), behaviour);
+}
+
+/// What the program's parent is started with.
+fn job_of(image: Image) -> &'static str {
+    match image {
+        Image::UbuntuUpstart => "application",
+        Image::BusyboxInit => "busybox-job",
+        _ => "job",
+    }
 }
 
 /// A running program that appends to `order` below a directory of the host, with a service.
@@ -74,7 +85,7 @@ fn is_in_order(directory: &Path, then: &str) -> Result<()> {
 
 #[test]
 fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
-    on_sysvinit(|bench| {
+    on_each(|bench| {
         image_init::ends_as_the_program(|name| rich(bench, name))?;
         let container = rich(bench, "intact").rich("user=daemon").flags(&[
             "--env",
@@ -98,7 +109,7 @@ fn the_program_is_a_job_and_its_output_and_exit_code_are_the_containers() {
 
 #[test]
 fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() {
-    on_sysvinit(|bench| {
+    on_each(|bench| {
         let directory = tempfile::tempdir()?;
         let task = with_service(bench, "stopped", directory.path())?;
         let cron = task.exec(&["pgrep", "-x", "cron"])?;
@@ -131,7 +142,7 @@ fn whatever_ends_it_the_program_stops_before_the_services_and_the_image_stays() 
         }
 
         let task = with_service(bench, "parent", directory.path())?;
-        image_init::ends_with_the_programs_parent(&task, "job")?;
+        image_init::ends_with_the_programs_parent(&task, job_of(bench.image))?;
 
         // A stop of the first moment is not lost.
         let task = rich(bench, "at-once").detach(&["sleep", "600"])?;
@@ -167,7 +178,7 @@ fn busyboxs_init_starts_stops_and_ends_as_sysvinit_does() {
         ensure!(code == 7, "stopped: expected 7, got {code}");
         is_in_order(directory.path(), "rcK\n").context("stopped")?;
         let task = with_service(bench, "parent", directory.path())?;
-        image_init::ends_with_the_programs_parent(&task, "busybox-job")?;
+        image_init::ends_with_the_programs_parent(&task, job_of(bench.image))?;
         image_init::is_started_again(|name| rich(bench, name))
     });
 }
@@ -207,7 +218,73 @@ fn what_does_not_fit_is_refused_and_names_what_was_looked_for() {
     });
 }
 
+/// As CentOS 6 has it: a job of its own boots and reads the level in inittab.
+const JOB_THAT_BOOTS: &str = "start on startup\ntask\nexec /no/such/rc.sysinit\n";
+const JOB_OF_LEVELS: &str = "start on runlevel [0123456]
+stop on runlevel [!$RUNLEVEL]
+task
+export RUNLEVEL
+exec /etc/init.d/rc $RUNLEVEL
+";
+
+#[test]
+fn upstart_boots_without_the_jobs_of_ubuntu_and_runs_jobs_that_were_off() {
+    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
+    check(RUNTIME, &images, |bench| {
+        let directory = tempfile::tempdir()?;
+        let jobs = directory.path().join("init");
+        fs::create_dir(&jobs)?;
+        for (name, text) in [
+            ("rcS.conf", JOB_THAT_BOOTS),
+            ("rc.conf", JOB_OF_LEVELS),
+            ("web.conf", "start on never\nexec sleep 600\n"),
+            ("web.override", "manual\n"),
+            ("many.conf", "instance $NAME\nexec sleep 600\n"),
+        ] {
+            fs::write(jobs.join(name), text)?;
+        }
+        let inittab = directory.path().join("inittab");
+        fs::write(&inittab, "# no more\nid:4:initdefault:\n")?;
+        let container = |name: &str, services: &str| {
+            let container = rich(bench, name).rich(&format!("services={services}"));
+            container
+                .bound(&jobs, "/etc/init")
+                .bound(&inittab, "/etc/inittab")
+        };
+        let script = "runlevel; status web; ls /etc/init; exit 4";
+        let ended = container("plain", "web").shell(script)?.with_code(4)?;
+        let jobs_there = "many.conf\npouch-application.conf\npouch-boot.conf\npouch-end.conf\n\
+                          pouch-listening.conf\npouch-power.conf\nrc.conf\nweb.conf\n";
+        let is_so = ended
+            .stdout()
+            .starts_with("N 4\nweb start/running, process ")
+            && ended.stdout().ends_with(jobs_there);
+        ensure!(is_so, "{ended}");
+        let refused = container("instances", "many").shell("true")?;
+        let why = "/etc/init/many.conf of the image has instances";
+        ensure!(refused.stderr().contains(why), "{refused}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_second_upstart_in_a_network_namespace_is_refused() {
+    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
+    check(RUNTIME, &images, |bench| {
+        let first = rich(bench, "first").detach(&["sleep", "600"])?;
+        let namespace = format!("network:/proc/{}/ns/net", first.pid()?);
+        let second = rich(bench, "second").flags(&["--with-ns", &namespace]);
+        let refused = second.shell("true")?;
+        let why = "an upstart of another container or of the host listens at @/com/ubuntu/upstart";
+        ensure!(refused.stderr().contains(why), "{refused}");
+        first.kill(Signal::SIGTERM)?;
+        let code = first.remove()?;
+        ensure!([143, 255].contains(&code), "got {code}");
+        Ok(())
+    });
+}
+
 #[test]
 fn the_program_is_started_again_where_that_is_asked_for() {
-    on_sysvinit(|bench| image_init::is_started_again(|name| rich(bench, name)));
+    on_each(|bench| image_init::is_started_again(|name| rich(bench, name)));
 }

@@ -131,8 +131,8 @@ const AUTO: &str = "auto";
 fn mode_for(init: Style) -> Mode {
     match init {
         Style::Systemd => Mode::Systemd,
-        Style::Sysv => Mode::SbinInit,
-        Style::Upstart | Style::Busybox | Style::Other => Mode::DumbInit,
+        Style::Sysv | Style::Upstart => Mode::SbinInit,
+        Style::Busybox | Style::Other => Mode::DumbInit,
     }
 }
 
@@ -443,7 +443,7 @@ mod tests {
         for (init, mode) in [
             (Style::Systemd, Mode::Systemd),
             (Style::Sysv, Mode::SbinInit),
-            (Style::Upstart, Mode::DumbInit),
+            (Style::Upstart, Mode::SbinInit),
             (Style::Busybox, Mode::DumbInit),
             (Style::Other, Mode::DumbInit),
         ] {

@@ -53,18 +53,28 @@ const LEFT_OUT: &[&str] = &[
 
 /// The layer with these packages, comma-separated, beside the minimal ones.
 pub(super) fn layer(packages: &str) -> Result<Layer> {
+    let included = (!packages.is_empty()).then(|| format!("--include={packages}"));
+    let options = ["--variant=minbase".to_owned()].into_iter().chain(included);
+    layer_of((SUITE, &sources()?), options)
+}
+
+/// The layer that mmdebstrap makes of a suite of these sources, with these options of it.
+pub(super) fn layer_of(
+    (suite, sources): (&str, &str),
+    options: impl IntoIterator<Item = String>,
+) -> Result<Layer> {
     let directory = tempfile::tempdir()?;
     let archive = directory.path().join("debian.tar");
     let mut mmdebstrap = command("mmdebstrap");
     mmdebstrap
-        .args(["--variant=minbase", "--mode=root", "--quiet"])
-        .args((!packages.is_empty()).then(|| format!("--include={packages}")))
-        .arg(SUITE)
+        .args(["--mode=root", "--quiet"])
+        .args(options)
+        .arg(suite)
         .arg(&archive)
-        .arg(sources()?)
+        .arg(sources)
         // Dates in /etc/shadow and the like come from there.
         .env("SOURCE_DATE_EPOCH", "1700000000");
-    output_of(&mut mmdebstrap, LIMIT).context("making a Debian tree")?;
+    output_of(&mut mmdebstrap, LIMIT).with_context(|| format!("making a tree of {suite}"))?;
     read(&archive)
 }
 

@@ -11,7 +11,7 @@ use launch::init::End;
 
 const USAGE: &str = "usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | exec CONTROL_FD | --version; \
                      in a container: application | busybox-job | component NAME | end | halt | job | last | listening | power-off | \
-                     stop";
+                     stop | upstart-end";
 
 /// As runc's init: no program of the container ends with it by chance.
 const EXIT_FAILED: u8 = 255;
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         [Some("power-off")] => image_init::power_off(),
         [Some("stop")] => image_init::stop(),
         [Some("end")] => image_init::end(),
+        [Some("upstart-end")] => image_init::upstart_end(),
         _ => return refuse(),
     };
     exit(end)

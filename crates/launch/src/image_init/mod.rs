@@ -15,7 +15,7 @@
 //!                                                                pid 1 is told to end all
 //!   the last program of pid 1, which is the stub: all get TERM; ends with the status in the file
 //! ```
-//! What differs from one init to the other is in `systemd`, `sysv` and `busybox`: what is in the image, the
+//! What differs from one init to the other is in `systemd`, `sysv`, `upstart` and `busybox`: what is in the image, the
 //! job, and how pid 1 comes to its last program. Nothing is written but to tmpfs: what is bound
 //! over files of the image lies in [`OWN`]. Must not give pid 1 a right that the program lacks.
 
@@ -25,11 +25,13 @@ mod busybox;
 mod component;
 mod files;
 mod keeper;
+mod rc;
 mod sbin;
 mod shutdown;
 pub mod style;
 mod systemd;
 mod sysv;
+mod upstart;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -54,6 +56,7 @@ pub use component::component;
 pub use shutdown::run as run_shutdown;
 pub use systemd::{SHUTDOWN, halt};
 pub use sysv::{cover, end, halt as power_off, job, listening, stop};
+pub use upstart::end as upstart_end;
 
 /// A tmpfs of ours in the container.
 pub const OWN: &str = "/run/runlxc";

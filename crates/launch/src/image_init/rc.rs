@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, host};
-use crate::image_init::accounts::read_regular;
-use crate::image_init::files::{bind, cover, link, make_directory, write};
-use crate::image_init::{OWN, refusal};
 use crate::services::SCRIPTS;
+
+use super::accounts::read_regular;
+use super::files::{bind, cover, link, make_directory, write};
+use super::{OWN, refusal};
 
 /// What insserv knows of the order of scripts. Where it is, scripts run in parallel, and none that it
 /// does not name; without it they run in the order of their links.
@@ -20,7 +21,7 @@ const START: u8 = 20;
 
 /// What is left out of the boot: devices, file systems, clock and names, which are the host's
 /// affair or made already.
-const NOT_AT_BOOT: [&str; 24] = [
+const NOT_AT_BOOT: [&str; 26] = [
     "brightness",
     "checkfs.sh",
     "checkroot-bootclean.sh",
@@ -44,15 +45,18 @@ const NOT_AT_BOOT: [&str; 24] = [
     "mountkernfs.sh",
     "mountnfs-bootclean.sh",
     "mountnfs.sh",
+    "mtab.sh",
+    "plymouth-log",
     "udev",
 ];
 
 /// What is left out of the end: it would turn off a machine, and kill the program's parent.
-const NOT_AT_END: [&str; 9] = [
+const NOT_AT_END: [&str; 10] = [
     "halt",
     "hwclock.sh",
     "killall",
     "killprocs",
+    "plymouth",
     "reboot",
     "sendsigs",
     "umountfs",
@@ -70,7 +74,7 @@ enum Purpose {
 
 /// A script that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Service {
+pub(super) struct Script {
     name: String,
     start: u8,
 }
@@ -90,7 +94,7 @@ fn parse(name: &str) -> Option<(char, u8, &str)> {
     Some((kind, number, name.get(3..)?))
 }
 
-impl Service {
+impl Script {
     /// Finds a script by its name.
     pub(super) fn find(name: &str) -> Result<Self> {
         let path = Path::new(SCRIPTS).join(name);
@@ -119,9 +123,9 @@ impl Service {
 }
 
 /// Puts ours in the place of the image's, where they differ in more than the absence of them.
-pub(super) fn arrange(level: char, services: &[Service]) -> Result<()> {
+pub(super) fn arrange(level: char, scripts: &[Script]) -> Result<()> {
     let running = directory(level);
-    if !services.is_empty() && !Path::new(&running).is_dir() {
+    if !scripts.is_empty() && !Path::new(&running).is_dir() {
         let why = format!("org.pouch.rich.services: the image has no directory {running}");
         return Err(refusal(why));
     }
@@ -133,10 +137,10 @@ pub(super) fn arrange(level: char, services: &[Service]) -> Result<()> {
     ] {
         let path = directory(level);
         if Path::new(&path).is_dir() {
-            replace(&path, purpose, services)?;
+            replace(&path, purpose, scripts)?;
         }
     }
-    if !services.is_empty() && Path::new(DEPENDENCIES).is_file() {
+    if !scripts.is_empty() && Path::new(DEPENDENCIES).is_file() {
         let empty = format!("{OWN}/depend.start");
         write(&empty, b"", 0o644)?;
         cover(&empty, DEPENDENCIES.as_ref())?;
@@ -157,13 +161,13 @@ fn names_in(path: &str) -> Vec<String> {
     names
 }
 
-fn replace(path: &str, purpose: Purpose, services: &[Service]) -> Result<()> {
+fn replace(path: &str, purpose: Purpose, scripts: &[Script]) -> Result<()> {
     let found = names_in(path).into_iter().map(|name| Link {
         target: fs::read_link(Path::new(path).join(&name)).ok(),
         name,
     });
     let found: Vec<_> = found.collect();
-    let wanted = arranged(purpose, &found, services);
+    let wanted = arranged(purpose, &found, scripts);
     if wanted == found {
         return Ok(());
     }
@@ -184,13 +188,13 @@ fn replace(path: &str, purpose: Purpose, services: &[Service]) -> Result<()> {
 }
 
 /// The links that a container has, of those of its image.
-fn arranged(purpose: Purpose, found: &[Link], services: &[Service]) -> Vec<Link> {
+fn arranged(purpose: Purpose, found: &[Link], scripts: &[Script]) -> Vec<Link> {
     let left_out: &[&str] = match purpose {
         Purpose::Boot => &NOT_AT_BOOT,
         Purpose::Running => &[],
         Purpose::End => &NOT_AT_END,
     };
-    let is_asked_for = |name: &str| services.iter().any(|service| service.name == name);
+    let is_asked_for = |name: &str| scripts.iter().any(|script| script.name == name);
     let mut all = found.to_vec();
     all.retain(|link| match parse(&link.name) {
         Some(('K', _, script)) if purpose == Purpose::Running => !is_asked_for(script),
@@ -202,17 +206,17 @@ fn arranged(purpose: Purpose, found: &[Link], services: &[Service]) -> Vec<Link>
         Purpose::Running => 'S',
         Purpose::End => 'K',
     };
-    for service in services {
-        let is_of_it = |link: &Link| matches!(parse(&link.name), Some((of, _, script)) if of == kind && script == service.name);
+    for wanted in scripts {
+        let is_of_it = |link: &Link| matches!(parse(&link.name), Some((of, _, script)) if of == kind && script == wanted.name);
         if !all.iter().any(is_of_it) {
             let number = match kind {
-                'S' => service.start,
+                'S' => wanted.start,
                 // What starts first is stopped last.
-                _ => 99 - service.start.min(98),
+                _ => 99 - wanted.start.min(98),
             };
             all.push(Link {
-                name: format!("{kind}{number:02}{}", service.name),
-                target: Some(Path::new(SCRIPTS).join(&service.name)),
+                name: format!("{kind}{number:02}{}", wanted.name),
+                target: Some(Path::new(SCRIPTS).join(&wanted.name)),
             });
         }
     }
@@ -228,12 +232,12 @@ mod tests {
             name: (*name).to_owned(),
             target: Some(PathBuf::from("../init.d/x")),
         });
-        let services = services.iter().map(|&(name, start)| Service {
+        let scripts = services.iter().map(|&(name, start)| Script {
             name: name.to_owned(),
             start,
         });
-        let (found, services): (Vec<_>, Vec<_>) = (found.collect(), services.collect());
-        let all = arranged(purpose, &found, &services);
+        let (found, scripts): (Vec<_>, Vec<_>) = (found.collect(), scripts.collect());
+        let all = arranged(purpose, &found, &scripts);
         all.into_iter().map(|link| link.name).collect()
     }
 

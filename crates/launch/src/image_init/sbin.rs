@@ -9,7 +9,7 @@ use crate::plan::ImageInit;
 
 use super::accounts::read_regular;
 use super::style::{self, Style};
-use super::{Program, busybox, refusal, sysv};
+use super::{Program, busybox, refusal, sysv, upstart};
 
 /// Makes what it finds in the container beside the image; gives how it is started.
 pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
@@ -24,6 +24,7 @@ pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Progr
     }
     match style {
         Style::Busybox => busybox::furnish(wanted, furnished),
+        Style::Upstart => upstart::furnish(&path, wanted, furnished),
         _ => sysv::furnish(&path, wanted, furnished),
     }
 }
@@ -36,14 +37,14 @@ fn find() -> Result<(PathBuf, Style)> {
     };
     let content = read_regular(path).ok().flatten().unwrap_or_default();
     match Style::of(&real, &content) {
-        style @ (Style::Sysv | Style::Busybox) => Ok((real, style)),
+        style @ (Style::Sysv | Style::Upstart | Style::Busybox) => Ok((real, style)),
         other => {
             let hint = match other {
                 Style::Systemd => ": mode systemd is for that",
                 _ => "",
             };
             Err(refusal(format!(
-                "mode sbin-init: {path} of the image ({}) is {}, neither sysvinit nor BusyBox{hint}",
+                "mode sbin-init: {path} of the image ({}) is {}, neither sysvinit, upstart nor BusyBox{hint}",
                 real.display(),
                 other.as_str()
             )))

@@ -50,7 +50,7 @@ impl Style {
 
     /// What asks it to end all in order, as it is set up here (kill(2)). systemd would take TERM for a
     /// wish to execute itself anew, INT for one to reboot, and end by QUIT; sysvinit does what its
-    /// inittab says for a failure of the power; BusyBox executes another init.
+    /// inittab says for a failure of the power, and upstart what its jobs do; BusyBox executes another init.
     #[must_use]
     pub fn stop_signal(self) -> i32 {
         match self {

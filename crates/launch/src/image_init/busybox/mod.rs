@@ -25,7 +25,7 @@ use crate::plan::ImageInit;
 use super::application::refuse_elsewhere;
 use super::files::{copy_stub, cover as bind_over, write};
 use super::sbin::text_of;
-use super::{component, shutdown, style, sysv};
+use super::{component, rc, shutdown, style, sysv};
 
 /// What has it end all in order.
 pub(super) const STOP: i32 = Signal::SIGQUIT as i32;
@@ -34,7 +34,7 @@ pub(super) const STOP: i32 = Signal::SIGQUIT as i32;
 pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
     let text = text_of(inittab::PATH)?;
     for name in &wanted.services {
-        sysv::is_script(name)?;
+        rc::Script::find(name)?;
     }
     copy_stub(&furnished.proc)?;
     let components = component::prepare(&wanted.components)?;

@@ -25,7 +25,7 @@ use crate::init::End;
 use super::{INITCTL, original};
 
 /// What a program may take to end: systemd's own limit for a unit, and a little.
-const STOP_LIMIT: Duration = Duration::from_secs(95);
+pub(in crate::image_init) const STOP_LIMIT: Duration = Duration::from_secs(95);
 
 /// What the kernel may take to end it, and its parent to say so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ fn parent_socket() -> String {
 }
 
 /// There once the container is about to end.
-fn stopping() -> String {
+pub(in crate::image_init) fn stopping() -> String {
     format!("{OWN}/stopping")
 }
 
@@ -169,10 +169,15 @@ pub fn stop() -> Result<End> {
 /// What keeps it from asking.
 pub fn end() -> Result<End> {
     refuse_elsewhere()?;
-    let path = ended();
-    fs::write(&path, "").map_err(host(|| format!("write {path}")))?;
+    note_end()?;
     ask(EXECUTE_ANEW)?;
     Ok(End::Forked)
+}
+
+/// Has what pid 1 executes next be its last program.
+pub(in crate::image_init) fn note_end() -> Result<()> {
+    let path = ended();
+    fs::write(&path, "").map_err(host(|| format!("write {path}")))
 }
 
 /// Whether a program that was called so covers the image's init.

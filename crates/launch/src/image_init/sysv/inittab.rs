@@ -8,7 +8,7 @@ use super::super::component::Component;
 use crate::plan::When;
 
 /// Where it is.
-pub(super) const PATH: &str = "/etc/inittab";
+pub(in crate::image_init) const PATH: &str = "/etc/inittab";
 
 /// Levels in which a machine works; `/etc/rc2.d` is Debian's.
 const LEVELS: std::ops::RangeInclusive<char> = '2'..='5';
@@ -66,18 +66,26 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// The first level that an inittab names, if a machine works in it.
+pub(in crate::image_init) fn default_level(inittab: &str) -> Option<char> {
+    let mut entries = inittab.lines().filter_map(Entry::parse);
+    let entry = entries.find(|entry| entry.action == "initdefault")?;
+    working_level(entry.levels)
+}
+
+/// The first of these levels, if a machine works in it.
+pub(in crate::image_init) fn working_level(levels: &str) -> Option<char> {
+    let first = levels.chars().next();
+    first.filter(|level| LEVELS.contains(level))
+}
+
 /// Makes ours of an image's.
 ///
 /// Entries are started in their order, and one with `wait` holds up those behind it: the program
 /// comes after all that the level starts, and in level 0 it is stopped before anything else is.
 pub(super) fn of(image: &str, components: &[Component]) -> Inittab {
     let entries: Vec<_> = image.lines().filter_map(Entry::parse).collect();
-    let level = entries
-        .iter()
-        .find(|entry| entry.action == "initdefault")
-        .and_then(|entry| entry.levels.chars().next())
-        .filter(|level| LEVELS.contains(level))
-        .unwrap_or(LEVEL);
+    let level = default_level(image).unwrap_or(LEVEL);
     let kept = entries
         .iter()
         .filter(|entry| !LEFT_OUT.contains(&entry.action) && !entry.is_about_a_terminal());

@@ -16,7 +16,6 @@
 
 mod control;
 mod inittab;
-mod rc;
 
 use std::path::Path;
 
@@ -30,10 +29,11 @@ use crate::plan::ImageInit;
 use super::component;
 use super::files::{copy_stub, cover as bind_over, link, make_directory, write};
 use super::sbin::text_of;
-use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst};
+use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, rc};
 
-pub(super) use control::job_ended_by;
+pub(super) use control::{STOP_LIMIT, job_ended_by, note_end, stopping};
 pub use control::{cover, end, halt, job, listening, stop};
+pub(super) use inittab::{PATH as INITTAB, default_level, working_level};
 
 /// Where sysvinit takes requests, since 2.89 and before.
 const INITCTL: &str = "/run/initctl";
@@ -47,8 +47,8 @@ fn original() -> String {
 /// Makes what it finds in the container beside the image; gives how it is started.
 pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
     let text = text_of(inittab::PATH)?;
-    let services = wanted.services.iter().map(|name| rc::Service::find(name));
-    let services: Vec<_> = services.collect::<Result<_>>()?;
+    let scripts = wanted.services.iter().map(|name| rc::Script::find(name));
+    let scripts: Vec<_> = scripts.collect::<Result<_>>()?;
     copy_stub(&furnished.proc)?;
     let components = component::prepare(&wanted.components)?;
     let inittab = inittab::of(&text, &components);
@@ -59,7 +59,7 @@ pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) ->
     let own = format!("{OWN}/inittab");
     write(&own, inittab.text.as_bytes(), 0o644)?;
     bind_over(&own, inittab::PATH.as_ref())?;
-    rc::arrange(inittab.level, &services)?;
+    rc::arrange(inittab.level, &scripts)?;
     // A request that comes before init makes it would be lost.
     mkfifo(INITCTL, Mode::from_bits_truncate(0o600))
         .map_err(host(|| format!("make the fifo {INITCTL}")))?;
@@ -74,9 +74,4 @@ pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) ->
         ],
         signals: SignalsAtFirst::Open,
     })
-}
-
-/// Refuses what is no script of the image's that starts and stops a service.
-pub(super) fn is_script(name: &str) -> Result<()> {
-    rc::Service::find(name).map(drop)
 }
