@@ -37,17 +37,18 @@ const FIRST: &[&[&str]] = &[
     &["test", "--locked", "-p", "integration", "--lib", "--bins"],
 ];
 
-/// Test programs that mostly compute, in guests and on disks: they run beside the others, which
+/// Test programs that mostly compute, in compilers, in guests and on disks: they run beside the others, which
 /// mostly wait. Longest first, so that both lanes end at about the same time.
 const BUSY: &[&str] = &[
+    "static_binaries",
     "quota_backends",
+    "runv",
     "snapshots",
     "image_disks",
     "quota_kernels",
     "snapshot_kills",
     "security_modules",
     "checkpoints",
-    "runv",
 ];
 
 /// Test programs that look at the whole machine, and those that ran already.
