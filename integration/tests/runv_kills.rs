@@ -143,7 +143,9 @@ fn cases(is_whole: bool) -> Vec<Case> {
 /// By which openings steps are known, and how often each was seen in this life.
 #[derive(Debug)]
 struct Steps {
+    /// The directory of all containers, and which of them it is about.
     root: PathBuf,
+    id: String,
     layers: PathBuf,
     cgroup: String,
     seen: BTreeMap<String, u32>,
@@ -163,7 +165,8 @@ impl Steps {
             // First it was looked for.
             ("disk", 2) => Some(Step::Up),
             ("state.json", 1) => Some(Step::Undoing),
-            ("directory", 1) => Some(Step::Removing),
+            // Whoever looks at it before does not remove it.
+            ("directory", _) if self.seen.contains_key("state.json") => Some(Step::Removing),
             _ => None,
         }
     }
@@ -179,10 +182,11 @@ impl Steps {
         if opening.path.starts_with(&self.layers) {
             return Some("disk".to_owned());
         }
-        let below = opening.path.strip_prefix(&self.root).ok()?;
+        // Of another container something may still be going on.
+        let below = opening.path.strip_prefix(self.root.join(&self.id)).ok()?;
         match below.components().count() {
-            1 => Some("directory".to_owned()),
-            2 => Some(below.file_name()?.to_string_lossy().into_owned()),
+            0 => Some("directory".to_owned()),
+            1 => Some(below.file_name()?.to_string_lossy().into_owned()),
             _ => None,
         }
     }
@@ -300,6 +304,7 @@ impl<'a> Scene<'a> {
     fn live(&self, id: &str, case: Case) -> Result<()> {
         let mut plan = self.plan();
         plan.steps.seen.clear();
+        id.clone_into(&mut plan.steps.id);
         plan.done = None;
         plan.armed = (case.step != Step::Running).then_some(case);
         drop(plan);
@@ -412,6 +417,7 @@ fn kills_on(installed: &Installed, is_whole: bool) -> Result<Vec<String>> {
     let plan = Mutex::new(Plan {
         steps: Steps {
             root,
+            id: String::new(),
             layers,
             cgroup: containerd.namespace.clone(),
             seen: BTreeMap::new(),
