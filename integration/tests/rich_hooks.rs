@@ -1,6 +1,7 @@
 //! Hooks in rich containers, by stock containerd: they run once for each run, whoever is killed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -312,6 +313,41 @@ fn a_prestart_hook_that_fails_fails_the_start_in_one_line() {
 }
 
 #[test]
+fn scripts_of_the_host_run_in_the_container() {
+    check(RUNTIME, &[Image::Busybox, Image::DebianSystemd], |bench| {
+        let root = tempfile::tempdir()?;
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755))?;
+        let script = |name: &str, word: &str| -> Result<PathBuf> {
+            let path = root.path().join(name);
+            let text =
+                format!("#!/bin/sh\necho {word}:$1:$(ls /run/pouch-hooks | wc -l) >>/log/order\n");
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            Ok(path)
+        };
+        let (before, _after) = (script("pre.sh", "pre")?, script("post.sh", "post")?);
+        let options = root.path().join("options.toml");
+        fs::write(
+            &options,
+            format!("HooksRoot = \"{}\"\n", root.path().display()),
+        )?;
+        let hooks = ["prestart=host:pre.sh a", "poststop=host:post.sh b"];
+        let name = format!("of-host-{:?}", bench.image).to_lowercase();
+        let mut logged = Logged::new(bench, &name, &hooks)?;
+        let options = options.display().to_string();
+        logged.container = logged.container.flags(&["--runtime-config-path", &options]);
+        let task = logged.container.detach(&["sh", "-c", PROGRAM])?;
+        logged.wait_for("pre:a:2 run")?;
+        // What comes after the end does not need it.
+        fs::remove_file(before)?;
+        task.kill(Signal::SIGTERM)?;
+        logged.wait_for("pre:a:2 run post:b:1")?;
+        task.remove()?;
+        logged.expect("pre:a:2 run post:b:1")
+    });
+}
+
+#[test]
 fn what_does_not_stop_anything_is_logged() {
     check(RUNTIME, &[Image::Busybox], |bench| {
         let hooks = [
@@ -355,7 +391,11 @@ fn hooks_that_mean_nothing_are_refused() {
             (&["prestart=bin/true"], "neither an absolute path"),
             (
                 &["poststop=host:/bin/true"],
-                "scripts of the host are not run",
+                "is no name of a script of the host's, as in host:prestart.sh",
+            ),
+            (
+                &["poststop=host:no-such-script"],
+                "script no-such-script of the host: /etc/runlxc/hooks",
             ),
             (
                 &["prestart=/bin/true", "hook-timeout=0"],

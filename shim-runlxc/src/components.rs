@@ -19,7 +19,7 @@ use mounts::flags::{BIND, NODEV, NOSUID, PRIVATE, RDONLY};
 use mounts::{Mount, MountOptions};
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, host_scripts};
 
 /// Where they lie on the host.
 pub const ROOT: &str = "/etc/runlxc/components";
@@ -40,6 +40,8 @@ pub struct Components {
     pub root: PathBuf,
     /// Those that every rich container has.
     pub always: Vec<String>,
+    /// Absolute path of the directory with scripts that hooks may name.
+    pub hooks_root: PathBuf,
 }
 
 impl Default for Components {
@@ -47,6 +49,7 @@ impl Default for Components {
         Self {
             root: PathBuf::from(ROOT),
             always: Vec::new(),
+            hooks_root: PathBuf::from(host_scripts::ROOT),
         }
     }
 }
@@ -111,7 +114,7 @@ pub(crate) fn add(plan: &mut Plan, operator: &Components) -> Result<()> {
         let directory = root.join(name);
         let manifest = read(&directory).map_err(failed)?;
         let service = service(name, manifest, &plan.init.pid_one).map_err(failed)?;
-        let mount = mount(name, &directory).map_err(failed)?;
+        let mount = bind(&directory, format!("{TARGET}/{name}")).map_err(failed)?;
         Ok((service, mount))
     });
     let (found, mounts): (Vec<_>, Vec<_>) = found.collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -165,7 +168,7 @@ fn read(directory: &Path) -> std::result::Result<Manifest, String> {
 }
 
 /// What is run as root is written by root alone.
-fn trusted(found: &std::fs::Metadata, path: &Path) -> std::result::Result<(), String> {
+pub(crate) fn trusted(found: &std::fs::Metadata, path: &Path) -> std::result::Result<(), String> {
     let others_write = found.mode() & 0o022 != 0;
     if found.uid() == 0 && !others_write {
         return Ok(());
@@ -211,13 +214,14 @@ fn service(
     })
 }
 
-/// Without suid programs and devices; its programs may run.
-fn mount(name: &str, directory: &Path) -> std::result::Result<PlannedMount, String> {
-    let source = directory.to_str();
-    let source = source.ok_or_else(|| format!("{} is not UTF-8", directory.display()))?;
+/// Read-only, without suid programs and devices; its programs may run.
+pub(crate) fn bind(source: &Path, target: String) -> std::result::Result<PlannedMount, String> {
+    let source = source
+        .to_str()
+        .ok_or_else(|| format!("{} is not UTF-8", source.display()))?;
     Ok(PlannedMount::Plain(Mount {
         source: source.to_owned(),
-        target: format!("{TARGET}/{name}"),
+        target,
         fstype: "bind".to_owned(),
         options: MountOptions {
             flags_set: BIND | RDONLY | NOSUID | NODEV,

@@ -17,7 +17,7 @@ use crate::id::ContainerId;
 use crate::joined::Joined;
 use crate::lxcfs::{self, Lxcfs};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, agent, image, inherited, progress, stub};
+use crate::{Error, Result, agent, host_scripts, image, inherited, progress, stub};
 
 /// A container to make.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
     })?;
     bundle::annotations::refuse_of_machines(&plan.annotations)?;
     components::add(&mut plan, &request.components)?;
+    host_scripts::add(&mut plan, &request.components.hooks_root)?;
     let view = lxcfs::bind(&mut plan, &request.lxcfs)?;
     log(request.id.as_str(), &plan.warnings, &plan.notes);
     bundle::capabilities::check_inheritable(&plan.init.process)?;

@@ -157,6 +157,14 @@ pub enum Error {
         /// What is in the way.
         why: String,
     },
+    /// A script of the operator's that a hook names and cannot have.
+    #[error("script {name} of the host: {why}")]
+    HostScript {
+        /// Its name.
+        name: String,
+        /// What is in the way.
+        why: String,
+    },
     /// Limits of a container's network.
     #[error("{field}")]
     Traffic {

@@ -39,6 +39,7 @@ pub mod delete;
 pub mod exec;
 mod external;
 mod hook_output;
+pub mod host_scripts;
 mod image;
 mod inherited;
 mod joined;

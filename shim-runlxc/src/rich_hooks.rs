@@ -33,7 +33,7 @@ use crate::joined::Joined;
 use crate::journal::Journal;
 use crate::process::{Liveness, ProcessId};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, agent, components, delete, progress, stub, wait};
+use crate::{Error, Result, agent, components, delete, host_scripts, progress, stub, wait};
 
 /// How long another start or end of the same container may take beside the time of its hook.
 const OTHER_END_MAX: Duration = CREATE_LIMIT;
@@ -373,10 +373,10 @@ fn reshape(plan: &mut Plan, command: &Command) {
     for limit in [INGRESS, EGRESS] {
         plan.annotations.remove(limit);
     }
-    // A component's directory may be gone, and nobody starts it here.
-    plan.init
-        .mounts
-        .retain(|planned| !components::is_mount(planned));
+    // A component's directory may be gone, and nobody starts it here; so may another hook's script.
+    plan.init.mounts.retain(|planned| {
+        !components::is_mount(planned) && !host_scripts::is_of_another(planned, command)
+    });
     plan.init.process = command.process(&plan.init.process);
     plan.init.pid_one = PidOne::stub();
     plan.namespaces.iter_mut().for_each(renew);
@@ -421,6 +421,7 @@ mod tests {
             ),
         ] {
             let command = Command {
+                script: None,
                 args: command,
                 timeout_s: 1,
                 on_failure: OnFailure::Fail,

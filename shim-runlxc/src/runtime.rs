@@ -83,6 +83,7 @@ fn components(options: &Options) -> Components {
     Components {
         root: options.components_root.clone().unwrap_or(usual.root),
         always: options.components.clone(),
+        hooks_root: options.hooks_root.clone().unwrap_or(usual.hooks_root),
     }
 }
 

@@ -21,6 +21,7 @@ fn code(error: &Error) -> Code {
         Error::State(_)
         | Error::EndedUnready { .. }
         | Error::Component { .. }
+        | Error::HostScript { .. }
         | Error::Traffic {
             source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
             ..

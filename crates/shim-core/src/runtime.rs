@@ -68,6 +68,9 @@ pub struct Options {
     /// Those that every rich container has.
     #[serde(default)]
     pub components: Vec<String>,
+    /// Where scripts lie that hooks may name, instead of their usual place.
+    #[serde(default)]
+    pub hooks_root: Option<PathBuf>,
     /// Whether a container runs without what its kernel lacks of no_new_privs and filters.
     #[serde(default)]
     pub hardening_optional: bool,
@@ -352,6 +355,7 @@ mod tests {
             "lxcfs_optional",
             "components_root",
             "components",
+            "hooks_root",
             "hardening_optional",
         ] {
             assert!(fields.remove(younger).is_some(), "{younger}");

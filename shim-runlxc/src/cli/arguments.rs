@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::quantity;
 use crate::criu::wire::CgroupsMode;
-use crate::{components, lxcfs};
+use crate::{components, host_scripts, lxcfs};
 
 /// Where the state of containers is unless `--root` says otherwise.
 pub(crate) const ROOT: &str = "/run/runlxc";
@@ -76,6 +76,9 @@ pub(crate) struct Components {
     /// Components that every rich container has
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = component)]
     pub(crate) components: Vec<String>,
+    /// Where scripts lie that hooks of rich containers may name as host:NAME
+    #[arg(long, value_name = "DIR", default_value = host_scripts::ROOT)]
+    pub(crate) hooks_root: PathBuf,
 }
 
 fn component(name: &str) -> Result<String, String> {

@@ -191,18 +191,20 @@ fn absolute_root(root: &Path) -> Result<PathBuf> {
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings> {
-    let root = &arguments.lxcfs.lxcfs_root;
+    let absolute = |option: &str, path: &Path| {
+        let resolved = std::path::absolute(path);
+        resolved.map_err(Error::on(&format!("resolve {option}"), path))
+    };
+    let of_operator = &arguments.components;
     Ok(Settings {
         lxcfs: Lxcfs {
-            root: std::path::absolute(root).map_err(Error::on("resolve --lxcfs-root", root))?,
+            root: absolute("--lxcfs-root", &arguments.lxcfs.lxcfs_root)?,
             is_optional: arguments.lxcfs.lxcfs_optional,
         },
         components: Components {
-            root: std::path::absolute(&arguments.components.components_root).map_err(Error::on(
-                "resolve --components-root",
-                &arguments.components.components_root,
-            ))?,
-            always: arguments.components.components.clone(),
+            root: absolute("--components-root", &of_operator.components_root)?,
+            always: of_operator.components.clone(),
+            hooks_root: absolute("--hooks-root", &of_operator.hooks_root)?,
         },
         hardening_optional: host::hardening_optional(arguments.hardening_optional)?,
     })

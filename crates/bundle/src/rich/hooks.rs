@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use launch::plan::{Process, Toggle};
 use serde::{Deserialize, Serialize};
 
-use super::{annotation, ready};
+use super::{annotation, components, ready};
 use crate::annotations::{nearest, seconds};
 use crate::{Error, Result};
 
@@ -30,8 +30,11 @@ const COMMAND_BYTES_MAX: usize = 16 << 10;
 
 /// What stands before a command for the image's shell.
 const INLINE: &str = "sh:";
-/// What stands before a script of the host.
+/// What stands before the name of a script of the host.
 const OF_HOST: &str = "host:";
+
+/// Where scripts of the host are in a container, each by its name.
+pub const SCRIPTS: &str = "/run/pouch-hooks";
 
 /// The hooks of a container; by default none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,9 @@ pub struct Hooks {
 pub struct Command {
     /// argv; never empty.
     pub args: Vec<String>,
+    /// The operator's script that it is, by its name: below [`SCRIPTS`] in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
     /// Seconds it may run.
     pub timeout_s: u32,
     /// What its failure means.
@@ -69,8 +75,7 @@ impl Hooks {
     /// What these annotations ask for.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a value that means nothing, [`Error::Unsupported`] for a script of the
-    /// host.
+    /// [`Error::Invalid`] for a value that means nothing.
     pub fn of(annotations: &BTreeMap<String, String>) -> Result<Self> {
         let hooks = [PRESTART, POSTSTOP];
         if !hooks.iter().any(|key| annotations.contains_key(*key)) {
@@ -92,11 +97,15 @@ impl Hooks {
         let on_failure = annotations.get(FAILURE).map(|word| policy(word));
         let on_failure = on_failure.transpose()?.unwrap_or_default();
         let command = |key: &str| match annotations.get(key) {
-            Some(text) => Ok(Some(Command {
-                args: arguments(&annotation(key), text)?,
-                timeout_s,
-                on_failure,
-            })),
+            Some(text) => {
+                let (args, script) = words(&annotation(key), text)?;
+                Ok(Some(Command {
+                    args,
+                    script,
+                    timeout_s,
+                    on_failure,
+                }))
+            }
             None => Ok(None),
         };
         Ok(Self {
@@ -140,6 +149,20 @@ pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
     }
 }
 
+/// The words of a hook, and the script of the host that it is.
+fn words(field: &str, text: &str) -> Result<(Vec<String>, Option<String>)> {
+    let Some(rest) = text.strip_prefix(OF_HOST) else {
+        return Ok((arguments(field, text)?, None));
+    };
+    let name = rest.split_whitespace().next().unwrap_or_default();
+    if !components::is_name(name) {
+        let why = format!("{name:?} is no name of a script of the host's, as in host:prestart.sh");
+        return Err(Error::invalid(field, why));
+    }
+    let args = arguments(field, &format!("{SCRIPTS}/{}", rest.trim_start()))?;
+    Ok((args, Some(name.to_owned())))
+}
+
 /// The words of a command as an annotation has it; `field` says it.
 pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
     let refuse = |why: String| Err(Error::invalid(field, why));
@@ -155,11 +178,6 @@ pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
             return refuse(format!("nothing comes after {INLINE}"));
         }
         return Ok(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
-    }
-    if text.starts_with(OF_HOST) {
-        let why = "scripts of the host are not run in containers; mount it into this one and name \
-                   the path that it has there";
-        return Err(Error::unsupported(field, why));
     }
     if !text.starts_with('/') {
         let why = format!(
@@ -216,6 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn a_script_of_the_host_is_named_and_never_a_path() {
+        let hooks = parse(&[(PRESTART, "host: pre.sh  a b"), (POSTSTOP, "/x")]).unwrap();
+        let prestart = hooks.prestart.unwrap();
+        assert_eq!(prestart.args, ["/run/pouch-hooks/pre.sh", "a", "b"]);
+        assert_eq!(prestart.script.as_deref(), Some("pre.sh"));
+        assert_eq!(hooks.poststop.unwrap().script, None);
+        for (text, name) in [
+            ("host:/opt/x", "/opt/x"),
+            ("host:../x", "../x"),
+            ("host:", ""),
+            ("host:.x", ".x"),
+        ] {
+            let why = "is no name of a script of the host's, as in host:prestart.sh";
+            refused(
+                &[(PRESTART, text)],
+                &format!("annotations.{PRESTART}: {name:?} {why}"),
+            );
+        }
+    }
+
+    #[test]
     fn time_and_policy_are_of_both_hooks() {
         let hooks = parse(&[
             (PRESTART, "/a"),
@@ -256,8 +295,6 @@ mod tests {
         let long = format!("sh:{}", "x".repeat(COMMAND_BYTES_MAX));
         let expected = format!("annotations.{PRESTART}: 16387 bytes, and 16384 are the most");
         refused(&[(PRESTART, &long)], &expected);
-        let hosts = parse(&[(PRESTART, "host:/opt/x")]).unwrap_err();
-        assert!(matches!(hosts, Error::Unsupported { .. }), "{hosts}");
         for text in ["0", "601", "-1", "3s", "", "99999999999"] {
             let why =
                 format!("annotations.{TIMEOUT}: {text:?} is no number of seconds from 1 to 600");
@@ -278,7 +315,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_command_or_an_error_of_one_line(text in "(sh:|host:|/)?(?s:.{0,40})") {
-            match arguments(PRESTART, &text) {
+            match words(PRESTART, &text).map(|(args, _)| args) {
                 Ok(args) => prop_assert!(args[0].starts_with('/')),
                 Err(error) => prop_assert!(!error.to_string().contains('\n')),
             }

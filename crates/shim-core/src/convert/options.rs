@@ -164,6 +164,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
                 parsed.options.components_root = path(&key, &word(&key, &value)?)?;
             }
             "components" => parsed.options.components = names(&key, &word(&key, &value)?)?,
+            "hooksroot" => parsed.options.hooks_root = path(&key, &word(&key, &value)?)?,
             "hardeningoptional" => parsed.options.hardening_optional = truth(&key, &value)?,
             "systemdcgroup" => refuse(&key, truth(&key, &value)?)?,
             "binaryname" | "criupath" | "criuimagepath" | "criuworkpath" => {
@@ -175,7 +176,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
     Ok(parsed)
 }
 
-const KNOWN_KEYS: [&str; 11] = [
+const KNOWN_KEYS: [&str; 12] = [
     "NoPivotRoot",
     "NoNewKeyring",
     "ShimCgroup",
@@ -186,6 +187,7 @@ const KNOWN_KEYS: [&str; 11] = [
     "LxcfsOptional",
     "ComponentsRoot",
     "Components",
+    "HooksRoot",
     "HardeningOptional",
 ];
 
@@ -397,10 +399,12 @@ mod tests {
 
     #[test]
     fn components_are_the_operators_to_name() {
-        let text = "ComponentsRoot = \"/srv/ops\"\nComponents = \"monitor,logs\"";
+        let text = "ComponentsRoot = \"/srv/ops\"\nComponents = \"monitor,logs\"\n\
+                    HooksRoot = \"/srv/hooks\"";
         let options = generic(&[(26, text)]).unwrap().options;
         assert_eq!(options.components_root, Some("/srv/ops".into()));
         assert_eq!(options.components, ["monitor", "logs"]);
+        assert_eq!(options.hooks_root, Some("/srv/hooks".into()));
         let none = generic(&[(26, "Components = \"\"")]).unwrap().options;
         assert!(none.components.is_empty());
         let refused = generic(&[(26, "Components = \"a,../b\"")]).unwrap_err();
@@ -478,7 +482,7 @@ mod tests {
             generic(&[(26, "IoUiid = 1")]),
             "unknown runtime option IoUiid; known are NoPivotRoot, NoNewKeyring, ShimCgroup, \
              IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional, ComponentsRoot, Components, \
-             HardeningOptional",
+             HooksRoot, HardeningOptional",
         );
         check(
             generic(&[(26, "IoUid = \"a\"")]),
