@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bundle::{Bundle, Status};
+use bundle::Bundle;
 use launch::plan::{RootEntry, Toggle};
 
 use super::arguments::{Create, Delete, Id, Kill, Run};
@@ -17,12 +17,12 @@ use crate::create::{self, Created, Parent, Stdio};
 use crate::delete::{self, Running};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::journal::Phase;
 use crate::lxcfs::{self, Lxcfs};
-use crate::{Error, Result, wait};
+use crate::{Error, Result};
 
-/// How long a `start` waits for a `create` that is at work, and how often it looks.
+/// How long a `start` waits for a `create` that is at work.
 const CREATE_WAIT: Duration = Duration::from_secs(10);
-const CREATE_LOOK: Duration = Duration::from_millis(10);
 
 /// The three of this process, to be lent to a container's.
 pub(crate) struct OwnStreams(io::Stdin, io::Stdout, io::Stderr);
@@ -189,12 +189,15 @@ pub(crate) fn tell(listeners: Listeners<'_>, made: Created) -> Result<Container>
 /// While the container is made it waits for that, within a limit: there are callers that give `create`
 /// a moment and do not wait for its end.
 pub(crate) fn start(root: &Path, id: &Id) -> Result<ExitCode> {
-    let deadline = Instant::now() + CREATE_WAIT;
-    while open(root, &id.container_id)?.status()? == Status::Creating && Instant::now() < deadline {
-        wait::pause(CREATE_LOOK)?;
+    let mut container = open(root, &id.container_id)?;
+    if container.journal().phase == Phase::Creating {
+        // Whoever creates it holds this lock from before the journal's first word to after the last.
+        let made = container.dir.lock_within(CREATE_WAIT);
+        // It may be undone and gone by now; that counts more than a lock that cannot be taken.
+        container = open(root, &id.container_id)?;
+        drop(made?);
     }
-    // As it is now: what was read before may be of a container that is being made.
-    open(root, &id.container_id)?.start()?;
+    container.start()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,9 @@
 //! Hooks at their points, and what their failures mean (runtime-spec runtime.md, Lifecycle).
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::harness::Place;
@@ -53,7 +57,7 @@ fn hooks_run_in_order_with_the_state_of_their_moment() {
     place.finish();
 }
 
-/// Whichever of the two comes first: the hook ends only when the start can have begun.
+/// The hook ends only when the start waits for the lock of whoever creates.
 #[test]
 fn a_start_waits_for_the_create_that_is_at_work() {
     let mut place = Place::new("sleep 100");
@@ -68,6 +72,7 @@ fn a_start_waits_for_the_create_that_is_at_work() {
         let create = scope.spawn(|| place.create());
         std::fs::read(&entered).unwrap();
         let start = scope.spawn(|| place.on("start"));
+        wait_for_waiter(&place.root().join(&place.id));
         std::fs::write(&go, "\n").unwrap();
         create.join().unwrap().ok();
         start.join().unwrap().ok();
@@ -75,6 +80,18 @@ fn a_start_waits_for_the_create_that_is_at_work() {
     assert_eq!(place.status(), "running");
     place.run(&["delete", "--force", &place.id]).ok();
     place.finish();
+}
+
+/// Until somebody waits for the lock of this directory, as proc(5) lists it.
+fn wait_for_waiter(path: &Path) {
+    let inode = format!(":{} ", std::fs::metadata(path).unwrap().ino());
+    let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&inode);
+    let begun = Instant::now();
+    let locks = || std::fs::read_to_string("/proc/locks").unwrap();
+    while !locks().lines().any(waits) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
+        std::thread::yield_now();
+    }
 }
 
 /// As hooks for GPUs do it: in the mount namespace of the state's pid, below the root on the host.
