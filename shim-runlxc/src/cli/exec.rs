@@ -35,12 +35,12 @@ pub(crate) fn exec(root: &Path, arguments: &Exec) -> Result<ExitCode> {
     let below = below(container.cgroup(), &arguments.cgroup)?;
     let streams = OwnStreams::get();
     let prepared = container.exec(&Request {
+        inherited_fds: process.preserve_fds,
         process,
         stdio: match terminal {
             Toggle::On => Stdio::Terminal,
             Toggle::Off => streams.lend(),
         },
-        inherited_fds: arguments.preserve_fds,
         paused: if arguments.ignore_paused {
             Paused::Ignore
         } else {
