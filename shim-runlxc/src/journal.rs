@@ -264,3 +264,41 @@ fn without_services(pid_one: &PidOne) -> PidOne {
         other => other.clone(),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod example {
+    use cgroups::Hierarchies;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The journal of a container that was created and of which nothing is there, with these fields
+    /// instead.
+    pub(crate) fn journal(fields: &Value) -> Journal {
+        let mountinfo = "40 31 0:37 / /nowhere rw - cgroup2 cgroup2 rw\n";
+        let hierarchies = Hierarchies::detect(mountinfo, "0::/\n").unwrap();
+        let mut journal = json!({
+            "version": VERSION,
+            "id": "c",
+            "bundle": "/nowhere",
+            "rootfs": "/nowhere",
+            "createdNs": 0,
+            "annotations": {},
+            "lxcName": format!("nobody-{}", std::process::id()),
+            "lxcCgroups": [],
+            "cgroup": CgroupPaths::new(&hierarchies, "/c").unwrap(),
+            "namespaces": [],
+            "pidNamespace": "own",
+            "startLimitS": 0,
+            "capabilities": NO_CAPABILITIES,
+            "hooksPoststart": [],
+            "hooksPoststop": [],
+            "init": null,
+            "phase": "created",
+        });
+        for (field, value) in fields.as_object().unwrap() {
+            journal[field] = value.clone();
+        }
+        serde_json::from_value(journal).unwrap()
+    }
+}

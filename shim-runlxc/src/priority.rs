@@ -145,41 +145,15 @@ fn tell(wanted: Priority, applied: &[Applied], journal: &mut Journal) {
 
 #[cfg(test)]
 mod tests {
-    use cgroups::{CgroupPaths, Hierarchies};
     use serde_json::json;
 
     use super::*;
-
-    /// A journal that has no more than these annotations, and namespaces.
-    fn journal(annotations: &serde_json::Value, namespaces: &serde_json::Value) -> Journal {
-        let mountinfo = "40 31 0:37 / /nowhere rw - cgroup2 cgroup2 rw\n";
-        let hierarchies = Hierarchies::detect(mountinfo, "0::/\n").unwrap();
-        let journal = json!({
-            "version": Journal::VERSION,
-            "id": "c",
-            "bundle": "/nowhere",
-            "rootfs": "/nowhere",
-            "createdNs": 0,
-            "annotations": annotations,
-            "lxcName": "nobody",
-            "lxcCgroups": [],
-            "cgroup": CgroupPaths::new(&hierarchies, "/c").unwrap(),
-            "namespaces": namespaces,
-            "pidNamespace": "own",
-            "startLimitS": 0,
-            "capabilities": bundle::capabilities::NONE,
-            "hooksPoststart": [],
-            "hooksPoststop": [],
-            "init": null,
-            "phase": "created",
-        });
-        serde_json::from_value(journal).unwrap()
-    }
+    use crate::journal::example;
 
     #[test]
     fn packets_have_a_priority_in_the_hosts_network_alone() {
-        let in_hosts = |namespaces, path: Option<&str>| {
-            let mut journal = journal(&json!({}), &namespaces);
+        let in_hosts = |namespaces: serde_json::Value, path: Option<&str>| {
+            let mut journal = example::journal(&json!({"namespaces": namespaces}));
             journal.network = path.map(Into::into);
             is_in_hosts_network(&journal)
         };
@@ -207,7 +181,7 @@ mod tests {
             (NOTHING, NOTHING),
         ] {
             let annotations = json!({priority::PRIORITY: "online", priority::APPLIED: before});
-            let mut journal = journal(&annotations, &json!([]));
+            let mut journal = example::journal(&json!({"annotations": annotations}));
             let cgroup = Cgroup::from_paths(journal.cgroup.clone());
             change(&update, &Resources::default(), &cgroup, &mut journal).unwrap();
             assert_eq!(journal.annotations[priority::APPLIED], after);

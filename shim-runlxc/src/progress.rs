@@ -82,11 +82,11 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
-    use cgroups::{CgroupPaths, Hierarchies};
     use serde_json::json;
 
     use super::*;
     use crate::Error;
+    use crate::journal::example;
 
     fn made(root: &Path) -> (StateDir, ContainerId) {
         let id = ContainerId::parse("c").unwrap();
@@ -101,28 +101,7 @@ mod tests {
             "env": [],
             "timeout_s": null,
         });
-        let mountinfo = "40 31 0:37 / /nowhere rw - cgroup2 cgroup2 rw\n";
-        let hierarchies = Hierarchies::detect(mountinfo, "0::/\n").unwrap();
-        let journal = json!({
-            "version": Journal::VERSION,
-            "id": "c",
-            "bundle": "/nowhere",
-            "rootfs": "/nowhere",
-            "createdNs": 0,
-            "annotations": {},
-            "lxcName": format!("nobody-{}", std::process::id()),
-            "lxcCgroups": [],
-            "cgroup": CgroupPaths::new(&hierarchies, "/c").unwrap(),
-            "namespaces": [],
-            "pidNamespace": "own",
-            "startLimitS": 0,
-            "capabilities": bundle::capabilities::NONE,
-            "hooksPoststart": [],
-            "hooksPoststop": [hook],
-            "init": null,
-            "phase": "creating",
-        });
-        serde_json::from_value(journal).unwrap()
+        example::journal(&json!({"hooksPoststop": [hook], "phase": "creating"}))
     }
 
     #[test]
