@@ -170,24 +170,24 @@ fn again_and_again(
             Ok(restarts::Side::Forked(mut line)) => {
                 let error = prepared.execute();
                 line.failed();
-                return match connection {
-                    Some(connection) => tell(&connection, &error),
-                    None => Err(error),
-                };
+                return tell_starter(connection, error);
             }
             Ok(restarts::Side::Stopped) => return Ok(End::Abandoned),
-            Err(error) => {
-                return match connection {
-                    Some(connection) => tell(&connection, &error),
-                    None => Err(error),
-                };
-            }
+            Err(error) => return tell_starter(connection, error),
         }
         // Its end of file says that the first one runs.
         drop(connection.take());
         if let Some(code) = restarts.wait(|_| Ok(()))? {
             return Ok(End::Program(ExitStatus::Exited(code)));
         }
+    }
+}
+
+/// Tells whoever waits for the first program; nobody does for those after it.
+fn tell_starter(connection: Option<UnixStream>, error: Error) -> Result<End> {
+    match connection {
+        Some(connection) => tell(&connection, &error),
+        None => Err(error),
     }
 }
 
