@@ -24,6 +24,7 @@ mod application;
 mod busybox;
 mod component;
 mod files;
+mod inittab;
 mod keeper;
 mod rc;
 mod sbin;

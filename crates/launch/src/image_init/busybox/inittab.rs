@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use super::super::OWN;
 use super::super::component::Component;
+use super::super::inittab::Entry;
 use crate::plan::When;
 use crate::services::SCRIPTS;
 
@@ -18,46 +19,21 @@ pub(super) const PATH: &str = "/etc/inittab";
 const KEPT: [&str; 5] = ["sysinit", "wait", "once", "respawn", "shutdown"];
 
 /// Programs that are the host's affair, or have nothing to do in a container.
-const LEFT_OUT: [&str; 8] = [
-    "fsck", "getty", "hostname", "hwclock", "mount", "swapoff", "swapon", "umount",
+const LEFT_OUT: [&str; 9] = [
+    "fsck", "getty", "hostname", "hwclock", "mount", "sulogin", "swapoff", "swapon", "umount",
 ];
 
-/// A line of it.
-struct Entry<'a> {
-    terminal: &'a str,
-    action: &'a str,
-    process: &'a str,
-}
-
-impl<'a> Entry<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let line = line.trim();
-        if line.starts_with('#') {
-            return None;
-        }
-        let mut fields = line.splitn(4, ':');
-        let terminal = fields.next()?;
-        let action = fields.nth(1)?.trim();
-        let process = fields.next()?.trim();
-        Some(Self {
-            terminal,
-            action,
-            process,
-        })
+fn is_kept(entry: &Entry<'_>) -> bool {
+    // One that comes again on a terminal is for whoever sits there.
+    let is_for_a_terminal = !["", "null"].contains(&entry.id);
+    if !KEPT.contains(&entry.action) || entry.action == "respawn" && is_for_a_terminal {
+        return false;
     }
-
-    fn is_kept(&self) -> bool {
-        // One that comes again on a terminal is for whoever sits there.
-        let is_for_a_terminal = !["", "null"].contains(&self.terminal);
-        if !KEPT.contains(&self.action) || self.action == "respawn" && is_for_a_terminal {
-            return false;
-        }
-        // A login shell begins with a dash.
-        let program = self.process.split_ascii_whitespace().next();
-        let program = program.unwrap_or_default().trim_start_matches('-');
-        let name = program.rsplit('/').next().unwrap_or_default();
-        !LEFT_OUT.contains(&name) && name != "sulogin"
-    }
+    // A login shell begins with a dash.
+    let program = entry.process.split_ascii_whitespace().next();
+    let program = program.unwrap_or_default().trim_start_matches('-');
+    let name = program.rsplit('/').next().unwrap_or_default();
+    !LEFT_OUT.contains(&name)
 }
 
 /// Makes ours of an image's.
@@ -79,12 +55,9 @@ pub(super) fn of(image: &str, services: &[String], components: &[Component]) -> 
     }
     for Entry {
         action, process, ..
-    } in image
-        .lines()
-        .filter_map(Entry::parse)
-        .filter(Entry::is_kept)
+    } in image.lines().filter_map(Entry::parse).filter(is_kept)
     {
-        add(action, process);
+        add(action, process.trim());
     }
     for name in services {
         add("wait", &format!("{SCRIPTS}/{name} start"));

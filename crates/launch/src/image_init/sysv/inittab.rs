@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::OWN;
 use super::super::component::Component;
+use super::super::inittab::Entry;
 use crate::plan::When;
 
 /// Where it is.
@@ -35,35 +36,11 @@ pub(super) struct Inittab {
     pub(super) level: char,
 }
 
-/// A line of it.
-struct Entry<'a> {
-    id: &'a str,
-    levels: &'a str,
-    action: &'a str,
-    process: &'a str,
-}
-
-impl<'a> Entry<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let line = line.trim_start();
-        if line.starts_with('#') {
-            return None;
-        }
-        let mut fields = line.splitn(4, ':');
-        Some(Self {
-            id: fields.next()?,
-            levels: fields.next()?,
-            action: fields.next()?.trim(),
-            process: fields.next()?,
-        })
-    }
-
-    /// There are no terminals but the program's.
-    fn is_about_a_terminal(&self) -> bool {
-        let word = self.process.split_ascii_whitespace().next();
-        word.is_some_and(|word| word.contains("getty"))
-            || self.action == "respawn" && self.process.contains("/sulogin")
-    }
+/// There are no terminals but the program's.
+fn is_about_a_terminal(entry: &Entry<'_>) -> bool {
+    let word = entry.process.split_ascii_whitespace().next();
+    word.is_some_and(|word| word.contains("getty"))
+        || entry.action == "respawn" && entry.process.contains("/sulogin")
 }
 
 /// The first level that an inittab names, if a machine works in it.
@@ -88,7 +65,7 @@ pub(super) fn of(image: &str, components: &[Component]) -> Inittab {
     let level = default_level(image).unwrap_or(LEVEL);
     let kept = entries
         .iter()
-        .filter(|entry| !LEFT_OUT.contains(&entry.action) && !entry.is_about_a_terminal());
+        .filter(|entry| !LEFT_OUT.contains(&entry.action) && !is_about_a_terminal(entry));
     let ids = own_ids(&entries, components.len());
     let mut text = format!("{}:{level}:initdefault:\n", ids[0]);
     let _written = writeln!(text, "{}::sysinit:+{OWN}/init listening", ids[7]);
