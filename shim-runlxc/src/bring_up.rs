@@ -96,7 +96,7 @@ impl Attempt<'_> {
         tracing::debug!(lxc = %tools.lxc.version, "nsexec container setup by lxc-start");
         let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
         cgroup.apply(&self.plan.resources)?;
-        priority::apply(self.plan, &cgroup, journal)?;
+        priority::apply(self.plan, &cgroup, journal);
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
         tracing::debug!(pid = pid.as_raw(), "child process in init()");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use bundle::colocation::{self, Colocation};
+use bundle::colocation::{self, CLASS_APPLIED};
 use bundle::{NamespaceKind, Plan, Update, priority};
-use cgroups::colocation::RESCTRL;
+use cgroups::colocation::{self as kernel, RESCTRL};
 use cgroups::{Applied, Cgroup, Priority, Resources};
 
 use crate::Result;
@@ -17,10 +17,7 @@ const NOTHING: &str = "nothing: this kernel has no file for it, or linux.resourc
 const CLASS: &str = "pouch-";
 
 /// Writes what there is to write, into the cgroup and into the annotations of the state.
-///
-/// # Errors
-/// A word that means nothing.
-pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Result<()> {
+pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) {
     if let Some(wanted) = plan.priority {
         let mut applied = cgroup.prioritise(wanted, &plan.resources);
         if is_in_hosts_network(journal) {
@@ -28,10 +25,7 @@ pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Resu
         }
         tell(wanted, &applied, journal);
     }
-    let words = Colocation::of(&plan.annotations)?;
-    if words.is_none() {
-        return Ok(());
-    }
+    let words = &plan.colocation;
     // What is said by the name of a file counts more than a priority.
     let applied = cgroup.set_up(&words.settings);
     let unknown = words.unknown.iter();
@@ -42,46 +36,40 @@ pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) -> Resu
         let applied = all.join(", ");
         let container = journal.id.as_str();
         tracing::info!(container, applied, "words for colocation");
-        add(journal, colocation::APPLIED, applied);
+        let key = colocation::APPLIED.to_owned();
+        journal.annotations.insert(key, applied);
     }
-    Ok(())
 }
 
 /// Puts threads into the class that the container's annotations, or the operator for its priority, have
 /// named: pid 1's before it forks, and all of a container that was brought back.
 ///
 /// # Errors
-/// A word that means nothing; what keeps it from knowing the threads.
+/// What keeps it from knowing the threads.
 pub(crate) fn classify(
     plan: &Plan,
     threads: impl FnOnce() -> Result<Vec<i32>>,
     journal: &mut Journal,
 ) -> Result<()> {
-    let resctrl = Path::new(RESCTRL);
-    let (class, key) = match (Colocation::of(&plan.annotations)?.class, plan.priority) {
-        (Some(class), _) => (class, colocation::APPLIED),
-        (None, Some(wanted)) => (format!("{CLASS}{}", wanted.as_str()), priority::APPLIED),
-        (None, None) => return Ok(()),
+    let named = plan.colocation.class.clone();
+    let is_named = named.is_some();
+    let of_priority = || Some(format!("{CLASS}{}", plan.priority?.as_str()));
+    let Some(class) = named.or_else(of_priority) else {
+        return Ok(());
     };
-    let told = match cgroups::colocation::classify(resctrl, &class, &threads()?) {
+    let told = match kernel::classify(Path::new(RESCTRL), &class, &threads()?) {
         Some(applied) => applied.to_string(),
+        None if is_named => {
+            format!("resctrl={class} refused (there is no such class below {RESCTRL})")
+        }
         // Nobody asked for that one by its name.
-        None if key == priority::APPLIED => return Ok(()),
-        None => format!("resctrl={class} refused (there is no such class below {RESCTRL})"),
+        None => return Ok(()),
     };
     let container = journal.id.as_str();
     tracing::info!(container, applied = told, "class of resctrl");
-    add(journal, key, told);
+    let key = CLASS_APPLIED.to_owned();
+    journal.annotations.insert(key, told);
     Ok(())
-}
-
-/// Adds to what the state says of it.
-fn add(journal: &mut Journal, key: &str, words: String) {
-    let before = journal.annotations.remove(key);
-    let before = before.filter(|before| before != NOTHING);
-    let all = [before, Some(words)].into_iter().flatten();
-    let all = all.collect::<Vec<_>>().join(", ");
-    journal.annotations.insert(key.to_owned(), all);
 }
 
 /// The same as [`apply`] for the priority of a container that runs; `own` is what its config.json says.
@@ -95,23 +83,13 @@ pub(crate) fn change(
         return Ok(());
     };
     let old = priority::of(&journal.annotations)?;
-    let class = class_in(journal).map(str::to_owned);
     let set = [own, &update.resources];
     let mut applied = cgroup.reprioritise((old, wanted), &set);
     if is_in_hosts_network(journal) {
         applied.extend(cgroup.prioritise_packets(wanted, &set));
     }
     tell(wanted, &applied, journal);
-    if let Some(class) = class {
-        add(journal, priority::APPLIED, class);
-    }
     Ok(())
-}
-
-/// What the state says of a class, which an update does not change; it is the last that was added.
-fn class_in(journal: &Journal) -> Option<&str> {
-    let applied = journal.annotations.get(priority::APPLIED)?;
-    applied.find("resctrl=").and_then(|at| applied.get(at..))
 }
 
 /// Whether the host's links are the container's.
@@ -168,23 +146,20 @@ mod tests {
     fn a_class_stays_in_the_state_when_the_priority_changes() {
         let words = [(priority::PRIORITY.to_owned(), "offline".to_owned())];
         let update = Update::parse(b"{}", &words.into()).unwrap();
-        for (before, after) in [
-            (
-                "cpu.weight=100, resctrl=pouch-online",
-                "resctrl=pouch-online",
-            ),
-            (
-                "cpu.weight=100, resctrl=pouch-online refused (no, not now)",
-                "resctrl=pouch-online refused (no, not now)",
-            ),
-            ("cpu.weight=100", NOTHING),
-            (NOTHING, NOTHING),
+        for class in [
+            "resctrl=pouch-online",
+            "resctrl=batch refused (no, not now)",
         ] {
-            let annotations = json!({priority::PRIORITY: "online", priority::APPLIED: before});
+            let annotations = json!({
+                priority::PRIORITY: "online",
+                priority::APPLIED: "cpu.weight=100",
+                CLASS_APPLIED: class,
+            });
             let mut journal = example::journal(&json!({"annotations": annotations}));
             let cgroup = Cgroup::from_paths(journal.cgroup.clone());
             change(&update, &Resources::default(), &cgroup, &mut journal).unwrap();
-            assert_eq!(journal.annotations[priority::APPLIED], after);
+            assert_eq!(journal.annotations[priority::APPLIED], NOTHING);
+            assert_eq!(journal.annotations[CLASS_APPLIED], class);
         }
     }
 }

@@ -125,7 +125,7 @@ impl Attempt<'_> {
         }
         let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
         cgroup.apply(&self.plan.resources)?;
-        priority::apply(&self.plan, &cgroup, journal)?;
+        priority::apply(&self.plan, &cgroup, journal);
         make_mount_points(&self.plan)?;
 
         let root = self.dir.path().join(ROOT);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use cgroups::{Controller, Setting};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -12,6 +13,10 @@ const CUSTOMIZATION: &str = "customization.";
 
 /// What was done for them: in the state of a container, not in its configuration.
 pub const APPLIED: &str = "org.pouch.colocation.applied";
+
+/// The class of resctrl that a container was put into, by its name here or by its priority: in the state,
+/// too, and an update changes it never.
+pub const CLASS_APPLIED: &str = "org.pouch.resctrl.applied";
 
 /// The class of resctrl that a container is to be in, by name.
 const CLASS: &str = "customization.intel_rdt_group";
@@ -87,7 +92,7 @@ const WORDS: [Word; 7] = [
 ];
 
 /// What the words of a container ask for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Colocation {
     /// Files to write.
     pub settings: Vec<Setting>,
@@ -153,7 +158,7 @@ impl Word {
             .ok_or_else(|| invalid(format!("{text:?} is no number from {min} to {max}")))?;
         Ok(Some(Setting {
             controller: self.controller,
-            file: self.file,
+            file: self.file.to_owned(),
             value: number.to_string(),
         }))
     }
@@ -198,7 +203,7 @@ mod tests {
         let files: Vec<_> = found
             .settings
             .iter()
-            .map(|it| (it.file, it.value.as_str()))
+            .map(|it| (it.file.as_str(), it.value.as_str()))
             .collect();
         let expected = [
             ("cpu.bvt_warp_ns", "-1"),

@@ -74,7 +74,6 @@ impl Bundle {
         );
         let hooks = self.hooks();
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
-        Colocation::of(&own_annotations)?;
         if let Some(left_out) = self.left_out(&init.process) {
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }
@@ -93,6 +92,7 @@ impl Bundle {
             cgroups_path: self.cgroups_path(),
             resources,
             priority: priority::of(&own_annotations)?,
+            colocation: Colocation::of(&own_annotations)?,
             hooks_prestart: prestart(&hooks)?,
             hooks_create_runtime: hook::hooks("createRuntime", hooks.create_runtime())?,
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,

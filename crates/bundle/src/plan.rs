@@ -8,6 +8,7 @@ use launch::image_init::style::Style;
 use launch::plan::{CgroupView, Hook, InitPlan, RootEntry, Toggle};
 use serde::{Deserialize, Serialize};
 
+use crate::colocation::Colocation;
 use crate::rich::hooks::Hooks;
 use crate::rich::ready::Readiness;
 use crate::{State, Status, View, state};
@@ -112,6 +113,9 @@ pub struct Plan {
     /// How much it matters beside others, in what `resources` do not say themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// What its annotations ask of kernels that are made for colocation.
+    #[serde(default, skip_serializing_if = "Colocation::is_none")]
+    pub colocation: Colocation,
     /// Hooks run on the host before createRuntime ones (deprecated by the specification).
     pub hooks_prestart: Vec<Hook>,
     /// Hooks run on the host after the namespaces are made.

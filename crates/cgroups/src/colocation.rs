@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::Cgroup;
 use crate::hierarchies::{Controller, Layout};
 use crate::priority::{Applied, Priority, apply};
@@ -11,12 +13,12 @@ use crate::resources::Resources;
 use crate::{Error, file};
 
 /// A file that is written only where the kernel has it; both versions have it by the same name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// The controller whose file it is.
     pub controller: Controller,
     /// Its name.
-    pub file: &'static str,
+    pub file: String,
     /// What to write.
     pub value: String,
 }
@@ -46,9 +48,9 @@ impl Cgroup {
                 .unified()
                 .filter(|_| self.paths.layout == Layout::V2);
             let directory = unified.or_else(|| self.paths.legacy(setting.controller));
-            let written = directory.and_then(|it| apply(it, setting.file, &setting.value));
+            let written = directory.and_then(|it| apply(it, &setting.file, &setting.value));
             written.unwrap_or_else(|| Applied {
-                file: setting.file.to_owned(),
+                file: setting.file.clone(),
                 value: setting.value.clone(),
                 refused: Some("this kernel has no such file".to_owned()),
             })
@@ -151,9 +153,9 @@ mod tests {
     fn a_file_that_is_there_is_written_and_another_is_told() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("memory.wmark_ratio"), "").unwrap();
-        let setting = |file| Setting {
+        let setting = |file: &str| Setting {
             controller: Controller::Memory,
-            file,
+            file: file.to_owned(),
             value: "90".to_owned(),
         };
         let settings = [setting("memory.wmark_ratio"), setting("memory.gone")];
