@@ -165,7 +165,7 @@ pub(crate) fn refuse_limited(annotations: &BTreeMap<String, String>) -> Result<(
     ))
 }
 
-/// CRIU has no words for these.
+/// CRIU has no words for namespaces of others, and links of the host would not come back.
 pub(crate) fn refuse_joined(plan: &Plan) -> Result<()> {
     use bundle::NamespaceKind::{Cgroup, Mount, User};
     let is_joined = |kind| {
@@ -173,6 +173,13 @@ pub(crate) fn refuse_joined(plan: &Plan) -> Result<()> {
         namespaces.any(|it| it.kind == kind && it.path.is_some())
     };
     let has_mounts = plan.namespaces.iter().any(|it| it.kind == Mount);
+    if !plan.net_devices.is_empty() {
+        let why = "it has links of the host (linux.netDevices)";
+        return Err(Error::unsupported(
+            "checkpoint and restore of this container",
+            why,
+        ));
+    }
     let why = match [User, Mount, Cgroup]
         .into_iter()
         .find(|kind| is_joined(*kind))

@@ -174,6 +174,13 @@ pub enum Error {
         #[source]
         source: network::Error,
     },
+    /// Links that a container is to have.
+    #[error("linux.netDevices")]
+    NetDevices {
+        /// What is in the way.
+        #[source]
+        source: network::Error,
+    },
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),

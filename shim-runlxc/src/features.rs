@@ -61,7 +61,7 @@ pub fn document(host: &Host) -> Value {
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": ID_MAPPED_MOUNTS } },
-            "netDevices": { "enabled": false },
+            "netDevices": { "enabled": true },
             "memoryPolicy": {
                 "modes": bundle::MEMORY_MODES.map(|mode| mode.to_string()),
                 "flags": bundle::MEMORY_FLAGS.map(|flag| flag.to_string()),

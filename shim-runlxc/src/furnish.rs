@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bundle::{NamespaceKind, Plan};
 use launch::control::{FromStub, ToStub};
 use launch::plan::{PlannedMount, Toggle};
+use network::Namespace;
 
 use crate::channel::Channel;
 use crate::create::{self, Stdio};
@@ -28,9 +29,9 @@ pub(crate) struct Furnishing<'a> {
     pub(crate) limit: Duration,
 }
 
-/// Whether the host has hooks that the stub is to wait for.
+/// Whether the host has hooks, or links to move, that the stub is to wait for.
 pub(crate) fn host_hooks(plan: &Plan) -> Toggle {
-    match create::has_host_hooks(plan) {
+    match create::has_host_hooks(plan) || !plan.net_devices.is_empty() {
         true => Toggle::On,
         false => Toggle::Off,
     }
@@ -73,6 +74,7 @@ impl Furnishing<'_> {
                 }
                 FromStub::Furnished if hooks == Toggle::On => {
                     hooks = Toggle::Off;
+                    self.move_links()?;
                     create::host_hooks(self.plan, self.init)?;
                     channel.wait_for(WHAT, self.limit);
                     channel.send(&ToStub::GoOn)?;
@@ -80,6 +82,22 @@ impl Furnishing<'_> {
                 _ => return Err(vanished(": it said what nobody expects")),
             }
         }
+    }
+
+    /// Gives the container the links of the host that it is to have.
+    fn move_links(&self) -> Result<()> {
+        if self.plan.net_devices.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| Error::NetDevices { source };
+        let own = Namespace::open(Path::new("/proc/self/ns/net")).map_err(failed)?;
+        let path = format!("/proc/{}/ns/net", self.init);
+        let theirs = Namespace::open(Path::new(&path)).map_err(failed)?;
+        if theirs.is_hosts() {
+            let why = "the network namespace that the container joins is the host's";
+            return Err(Error::unsupported("linux.netDevices", why));
+        }
+        network::hand_over(&self.plan.net_devices, (&own, &theirs)).map_err(failed)
     }
 
     fn pass_on(&self, fd: Option<OwnedFd>) -> Result<()> {

@@ -25,6 +25,9 @@ fn code(error: &Error) -> Code {
         | Error::Traffic {
             source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
             ..
+        }
+        | Error::NetDevices {
+            source: network::Error::NoSuchLink(_) | network::Error::NameInUse(_),
         } => Code::FailedPrecondition,
         Error::Bundle(bundle::Error::Unsupported { .. }) | Error::Unsupported { .. } => {
             Code::Unimplemented

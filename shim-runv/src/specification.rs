@@ -76,6 +76,7 @@ fn of_linux(linux: &mut Map<String, Value>, place: Place<'_>) -> Result<()> {
         ("uidMappings", "user namespaces in a guest are not made"),
         ("gidMappings", "user namespaces in a guest are not made"),
         ("intelRdt", "a guest has no such resource"),
+        ("netDevices", "links of the host are not moved into a guest"),
         ("timeOffsets", "time namespaces in a guest are not made"),
     ];
     for (field, why) in refused {

@@ -20,8 +20,8 @@ use crate::rich::{MODE, Rich};
 use crate::traffic::Traffic;
 use crate::view::View;
 use crate::{
-    Error, Result, annotations, capabilities, device, filter, hook, mount, priority, resources,
-    scheduling, sysctl,
+    Error, Result, annotations, capabilities, device, filter, hook, mount, net_device, priority,
+    resources, scheduling, sysctl,
 };
 
 /// sethostname(2), setdomainname(2).
@@ -66,12 +66,8 @@ impl Bundle {
         maps.check(&init.process, &namespaces)?;
         let seccomp_listener = self.seccomp_listener(linux, &init.pid_one)?;
         let resources = resources::initial(linux.resources().as_ref(), &init.devices)?;
-        warnings.extend(
-            resources
-                .ignored()
-                .iter()
-                .map(|field| format!("{field} is ignored")),
-        );
+        let ignored = resources.ignored();
+        warnings.extend(ignored.iter().map(|field| format!("{field} is ignored")));
         let hooks = self.hooks();
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
         if let Some(left_out) = self.left_out(&init.process) {
@@ -86,6 +82,7 @@ impl Bundle {
             id: context.id.clone(),
             bundle: self.dir.clone(),
             time_offsets: time_offsets(linux, &namespaces)?,
+            net_devices: net_device::names(linux, &namespaces)?,
             namespaces: namespaces.0,
             uid_maps: maps.uids,
             gid_maps: maps.gids,
@@ -326,13 +323,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     };
     if linux.intel_rdt().is_some() {
         return refuse("intelRdt");
-    }
-    if linux
-        .net_devices()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty())
-    {
-        return refuse("netDevices");
     }
     Ok(())
 }

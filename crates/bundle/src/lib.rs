@@ -18,6 +18,7 @@ mod hook;
 mod image_init;
 mod mount;
 mod namespaces;
+mod net_device;
 pub mod priority;
 mod process;
 mod resources;

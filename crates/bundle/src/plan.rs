@@ -102,6 +102,9 @@ pub struct Plan {
     pub namespaces: Vec<Namespace>,
     /// Offsets of a new time namespace's clocks, by their names in `/proc/PID/timens_offsets`.
     pub time_offsets: BTreeMap<String, TimeOffset>,
+    /// Links of the host that are moved into the container's network, with their names there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub net_devices: BTreeMap<String, String>,
     /// User ids of a new user namespace; empty without one.
     pub uid_maps: Vec<IdMap>,
     /// Group ids of a new user namespace; empty without one.

@@ -18,7 +18,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use crate::rtnetlink::Rtnetlink;
-use crate::values::{Address, Link, Mac, Neighbour, Network, Route};
+use crate::values::{Address, Mac, Neighbour, Network, Route};
 use crate::{Error, Result};
 
 /// Gives each link that has the first hardware address the second one. Links must be down.
@@ -67,7 +67,7 @@ pub fn apply(network: &Network) -> Result<()> {
         set(&mut kernel, *index, attributes, LinkFlags::empty())?;
         set(&mut kernel, *index, Vec::new(), LinkFlags::Up)?;
         for address in &link.addresses {
-            add_address(&mut kernel, link, *index, address)?;
+            add_address(&mut kernel, &link.name, *index, address)?;
         }
     }
     // A next hop must be in reach when its route comes.
@@ -105,7 +105,7 @@ fn links(kernel: &mut Rtnetlink) -> Result<Vec<(Mac, u32)>> {
     Ok(links)
 }
 
-fn set(
+pub(crate) fn set(
     kernel: &mut Rtnetlink,
     index: u32,
     attributes: Vec<LinkAttribute>,
@@ -127,7 +127,12 @@ fn family(ip: IpAddr) -> AddressFamily {
     }
 }
 
-fn add_address(kernel: &mut Rtnetlink, link: &Link, index: u32, address: &Address) -> Result<()> {
+pub(crate) fn add_address(
+    kernel: &mut Rtnetlink,
+    link: &str,
+    index: u32,
+    address: &Address,
+) -> Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = family(address.local);
     message.header.prefix_len = address.prefix_bits;
@@ -145,7 +150,7 @@ fn add_address(kernel: &mut Rtnetlink, link: &Link, index: u32, address: &Addres
     }
     let broadcast = address.broadcast.map(AddressAttribute::Broadcast);
     message.attributes.extend(broadcast);
-    let what = format!("add address {} to link {}", address.local, link.name);
+    let what = format!("add address {} to link {link}", address.local);
     kernel.change(
         &what,
         Message::NewAddress(message),

@@ -54,6 +54,12 @@ pub enum Error {
     /// There is no link with that hardware address.
     #[error("no link has the hardware address {0}, which is to be {1}")]
     NoLink(crate::Mac, String),
+    /// There is no link with that name to be moved.
+    #[error("there is no link {0} in the network namespace that it is to be moved from")]
+    NoSuchLink(String),
+    /// A link that is moved cannot have that name.
+    #[error("there is a link {0} already in the network namespace that one is to be moved to")]
+    NameInUse(String),
 }
 
 impl Error {

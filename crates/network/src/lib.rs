@@ -13,6 +13,7 @@ mod rtnetlink;
 mod values;
 
 mod apply;
+mod hand_over;
 mod limit;
 mod namespace;
 mod read;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use apply::{apply, readdress};
 pub use error::{Error, Result};
+pub use hand_over::hand_over;
 pub use limit::{Limit, Limits, lift, limit};
 pub use namespace::{HeldNamespace, Identity, Namespace};
 pub use read::{Found, read};

@@ -82,7 +82,7 @@ pub fn read() -> Result<Found> {
 }
 
 /// Addresses by link.
-fn addresses(kernel: &mut Rtnetlink) -> Result<BTreeMap<u32, Vec<Address>>> {
+pub(crate) fn addresses(kernel: &mut Rtnetlink) -> Result<BTreeMap<u32, Vec<Address>>> {
     let all = Message::GetAddress(AddressMessage::default());
     let mut addresses: BTreeMap<u32, Vec<Address>> = BTreeMap::new();
     for message in kernel.dump("list addresses", &all)? {

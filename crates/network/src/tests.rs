@@ -12,7 +12,7 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use crate::rtnetlink::Rtnetlink;
 use crate::{
     Address, Error, HeldNamespace, Limit, Limits, Link, Mac, Neighbour, Network, Result, Route,
-    apply, lift, limit, read, readdress, tie, untie,
+    apply, hand_over, lift, limit, read, readdress, tie, untie,
 };
 
 /// Two links that are each other's ends, in this thread's namespace.
@@ -329,4 +329,66 @@ fn what_others_do_with_traffic_stays() {
         untie(&found.indexes)
     };
     held.namespace().run(inside).unwrap();
+}
+
+#[test]
+fn links_are_handed_over_with_what_is_theirs_or_not_at_all() {
+    let (from, to) = (
+        HeldNamespace::create().unwrap(),
+        HeldNamespace::create().unwrap(),
+    );
+    let (from, to) = (from.namespace(), to.namespace());
+    let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+    let wanted = network(macs);
+    let before = from.run(|| {
+        veth(macs)?;
+        apply(&wanted)?;
+        Ok(read()?.network)
+    });
+    let before = before.unwrap();
+    let names = |pairs: &[(&str, &str)]| {
+        let own = |(name, new): &(&str, &str)| ((*name).to_owned(), (*new).to_owned());
+        pairs.iter().map(own).collect()
+    };
+    let refused = |pairs: &[(&str, &str)]| hand_over(&names(pairs), (from, to)).unwrap_err();
+    let gone = refused(&[("first", "x"), ("none", "y")]);
+    assert!(
+        matches!(&gone, Error::NoSuchLink(name) if name == "none"),
+        "{gone}"
+    );
+    let taken = refused(&[("first", "x"), ("second", "lo")]);
+    assert!(
+        matches!(&taken, Error::NameInUse(name) if name == "lo"),
+        "{taken}"
+    );
+    // The kernel moves no loopback. What was moved before it comes back.
+    let kept = refused(&[("first", "x"), ("lo", "y")]);
+    assert!(matches!(&kept, Error::Io { .. }), "{kept}");
+    let links = |network: Network| network.links;
+    let is_first = |link: &Link| link.name == "first";
+    let after = from.run(read).unwrap().network;
+    assert_eq!(
+        links(after).into_iter().find(is_first),
+        links(before.clone()).into_iter().find(is_first),
+    );
+    assert_eq!(to.run(read).unwrap().network, Network::default());
+
+    hand_over(
+        &names(&[("first", "eth%d"), ("second", "eth%d")]),
+        (from, to),
+    )
+    .unwrap();
+    let mut there = links(to.run(read).unwrap().network);
+    there.sort_by(|one, other| one.name.cmp(&other.name));
+    let renamed = [("first", "eth0"), ("second", "eth1")].map(|(old, new)| {
+        let mut all = before.links.iter();
+        let link = all.find(|link| link.name == old).unwrap();
+        let name = new.to_owned();
+        Link {
+            name,
+            ..link.clone()
+        }
+    });
+    assert_eq!(there, renamed);
+    assert_eq!(from.run(read).unwrap().network, Network::default());
 }

@@ -167,13 +167,22 @@ impl Place {
     }
 
     /// [`Place::run`] where nothing is in /run yet, as after booting.
-    #[expect(clippy::disallowed_methods, reason = "a wrapper around the command")]
     pub(crate) fn run_on_empty_run(&self, words: &[&str]) -> Said {
+        self.run_apart("--mount", "mount -t tmpfs none /run", words)
+    }
+
+    /// [`Place::run`] in a network of its own that this script has set up.
+    pub(crate) fn run_in_network(&self, script: &str, words: &[&str]) -> Said {
+        self.run_apart("--net", script, words)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a wrapper around the command")]
+    fn run_apart(&self, namespace: &str, script: &str, words: &[&str]) -> Said {
         let inner = self.command(words);
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "sh", "-ec"])
-            .arg("mount -t tmpfs none /run; exec \"$0\" \"$@\"")
+            .args([namespace, "sh", "-ec"])
+            .arg(format!("{script}; exec \"$0\" \"$@\""))
             .arg(inner.get_program())
             .args(inner.get_args())
             .stdin(Stdio::null());

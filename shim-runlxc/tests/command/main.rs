@@ -10,6 +10,7 @@ mod harness;
 mod hooks;
 mod lifecycle;
 mod namespaces;
+mod net_devices;
 mod priority;
 mod refusals;
 mod rich;

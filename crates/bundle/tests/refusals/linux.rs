@@ -320,15 +320,61 @@ fn propagation_is_one_of_the_words() {
 }
 
 #[test]
-fn what_is_known_and_not_done_is_refused_by_name() {
-    for (at, value) in [
-        ("/linux/intelRdt", json!({"closID": "a"})),
-        ("/linux/netDevices", json!({"eth0": {}})),
+fn links_of_the_host_go_where_they_are_the_containers() {
+    let devices = |value: Value, expected: &str| check_one("/linux/netDevices", value, expected);
+    let why = "is no name of a link: the kernel takes 1 to 15 bytes without blanks, \"/\", \":\" and \
+               more than one \"%d\"";
+    for (name, wrong) in [
+        ("", ""),
+        ("..", ".."),
+        ("eth0:1", "eth0:1"),
+        ("e\t0", "e\\t0"),
+        ("eth%d", "eth%d"),
+        ("a-name-too-long-", "a-name-too-long-"),
     ] {
-        let field = at[1..].replace('/', ".");
-        let expected = format!("{field} is not supported: not implemented by this runtime");
-        check_one(at, value, &expected);
+        let expected = format!("linux.netDevices.{name}: \"{wrong}\" {why}");
+        devices(json!({ name: {} }), &expected);
     }
+    devices(
+        json!({"eth0": {"name": "a%db%d"}}),
+        &format!("linux.netDevices.eth0: \"a0b%d\" {why}"),
+    );
+    devices(
+        json!({"eth0": {"name": "eth9"}, "eth1": {"name": "eth9"}}),
+        "linux.netDevices.eth1: a second link that is to be \"eth9\" in the container",
+    );
+    check(
+        &[
+            (
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "uts"}]),
+            ),
+            ("/linux/netDevices", json!({"eth0": {}})),
+        ],
+        "linux.netDevices: needs a network namespace other than the host's, and linux.namespaces \
+         has none",
+    );
+    let accepted = accepted(&[(
+        "/linux/netDevices",
+        json!({"eth0": {}, "eth1": {"name": "x%d"}, "eth2": {"name": "x%d"}, "eth3": {"name": ""}}),
+    )]);
+    let names = accepted.net_devices.iter();
+    let names: Vec<_> = names
+        .map(|(old, new)| (old.as_str(), new.as_str()))
+        .collect();
+    let expected = [
+        ("eth0", "eth0"),
+        ("eth1", "x%d"),
+        ("eth2", "x%d"),
+        ("eth3", "eth3"),
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn what_is_known_and_not_done_is_refused_by_name() {
+    let expected = "linux.intelRdt is not supported: not implemented by this runtime";
+    check_one("/linux/intelRdt", json!({"closID": "a"}), expected);
 }
 
 #[test]
