@@ -35,7 +35,7 @@ use crate::process::{ProcessId, children_of, parent_of};
 use crate::progress::Progress;
 use crate::shared_mounts::{self, SharedMounts};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, inherited, out_of_memory, priority, rich_hooks, stub, wait};
+use crate::{Error, Result, inherited, out_of_memory, priority, resctrl, rich_hooks, stub, wait};
 
 /// One try to make a container, with the state directory made.
 pub(crate) struct Attempt<'a> {
@@ -82,6 +82,7 @@ impl Attempt<'_> {
         let journal = journal.insert(Journal {
             lxc_cgroups: tools.rendered.cgroups.clone(),
             view: self.view.clone(),
+            resctrl: resctrl::class(self.plan)?,
             shared_mounts: SharedMounts::of(self.plan)?,
             ..Journal::of(self.plan, name, paths)
         });

@@ -107,6 +107,9 @@ fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Resu
     }
     note(traffic::lift(dir));
     note(remove_own(journal));
+    if let Some(class) = &journal.resctrl {
+        note(class.remove().map_err(Error::from));
+    }
     if let Some(shared) = &journal.shared_mounts {
         note(shared.undo(&journal.rootfs));
     }

@@ -181,6 +181,13 @@ pub enum Error {
         #[source]
         source: network::Error,
     },
+    /// The class of resctrl of a container.
+    #[error("linux.intelRdt")]
+    IntelRdt {
+        /// What is in the way.
+        #[source]
+        source: cgroups::Error,
+    },
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),

@@ -15,7 +15,7 @@ use crate::joined::Joined;
 use crate::listener::Starting;
 use crate::process::ProcessId;
 use crate::stub::Image;
-use crate::{Error, Result, agent, inherited, out_of_memory, stub};
+use crate::{Error, Result, agent, inherited, out_of_memory, resctrl, stub};
 
 /// Whom we wait for.
 pub(crate) const JOINING: &str = "the process that joins the container";
@@ -102,6 +102,7 @@ impl Container {
         // The stub has opened the namespaces by now. Was the number in their paths init's until
         // then? If not, the process ends here, before it ran anything.
         init.signal(0)?;
+        resctrl::join(&self.journal, child.pid().as_raw())?;
         let terminal = await_ready(&channel, request.stdio)?;
         // It has forked the process into the container and ends by itself.
         stub.wait_timeout(channel.left())

@@ -13,6 +13,7 @@ use bundle::capabilities::NONE as NO_CAPABILITIES;
 use bundle::rich::hooks::Hooks;
 use bundle::rich::ready::Readiness;
 use bundle::{Namespace, NamespaceKind, Plan, SeccompListener};
+use cgroups::resctrl::Class;
 use cgroups::{CgroupDir, CgroupPaths};
 use launch::plan::{CapabilitySets, Hook, Labels, PidOne, Scheduling, Toggle};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Journal {
     pub lxc_cgroups: Vec<String>,
     /// The container's own cgroup.
     pub cgroup: CgroupPaths,
+    /// Its class of resctrl; none: that of its caller, or one that was there by a priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Class>,
     /// Namespaces that an exec must join.
     pub namespaces: Vec<NamespaceKind>,
     /// The network namespace that it was given by a path; none: its own, or the host's.
@@ -137,6 +141,7 @@ impl Journal {
             lxc_name,
             lxc_cgroups: Vec::new(),
             cgroup,
+            resctrl: None,
             namespaces: plan.namespaces.iter().map(|n| n.kind).collect(),
             network: network_path(&plan.namespaces),
             pid_namespace: if plan.namespaces.iter().any(own_pids) {

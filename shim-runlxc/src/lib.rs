@@ -49,6 +49,7 @@ pub mod out_of_memory;
 mod priority;
 mod progress;
 mod readiness;
+mod resctrl;
 mod restore;
 mod rich_hooks;
 mod start;

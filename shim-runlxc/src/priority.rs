@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bundle::colocation::{self, CLASS_APPLIED};
 use bundle::{NamespaceKind, Plan, Update, priority};
-use cgroups::colocation::{self as kernel, RESCTRL};
+use cgroups::resctrl::{self, RESCTRL};
 use cgroups::{Applied, Cgroup, Priority, Resources};
 
 use crate::Result;
@@ -41,23 +41,26 @@ pub(crate) fn apply(plan: &Plan, cgroup: &Cgroup, journal: &mut Journal) {
     }
 }
 
-/// Puts threads into the class that the container's annotations, or the operator for its priority, have
-/// named: pid 1's before it forks, and all of a container that was brought back.
+/// Puts threads into the class that config.json asks for, or that the container's annotations, or the
+/// operator for its priority, have named: pid 1's before it forks, and all of a container that was brought back.
 ///
 /// # Errors
-/// What keeps it from knowing the threads.
+/// A class that config.json asks for and the kernel refuses; what keeps it from knowing the threads.
 pub(crate) fn classify(
     plan: &Plan,
     threads: impl FnOnce() -> Result<Vec<i32>>,
     journal: &mut Journal,
 ) -> Result<()> {
+    if plan.intel_rdt.is_some() {
+        return crate::resctrl::enter(plan, journal, threads);
+    }
     let named = plan.colocation.class.clone();
     let is_named = named.is_some();
     let of_priority = || Some(format!("{CLASS}{}", plan.priority?.as_str()));
     let Some(class) = named.or_else(of_priority) else {
         return Ok(());
     };
-    let told = match kernel::classify(Path::new(RESCTRL), &class, &threads()?) {
+    let told = match resctrl::classify(Path::new(RESCTRL), &class, &threads()?) {
         Some(applied) => applied.to_string(),
         None if is_named => {
             format!("resctrl={class} refused (there is no such class below {RESCTRL})")

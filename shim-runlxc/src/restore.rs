@@ -31,7 +31,7 @@ use crate::journal::{Journal, Phase};
 use crate::process::ProcessId;
 use crate::progress::{self, Progress};
 use crate::state_dir::StateDir;
-use crate::{Error, Result, external, lxc_config, membership, mount_namespace, priority};
+use crate::{Error, Result, external, lxc_config, membership, mount_namespace, priority, resctrl};
 
 /// CRIU's log file, in the folder of work files or else of images.
 const LOG: &str = "restore.log";
@@ -118,7 +118,10 @@ impl Attempt<'_> {
     ) -> Result<(Container, Option<OwnedFd>)> {
         let Progress { journal, init, .. } = progress;
         let name = lxc_config::name_of(self.dir.path());
-        let journal = journal.insert(Journal::of(&self.plan, name, paths));
+        let journal = journal.insert(Journal {
+            resctrl: resctrl::class(&self.plan)?,
+            ..Journal::of(&self.plan, name, paths)
+        });
         journal.write(&self.dir)?;
         if let Some(filter) = &self.plan.init.process.seccomp {
             self.dir.write_filter(filter)?;

@@ -26,6 +26,9 @@ fn code(error: &Error) -> Code {
             source: network::Error::NoLinks | network::Error::Taken(_) | network::Error::Shaped(_),
             ..
         }
+        | Error::IntelRdt {
+            source: cgroups::Error::NoClass { .. } | cgroups::Error::OtherClass { .. },
+        }
         | Error::NetDevices {
             source: network::Error::NoSuchLink(_) | network::Error::NameInUse(_),
         } => Code::FailedPrecondition,

@@ -19,7 +19,7 @@ pub const APPLIED: &str = "org.pouch.colocation.applied";
 pub const CLASS_APPLIED: &str = "org.pouch.resctrl.applied";
 
 /// The class of resctrl that a container is to be in, by name.
-const CLASS: &str = "customization.intel_rdt_group";
+pub(crate) const CLASS: &str = "customization.intel_rdt_group";
 
 /// No name of a directory of resctrl is longer (NAME_MAX).
 const CLASS_BYTES_MAX: usize = 255;
@@ -168,12 +168,15 @@ fn is_known(key: &str) -> bool {
     key == CLASS || WORDS.iter().any(|word| word.keys.contains(&key))
 }
 
-/// The name of a class: that of a directory.
-fn class(name: &str) -> Result<String> {
-    let is_sound = !["", ".", ".."].contains(&name)
+/// Whether a class may be called so: the name is that of a directory.
+pub(crate) fn is_class(name: &str) -> bool {
+    !["", ".", ".."].contains(&name)
         && name.len() <= CLASS_BYTES_MAX
-        && !name.contains(['/', '\n']);
-    if is_sound {
+        && !name.contains(['/', '\n', '\0'])
+}
+
+fn class(name: &str) -> Result<String> {
+    if is_class(name) {
         return Ok(name.to_owned());
     }
     let why = format!("{name:?} is no name of a class of resctrl");

@@ -20,8 +20,8 @@ use crate::rich::{MODE, Rich};
 use crate::traffic::Traffic;
 use crate::view::View;
 use crate::{
-    Error, Result, annotations, capabilities, device, filter, hook, mount, net_device, priority,
-    resources, scheduling, sysctl,
+    Error, Result, annotations, capabilities, device, filter, hook, intel_rdt, mount, net_device,
+    priority, resources, scheduling, sysctl,
 };
 
 /// sethostname(2), setdomainname(2).
@@ -39,7 +39,6 @@ impl Bundle {
         annotations::check(&own_annotations)?;
         let linux = self.linux()?;
         let mut warnings = self.warnings.clone();
-        refuse_unsupported(linux)?;
         let mut namespaces = Namespaces::of(linux)?;
         check_shared_mounts(&namespaces, linux)?;
         let maps = IdMaps::of(linux, &namespaces, &mut warnings)?;
@@ -70,6 +69,7 @@ impl Bundle {
         warnings.extend(ignored.iter().map(|field| format!("{field} is ignored")));
         let hooks = self.hooks();
         check_traffic(Traffic::of(&own_annotations)?, &namespaces)?;
+        let colocation = Colocation::of(&own_annotations)?;
         if let Some(left_out) = self.left_out(&init.process) {
             own_annotations.insert(annotations::LEFT_OUT.to_owned(), left_out);
         }
@@ -89,7 +89,8 @@ impl Bundle {
             cgroups_path: self.cgroups_path(),
             resources,
             priority: priority::of(&own_annotations)?,
-            colocation: Colocation::of(&own_annotations)?,
+            intel_rdt: intel_rdt::wanted(linux, &colocation)?,
+            colocation,
             hooks_prestart: prestart(&hooks)?,
             hooks_create_runtime: hook::hooks("createRuntime", hooks.create_runtime())?,
             hooks_poststart: hook::hooks("poststart", hooks.poststart())?,
@@ -310,19 +311,6 @@ fn check_version(version: &str) -> Result<()> {
     if parts[0] != "1" {
         let why = format!("{version:?}: only 1.x is understood");
         return Err(Error::invalid("ociVersion", why));
-    }
-    Ok(())
-}
-
-fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    let refuse = |field: &str| {
-        Err(Error::unsupported(
-            format!("linux.{field}"),
-            "not implemented by this runtime",
-        ))
-    };
-    if linux.intel_rdt().is_some() {
-        return refuse("intelRdt");
     }
     Ok(())
 }

@@ -119,6 +119,9 @@ pub struct Plan {
     /// What its annotations ask of kernels that are made for colocation.
     #[serde(default, skip_serializing_if = "Colocation::is_none")]
     pub colocation: Colocation,
+    /// The class of resctrl that it is to be in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<cgroups::resctrl::Wanted>,
     /// Hooks run on the host before createRuntime ones (deprecated by the specification).
     pub hooks_prestart: Vec<Hook>,
     /// Hooks run on the host after the namespaces are made.

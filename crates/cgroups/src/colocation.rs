@@ -2,15 +2,14 @@
 //! a container's own files: written where it is there, and told.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
+use crate::file;
 use crate::hierarchies::{Controller, Layout};
 use crate::priority::{Applied, Priority, apply};
 use crate::resources::Resources;
-use crate::{Error, file};
 
 /// A file that is written only where the kernel has it; both versions have it by the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +21,6 @@ pub struct Setting {
     /// What to write.
     pub value: String,
 }
-
-/// Where a kernel that has resctrl shows it (Documentation/arch/x86/resctrl.rst).
-pub const RESCTRL: &str = "/sys/fs/resctrl";
 
 const IFPRIOMAP: &str = "net_prio.ifpriomap";
 
@@ -105,28 +101,10 @@ fn counted<'a>(band: &str, links: impl Iterator<Item = (&'a str, Option<String>)
     by_refusal.into_iter().map(told).collect()
 }
 
-/// Puts threads, and what they start from then on, into a class of resctrl that the operator has made.
-/// None: there is no such class. The first refusal is told.
-#[must_use]
-pub fn classify(resctrl: &Path, class: &str, threads: &[i32]) -> Option<Applied> {
-    let told = |refused| Applied {
-        file: "resctrl".to_owned(),
-        value: class.to_owned(),
-        refused,
-    };
-    // A write takes one; lists are of Linux 6.7.
-    let class_dir = resctrl.join(class);
-    let mut threads = threads.iter();
-    match threads.try_for_each(|id| file::write_number(&class_dir, "tasks", id)) {
-        Ok(()) => Some(told(None)),
-        Err(error) if error.is_not_found() => None,
-        Err(Error::Write { source, .. }) => Some(told(Some(source.to_string()))),
-        Err(error) => Some(told(Some(error.to_string()))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::hierarchies::Kind;
     use crate::paths::{CgroupDir, CgroupPaths};
@@ -208,18 +186,5 @@ mod tests {
         let one = counted("2", [("eth0", None)].into_iter());
         assert_eq!(words(&one), ["net_prio.ifpriomap=2 on 1 link"]);
         assert_eq!(counted("2", std::iter::empty()), []);
-    }
-
-    #[test]
-    fn a_class_is_the_operators_to_make() {
-        let resctrl = tempfile::tempdir().unwrap();
-        assert_eq!(classify(resctrl.path(), "pouch-offline", &[7]), None);
-        let class = resctrl.path().join("pouch-offline");
-        std::fs::create_dir(&class).unwrap();
-        std::fs::write(class.join("tasks"), "").unwrap();
-        let applied = classify(resctrl.path(), "pouch-offline", &[7, 9]).unwrap();
-        assert_eq!(applied.to_string(), "resctrl=pouch-offline");
-        let tasks = std::fs::read_to_string(class.join("tasks"));
-        assert_eq!(tasks.unwrap(), "7\n9\n");
     }
 }

@@ -100,6 +100,34 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// A class of resctrl is not there, and nothing says what it would be.
+    #[error(
+        "there is no class of resctrl {path}: make it, or say what it has by schemata, l3CacheSchema or memBwSchema",
+        path = path.display()
+    )]
+    NoClass {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// A class of resctrl is there and is not what was asked for.
+    #[error("the class of resctrl {path} has not {asked}, but {has}", path = path.display())]
+    OtherClass {
+        /// Its directory.
+        path: PathBuf,
+        /// What it was to have.
+        asked: String,
+        /// What it has.
+        has: String,
+    },
+    /// A class of resctrl could not be made or used.
+    #[error("class of resctrl{status}")]
+    Resctrl {
+        /// What the kernel says of it, in brackets, or nothing.
+        status: String,
+        /// Which step, and its answer.
+        #[source]
+        source: Box<Error>,
+    },
     /// No cgroup file system is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NoHierarchy,

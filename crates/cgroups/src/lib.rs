@@ -19,6 +19,7 @@ pub mod oom;
 pub mod priority;
 mod procs;
 mod remove;
+pub mod resctrl;
 
 mod convert;
 mod devices;

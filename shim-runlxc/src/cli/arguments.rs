@@ -391,11 +391,11 @@ pub(crate) struct Limits {
     /// Number of processes and threads, -1 for no limit
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,
-    /// Not available yet
-    #[arg(long, hide = true)]
+    /// Parts of the L3 cache, for a container with linux.intelRdt, as L3:0=7f0;1=1f
+    #[arg(long)]
     pub(crate) l3_cache_schema: Option<String>,
-    /// Not available yet
-    #[arg(long, hide = true)]
+    /// Memory bandwidth, for a container with linux.intelRdt, as MB:0=20;1=70
+    #[arg(long)]
     pub(crate) mem_bw_schema: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::{Limits, Update};
 use super::lifecycle::open;
-use crate::{Error, Result};
+use crate::{Error, Result, resctrl};
 
 /// Longest file of limits that is read, in bytes.
 const BYTES_MAX: u64 = 1 << 20;
@@ -24,8 +24,13 @@ pub(crate) fn update(root: &Path, arguments: &Update) -> Result<ExitCode> {
     }
     let text = match &arguments.resources {
         Some(path) => read(path)?,
-        None => from_options(&arguments.limits)?.to_string().into_bytes(),
+        None => from_options(&arguments.limits).to_string().into_bytes(),
     };
+    let schemata = schemata(&arguments.limits);
+    if !schemata.is_empty() {
+        // First: it is the one that can be asked of a container that has none.
+        resctrl::change(container.journal(), &schemata)?;
+    }
     container.update(&text, &arguments.annotations.iter().cloned().collect())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -51,20 +56,16 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// What a class of resctrl is to have.
+fn schemata(limits: &Limits) -> Vec<String> {
+    let lines = [&limits.l3_cache_schema, &limits.mem_bw_schema];
+    let given = lines.into_iter().flatten().filter(|line| !line.is_empty());
+    given.cloned().collect()
+}
+
 /// The options as the JSON of a file: one parser for both ways.
-fn from_options(limits: &Limits) -> Result<Value> {
-    for (option, value) in [
-        ("--l3-cache-schema", &limits.l3_cache_schema),
-        ("--mem-bw-schema", &limits.mem_bw_schema),
-    ] {
-        if value.as_ref().is_some_and(|value| !value.is_empty()) {
-            return Err(Error::unsupported(
-                option,
-                "linux.intelRdt is not available yet",
-            ));
-        }
-    }
-    Ok(json!({
+fn from_options(limits: &Limits) -> Value {
+    json!({
         "cpu": set([
             ("shares", limits.cpu_share.map(Value::from)),
             ("quota", limits.cpu_quota.map(Value::from)),
@@ -92,7 +93,7 @@ fn from_options(limits: &Limits) -> Result<Value> {
     // An empty object is no wish, and `pids` without a limit would be a limit of 0.
     .filter(|(_, group)| group.as_object().is_some_and(|group| !group.is_empty()))
     .map(|(name, group)| (name.clone(), group.clone()))
-    .collect())
+    .collect()
 }
 
 /// Those that were given.
@@ -110,19 +111,21 @@ mod tests {
     use super::*;
     use crate::cli::arguments::{Arguments, Command};
 
-    fn options(line: &str) -> Result<Value> {
+    fn limits(line: &str) -> Limits {
         let words = ["runlxc", "update", "c"].into_iter();
         let words = words.chain(line.split_whitespace());
         let Some(Command::Update(update)) = Arguments::try_parse_from(words).unwrap().command
         else {
             panic!("{line} is no update")
         };
-        from_options(&update.limits)
+        update.limits
     }
 
     #[test]
     fn options_are_the_fields_of_linux_resources() {
-        let check = |line, expected: Value| assert_eq!(options(line).unwrap(), expected, "{line}");
+        let check = |line, expected: Value| {
+            assert_eq!(from_options(&limits(line)), expected, "{line}");
+        };
         check("", json!({}));
         check("--memory 64m", json!({"memory": {"limit": 64 << 20}}));
         check(
@@ -146,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_refused_by_name() {
-        let error = options("--l3-cache-schema L3:0=f").unwrap_err();
-        assert!(error.to_string().contains("--l3-cache-schema"), "{error}");
-        let error = options("--mem-bw-schema MB:0=50").unwrap_err();
-        assert!(error.to_string().contains("--mem-bw-schema"), "{error}");
+    fn schemata_are_no_fields_of_linux_resources() {
+        let given = limits("--l3-cache-schema L3:0=f --mem-bw-schema MB:0=50");
+        assert_eq!(from_options(&given), json!({}));
+        assert_eq!(schemata(&given), ["L3:0=f", "MB:0=50"]);
+        assert!(schemata(&limits("--l3-cache-schema=")).is_empty());
     }
 }

@@ -372,9 +372,48 @@ fn links_of_the_host_go_where_they_are_the_containers() {
 }
 
 #[test]
-fn what_is_known_and_not_done_is_refused_by_name() {
-    let expected = "linux.intelRdt is not supported: not implemented by this runtime";
-    check_one("/linux/intelRdt", json!({"closID": "a"}), expected);
+fn classes_of_resctrl_have_names_and_lines() {
+    let check = |value: Value, expected: &str| check_one("/linux/intelRdt", value, expected);
+    for class in ["..", "a/b"] {
+        check(
+            json!({ "closID": class }),
+            &format!("linux.intelRdt.closID: {class:?} is no name of a class of resctrl"),
+        );
+    }
+    check(
+        json!({"l3CacheSchema": "L3:0=f\nL3:1=f"}),
+        "linux.intelRdt.l3CacheSchema: \"L3:0=f\\nL3:1=f\" is not one line",
+    );
+    check(
+        json!({"memBwSchema": "L3:0=f"}),
+        "linux.intelRdt.memBwSchema: \"L3:0=f\" does not begin with MB:",
+    );
+    check(
+        json!({"schemata": ["L2:0=f", ""]}),
+        "linux.intelRdt.schemata: \"\" is not one line",
+    );
+    let twice = [
+        (
+            "/annotations",
+            json!({"customization.intel_rdt_group": "batch"}),
+        ),
+        ("/linux/intelRdt", json!({})),
+    ];
+    let expected = "linux.intelRdt: annotations.customization.intel_rdt_group names a class, \
+                    too (batch)";
+    super::check(&twice, expected);
+    let wanted = accepted(&[(
+        "/linux/intelRdt",
+        json!({
+            "closID": "/", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20",
+            "schemata": ["L2:0=f"], "enableMonitoring": true,
+        }),
+    )]);
+    let wanted = wanted.intel_rdt.expect("it is asked for");
+    assert_eq!(wanted.class.as_deref(), Some("/"));
+    assert_eq!(wanted.shared, ["L3:0=f", "MB:0=20"]);
+    assert_eq!(wanted.schemata, ["L2:0=f"]);
+    assert!(wanted.is_monitored);
 }
 
 #[test]
