@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// Version of the runtime specification whose terms we speak.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";
 
 /// `status` of the runtime specification (runtime.md, State), and runc's `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,13 +89,13 @@ mod tests {
             Status::Creating,
             7,
             &[("k", "v")],
-            r#"{"ociVersion":"1.2.1","id":"c\"1","status":"creating","pid":7,"bundle":"/b","annotations":{"k":"v"}}"#,
+            r#"{"ociVersion":"1.3.0","id":"c\"1","status":"creating","pid":7,"bundle":"/b","annotations":{"k":"v"}}"#,
         );
         check(
             Status::Stopped,
             0,
             &[],
-            r#"{"ociVersion":"1.2.1","id":"c\"1","status":"stopped","pid":0,"bundle":"/b"}"#,
+            r#"{"ociVersion":"1.3.0","id":"c\"1","status":"stopped","pid":0,"bundle":"/b"}"#,
         );
     }
 

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_table_is_runcs() {
         let row = Row {
-            oci_version: "1.2.1",
+            oci_version: "1.3.0",
             id: "c1".into(),
             pid: 42,
             status: "running",
