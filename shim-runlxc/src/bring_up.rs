@@ -152,6 +152,8 @@ impl Attempt<'_> {
     /// What execs and hooks want of the plan.
     fn keep_for_later(&self) -> Result<()> {
         if let Some(filter) = &self.plan.init.process.seccomp {
+            // These words are runc's, for whoever reads its log.
+            tracing::debug!("seccomp filter flags: {}", filter.flags);
             self.dir.write_filter(filter)?;
         }
         rich_hooks::keep_plan(self.dir, self.plan)
