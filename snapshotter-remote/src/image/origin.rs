@@ -91,13 +91,23 @@ impl Origin {
     pub fn of_registry(registry: Arc<Registry>) -> Result<Self> {
         let bytes = registry.manifest(None)?;
         let name = registry.name().to_string();
-        let kind: Kind = serde_json::from_slice(&bytes).map_err(|error| Error::Image {
+        let not = |what| Error::Image {
             image: name.clone(),
-            what: format!("its manifest: {error}"),
-        })?;
+            what,
+        };
+        let kind: Kind = serde_json::from_slice(&bytes)
+            .map_err(|error| not(format!("its manifest: {error}")))?;
+        let named = kind.of(&bytes);
+        let is_other = |digest| digest != named.digest;
+        if registry.name().digest().is_some_and(is_other) {
+            return Err(not(format!(
+                "its manifest is another: sha256:{}",
+                named.digest
+            )));
+        }
         let place = Place::Registry {
             registry,
-            named: kind.of(&bytes),
+            named,
             bytes,
         };
         Ok(Self { name, place })
