@@ -136,7 +136,7 @@ fn first_host(store: Store, metrics: &Path) -> Result<(Store, u64)> {
     let layer = host.pull("extract")?.context("the store has it")?;
     let waits = waits_of_first_work(&host, metrics, &layer, || Ok(()))?;
     ensure!(waits > 5, "{waits} reads waited");
-    ensure!(traces(metrics, "absent")? == 1, "{}", host.log()?);
+    await_trace(metrics, "absent").with_context(|| host.log().unwrap_or_default())?;
     host.remove(&["c"])?;
     await_trace(metrics, "told").with_context(|| host.log().unwrap_or_default())?;
     host.remove(&[&layer])?;

@@ -253,10 +253,10 @@ impl Disks {
         let blobs = manifest.devices.iter();
         let blobs = blobs.map(|device| blob(device.table, device.blocks));
         let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
+        let disk = MountedDisk::new(chain_id, self.disk(chain_id), &blobs)?;
         let mounted = fetcher.with_room(0, || self.mount(&metadata, &blobs, target));
         if mounted.is_ok() {
             // Before anybody reads of it, and before who is whole is watched no more.
-            let disk = MountedDisk::new(chain_id, self.disk(chain_id), &blobs)?;
             self.attach.mounted(disk);
         }
         self.attach.settle(&blobs);

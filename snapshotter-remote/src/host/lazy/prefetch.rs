@@ -2,7 +2,7 @@
 //! fetched at once, and no faster than so many bytes a second.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,8 @@ const WITHOUT_ROOM: Duration = Duration::from_secs(10);
 /// Pieces of disks, in the order in which they are fetched.
 #[derive(Debug)]
 pub(super) struct Prefetch {
+    /// Disks that somebody uses, since they were mounted: of no others anything is fetched.
+    following: BTreeSet<Digest>,
     pieces: VecDeque<(Digest, Piece)>,
     running: usize,
     fetches_max: usize,
@@ -37,6 +39,7 @@ impl Prefetch {
     /// Of nothing, so many at once and so fast.
     pub(super) fn new(fetches_max: usize, bytes_per_second: u64) -> Self {
         Self {
+            following: BTreeSet::new(),
             pieces: VecDeque::new(),
             running: 0,
             fetches_max,
@@ -44,14 +47,24 @@ impl Prefetch {
         }
     }
 
-    /// These of a disk are fetched, too.
-    pub(super) fn push(&mut self, disk: Digest, pieces: impl IntoIterator<Item = Piece>) {
-        let pieces = pieces.into_iter().map(|piece| (disk, piece));
-        self.pieces.extend(pieces);
+    /// A disk is used from now on.
+    pub(super) fn follow(&mut self, disk: Digest) {
+        self.following.insert(disk);
     }
 
-    /// Nothing more of a disk is fetched: how many pieces would have been.
+    /// These of a disk are fetched, too, if it is still used: whether it is.
+    pub(super) fn push(&mut self, disk: Digest, pieces: impl IntoIterator<Item = Piece>) -> bool {
+        let is_used = self.following.contains(&disk);
+        if is_used {
+            let pieces = pieces.into_iter().map(|piece| (disk, piece));
+            self.pieces.extend(pieces);
+        }
+        is_used
+    }
+
+    /// Nothing more of a disk is fetched, before it is followed again: how many pieces would have been.
     pub(super) fn cancel(&mut self, disk: Digest) -> usize {
+        self.following.remove(&disk);
         let before = self.pieces.len();
         self.pieces.retain(|(of, _)| *of != disk);
         before - self.pieces.len()
@@ -121,8 +134,11 @@ mod tests {
     fn pieces_come_in_order_so_many_at_once_and_not_faster_than_they_may() {
         let (one, other) = (Digest([1; 32]), Digest([2; 32]));
         let mut prefetch = Prefetch::new(2, 1 << 20);
-        prefetch.push(one, [0, 1, 2, 3].map(piece));
-        prefetch.push(other, [4].map(piece));
+        assert!(!prefetch.push(one, [9].map(piece)), "nobody uses it");
+        prefetch.follow(one);
+        prefetch.follow(other);
+        assert!(prefetch.push(one, [0, 1, 2, 3].map(piece)));
+        assert!(prefetch.push(other, [4].map(piece)));
         let now = Instant::now();
         let missing = |_: &Piece| Need::Missing;
         let need = |piece: &Piece| match piece.1 {
@@ -152,6 +168,10 @@ mod tests {
         assert_eq!(prefetch.next(at, missing, room), Ok((one, piece(3))));
         prefetch.ended(0);
         assert_eq!((prefetch.cancel(one), prefetch.cancel(other)), (0, 1));
+        assert!(
+            !prefetch.push(other, [4].map(piece)),
+            "nobody does any more"
+        );
         assert_eq!(prefetch.next(at, missing, is_asked), Err(None));
         prefetch.ended(0);
         assert_eq!(prefetch.len(), 0);

@@ -383,9 +383,11 @@ impl Readers {
                 .map(|(piece, since)| (piece, since.map_or(Why::Ahead, Why::Wanted)));
             let now = Instant::now();
             let found = wanted.map_or_else(
-                || match state.next_of_traces(now, || self.source.has_room()) {
-                    Ok((disk, piece)) => Ok((piece, Why::Trace(disk))),
-                    Err(later) => Err(later),
+                || {
+                    let next = state.next_of_traces(now, || self.source.has_room());
+                    // What is here already was passed over.
+                    self.measured.prefetching(state.prefetch.len());
+                    next.map(|(disk, piece)| (piece, Why::Trace(disk)))
                 },
                 Ok,
             );

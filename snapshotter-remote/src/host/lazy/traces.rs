@@ -87,7 +87,9 @@ impl Faults {
                 .jobs
                 .push(Instant::now() + options.record, Job::Tell(disk.clone()));
         }
-        if options.prefetch_bytes_per_second > 0 {
+        let is_here = |(_, blob): &(_, Weak<Blob>)| blob.upgrade().is_none_or(|it| it.is_whole());
+        if options.prefetch_bytes_per_second > 0 && !disk.blobs.iter().all(is_here) {
+            shared.lock().prefetch.follow(disk.chain_id);
             shared.jobs.push(Instant::now(), Job::Follow(disk));
         }
     }
@@ -119,44 +121,52 @@ impl Readers {
     }
 
     fn follow(&self, disk: &MountedDisk) {
-        let Some(trace) = self.trace_of(disk) else {
-            return;
-        };
-        let pieces = disk.pieces(&trace);
-        let mut state = self.lock();
-        let chain_id = disk.chain_id;
-        tracing::info!(%chain_id, steps = pieces.len(), "a disk is fetched along its trace");
-        state.prefetch.push(chain_id, pieces);
-        self.measured.prefetching(state.prefetch.len());
-        drop(state);
-        self.changed.notify_all();
+        let (trace, outcome) = self.trace_of(disk);
+        if let Some(trace) = trace {
+            let pieces = disk.pieces(&trace);
+            let steps = pieces.len();
+            let mut state = self.lock();
+            let chain_id = disk.chain_id;
+            match state.prefetch.push(chain_id, pieces) {
+                true => tracing::info!(%chain_id, steps, "a disk is fetched along its trace"),
+                false => tracing::info!(
+                    %chain_id,
+                    pieces = steps,
+                    "a trace is followed no further, as nobody uses the disk"
+                ),
+            }
+            self.measured.prefetching(state.prefetch.len());
+            drop(state);
+            self.changed.notify_all();
+        }
+        // Last, so that who sees it sees what came of it, too.
+        self.measured.trace(outcome);
     }
 
-    /// That of a store, else the one that was followed before.
-    fn trace_of(&self, disk: &MountedDisk) -> Option<Trace> {
+    /// That of a store, else the one that was followed before; and how the store answered.
+    fn trace_of(&self, disk: &MountedDisk) -> (Option<Trace>, TraceOutcome) {
         let chain_id = disk.chain_id;
         let path = disk.directory.join(TRACE);
         let object = format!("traces/{chain_id}");
         let (outcome, why) = match self.source.trace(chain_id) {
             Ok(Some(bytes)) => match Trace::decode(&object, &bytes) {
                 Ok(trace) => {
-                    self.measured.trace(TraceOutcome::Received);
                     // The disk may go meanwhile; it is for `status` alone.
                     if let Err(error) = files::replace(&path, &bytes) {
                         let why = error.in_one_line();
                         tracing::debug!(%chain_id, why, "a trace is not kept");
                     }
-                    return Some(trace);
+                    return (Some(trace), TraceOutcome::Received);
                 }
                 Err(error) => (TraceOutcome::Refused, one_line(&error)),
             },
             Ok(None) => (TraceOutcome::Absent, "the stores have none".to_owned()),
             Err(error) => (TraceOutcome::Unreachable, error.in_one_line()),
         };
-        self.measured.trace(outcome);
         tracing::debug!(%chain_id, why, "a disk has no trace of a store");
-        let kept = files::read(&path, trace::BYTES_MAX).ok().flatten()?;
-        Trace::decode(&object, &kept).ok()
+        let kept = files::read(&path, trace::BYTES_MAX).ok().flatten();
+        let kept = kept.and_then(|kept| Trace::decode(&object, &kept).ok());
+        (kept, outcome)
     }
 
     fn tell(&self, disk: &MountedDisk) {
@@ -173,11 +183,11 @@ impl Readers {
         };
         match self.source.put_trace(chain_id, trace.encode()) {
             Ok(()) => {
-                self.measured.trace(TraceOutcome::Told);
                 let steps = trace.steps().len();
                 tracing::info!(%chain_id, steps, "the store was told what is read first of a disk");
                 // Without it, it is told once more after the next mount.
                 drop(files::replace(&disk.directory.join(TOLD), b""));
+                self.measured.trace(TraceOutcome::Told);
             }
             Err(error) => {
                 self.measured.trace(TraceOutcome::NotTold);
