@@ -14,6 +14,9 @@ use crate::{
 /// Pieces that a table may have: 64 GiB of the shortest chunks, and five times as much of ordinary ones.
 pub const PIECES_MAX: usize = 1 << 20;
 
+/// Length that the bytes of a table may have.
+pub const BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
+
 /// What marks the length of a hole.
 const HOLE: u32 = 1 << 31;
 

@@ -37,14 +37,11 @@ pub(super) use eviction::Hidden;
 use super::{client::Patience, files, opens::Opens};
 use crate::{
     chunk::ChunkId,
-    table::{PIECES_MAX, Piece, Table},
+    table::{self, PIECES_MAX, Piece, Table},
 };
 
 mod eviction;
 mod right;
-
-/// Length that a stored table may have.
-pub(super) const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
 
 /// Chunks that each thread fetches, until it is asked whether they are wanted still.
 const FILLED_BETWEEN: usize = 8;
@@ -277,7 +274,10 @@ impl Blob {
 
     /// Makes everything readable, by that many threads, and syncs it.
     pub(super) fn fill_all(&self, threads: usize, source: &dyn Source) -> Result<()> {
-        self.fill_all_while(threads, source, || true)
+        let filled = self.fill_some(&self.all_missing(), threads, source);
+        // What came is kept, whatever did not.
+        self.sync()?;
+        filled
     }
 
     /// The same, as long as `goes_on` says so, which is asked now and then.
@@ -473,30 +473,33 @@ fn starts(table: &Table) -> Vec<u32> {
 
 /// How many chunks the blob in that directory has, and how many of them are in the map of the disk.
 pub(super) fn look(blobs: &Path, name: [u8; 32]) -> Result<Option<(usize, usize)>> {
-    let directory = blobs.join(Digest(name).to_string());
-    let Some(table) = stored_table(&directory, name)? else {
-        return Ok(None);
-    };
-    let map = files::read(&directory.join("map"), PIECES_MAX)?.unwrap_or_default();
-    let missing = State::new(&table, &map).missing;
-    let chunks = table.chunks().count();
-    Ok(Some((chunks, chunks - missing)))
+    let kept = kept(blobs, name)?;
+    Ok(kept.map(|(table, state)| {
+        let chunks = table.chunks().count();
+        (chunks, chunks - state.missing)
+    }))
 }
 
 /// Which pieces of the blob in that directory are in the map of the disk, or are holes.
 pub(super) fn readable(blobs: &Path, name: [u8; 32]) -> Result<Option<Vec<bool>>> {
+    Ok(kept(blobs, name)?.map(|(_, state)| state.readable))
+}
+
+/// The table in that directory, and what is there of it by the map of the disk.
+fn kept(blobs: &Path, name: [u8; 32]) -> Result<Option<(Table, State)>> {
     let directory = blobs.join(Digest(name).to_string());
     let Some(table) = stored_table(&directory, name)? else {
         return Ok(None);
     };
     let map = files::read(&directory.join("map"), PIECES_MAX)?.unwrap_or_default();
-    Ok(Some(State::new(&table, &map).readable))
+    let state = State::new(&table, &map);
+    Ok(Some((table, state)))
 }
 
 /// The table in that directory; one that is damaged is none.
 fn stored_table(directory: &Path, name: [u8; 32]) -> Result<Option<Table>> {
     let path = directory.join("table");
-    let bytes = files::read(&path, TABLE_BYTES_MAX)?;
+    let bytes = files::read(&path, table::BYTES_MAX)?;
     Ok(bytes.and_then(|bytes| Table::open(&path.display().to_string(), &bytes, name).ok()))
 }
 

@@ -22,7 +22,7 @@ use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage,
 
 use super::{
     attach::{self, Attach},
-    blob::{Blob, TABLE_BYTES_MAX},
+    blob::Blob,
     client::Patience,
     conversion::Wanted,
     fetcher::{Fetcher, refused},
@@ -37,7 +37,7 @@ use crate::{
     manifest::Manifest,
     signature::{self, PublicKey, digest},
     store::Name,
-    table::Table,
+    table::{self, Table},
 };
 
 mod cache;
@@ -167,10 +167,7 @@ impl Disks {
             self.remove_blob(blob)?;
         }
         drop(uses);
-        // So that there is room again for what nobody has asked for.
-        if let Ok(used) = self.bytes() {
-            self.fetcher.room.measured(used);
-        }
+        self.measure();
         Ok(())
     }
 
@@ -249,7 +246,7 @@ impl Disks {
         let fetcher = &self.fetcher;
         let metadata = fetcher.with_room(bytes, || self.metadata(chain_id, &manifest))?;
         let blob =
-            |table, blocks| fetcher.with_room(TABLE_BYTES_MAX as u64, || self.blob(table, blocks));
+            |table, blocks| fetcher.with_room(table::BYTES_MAX as u64, || self.blob(table, blocks));
         let blobs = manifest.devices.iter();
         let blobs = blobs.map(|device| blob(device.table, device.blocks));
         let blobs = blobs.collect::<CoreResult<Vec<_>>>()?;
@@ -468,7 +465,7 @@ impl Disks {
         let name = Name::Table(digest);
         let open = |bytes: &[u8]| Table::open(&name.to_string(), bytes, digest);
         self.fetcher
-            .get(name, TABLE_BYTES_MAX, Patience::Deadline, open)
+            .get(name, table::BYTES_MAX, Patience::Deadline, open)
             .map_err(refused)
     }
 

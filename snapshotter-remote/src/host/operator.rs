@@ -266,13 +266,13 @@ impl Operator {
     /// Unmounts a disk, unless something has come to stand on it: nothing can, as long as its name is held.
     fn unmount(&self, key: &Key, chain_id: Digest) -> Result<bool> {
         let names = self.snapshots.take_names(&[key], None, NAME_LIMIT)?;
-        if self.standing()?.used.contains(key) {
-            return Err(Error::Precondition("it has come to be used".to_owned()));
-        }
         self.snapshots.with_held(&names, key, |_, directory| {
             let target = directory.join(overlay::CONTENTS);
             if !attach::is_mounted(&target)? {
                 return Ok(false);
+            }
+            if self.standing()?.used.contains(key) {
+                return Err(Error::Precondition("it has come to be used".to_owned()));
             }
             self.disks.detach(Some(chain_id), &target)?;
             Ok(true)

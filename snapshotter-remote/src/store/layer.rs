@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     image::LayerTar,
-    table::{PIECES_MAX, Table},
+    table::{self, Table},
 };
 
 /// What a layer may have.
@@ -27,9 +27,6 @@ pub(super) const LIMITS: Limits = Limits {
 
 /// Length of a stored layer, in the store and in memory.
 const BYTES_MAX: usize = 512 << 20;
-
-/// Length of a table in the store.
-const TABLE_BYTES_MAX: usize = 4 + 36 * PIECES_MAX;
 
 /// A layer that the store has.
 #[derive(Debug)]
@@ -130,7 +127,7 @@ impl Kept {
 /// The table of that digest.
 pub(super) fn table(objects: &Objects, digest: [u8; 32]) -> Result<Table> {
     let name = Name::Table(digest);
-    let bytes = objects.get(name, TABLE_BYTES_MAX)?;
+    let bytes = objects.get(name, table::BYTES_MAX)?;
     Table::open(&name.to_string(), &bytes, digest)
 }
 

@@ -83,20 +83,33 @@ impl Disks {
     pub(super) fn pinned_blobs(&self) -> CoreResult<BTreeSet<[u8; 32]>> {
         let mut blobs = BTreeSet::new();
         for chain_id in pins::pinned(&self.root)? {
-            // Also by a key that is trusted no more: more stays than must.
-            let path = self.disk(chain_id).join("manifest");
-            let Some(bytes) = files::read(&path, signature::BYTES_MAX)? else {
-                continue;
-            };
-            let manifest = signature::open_unverified(&bytes, chain_id).map_err(|error| {
-                CoreError::DataLoss(format!(
-                    "nothing goes from the cache, as {chain_id} is pinned and what it needs is not known: {}; `unpin` it",
-                    one_line(&error)
-                ))
-            })?;
-            blobs.extend(manifest.devices.iter().map(|device| device.table));
+            let needed = self.blobs_that_stay(chain_id, "is pinned (`unpin` lets it go)")?;
+            blobs.extend(needed);
         }
         Ok(blobs)
+    }
+
+    /// Those of a disk that stays for that reason, also by a key that is trusted no more: more stays than must.
+    pub(super) fn blobs_that_stay(&self, chain_id: Digest, why: &str) -> CoreResult<Vec<[u8; 32]>> {
+        let path = self.disk(chain_id).join("manifest");
+        let Some(bytes) = files::read(&path, signature::BYTES_MAX)? else {
+            return Ok(Vec::new());
+        };
+        let manifest = signature::open_unverified(&bytes, chain_id).map_err(|error| {
+            CoreError::DataLoss(format!(
+                "nothing goes from the cache, as disk sha256:{chain_id} {why}, and what it needs is not known: {}",
+                one_line(&error)
+            ))
+        })?;
+        let devices = manifest.devices.iter();
+        Ok(devices.map(|device| device.table).collect())
+    }
+
+    /// Something has gone: finds out how much room there is for what nobody has asked for.
+    pub(super) fn measure(&self) {
+        if let Ok(used) = self.bytes() {
+            self.fetcher.room.measured(used);
+        }
     }
 
     /// What the cache takes of the host's disk.

@@ -5,12 +5,12 @@ use std::{
     fs::{self, File},
     io::Read,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use disk::{BLOCK_BYTES, Digest};
-use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
+use snapshot_core::{Error as CoreError, Result as CoreResult};
 
 use super::{DISKS, Disks, METADATA, directories};
 use crate::{
@@ -289,21 +289,15 @@ impl Disks {
         let pinned = pins::pinned(&self.root)?;
         let mut unused = Vec::new();
         for (directory, chain_id) in directories(&self.root.join(DISKS))? {
-            let stays_here = used.contains(&chain_id) || pinned.contains(&chain_id);
-            match self.kept(chain_id) {
-                Ok(Some((manifest, _))) if stays_here => {
-                    stays.extend(manifest.devices.iter().map(|device| device.table));
-                }
-                Ok(Some((manifest, _))) => unused.push((directory, manifest)),
-                Err(error) if stays_here => {
-                    return Err(CoreError::Precondition(format!(
-                        "nothing goes, as what disk sha256:{chain_id} needs is not known: {}",
-                        one_line(&error)
-                    )));
-                }
-                Ok(None) | Err(_) => {}
+            if used.contains(&chain_id) {
+                stays.extend(self.blobs_that_stay(chain_id, "is used")?);
+            } else if !pinned.contains(&chain_id)
+                && let Ok(Some((manifest, _))) = self.kept(chain_id)
+            {
+                unused.push((directory, manifest));
             }
         }
+        let sources = sources_of_mounts()?;
         let mut gone = Gone::default();
         let mut taken = BTreeSet::new();
         for (directory, manifest) in unused {
@@ -316,7 +310,7 @@ impl Disks {
             let metadata = directory.join(METADATA);
             // Before it goes it is unmounted, if it can be.
             if let Ok(about) = fs::metadata(&metadata)
-                && (sweep == Sweep::Count || !is_source_of_a_mount(&metadata)?)
+                && (sweep == Sweep::Count || !sources.contains(&metadata))
             {
                 gone.bytes += about.blocks() * 512;
                 if sweep == Sweep::Remove {
@@ -324,6 +318,9 @@ impl Disks {
                 }
             }
             gone.disks += u64::from(gone.bytes > before);
+        }
+        if sweep == Sweep::Remove {
+            self.measure();
         }
         Ok(gone)
     }
@@ -384,11 +381,11 @@ fn is_as_its_table_says(mut file: File, table: &Table) -> bool {
     })
 }
 
-fn is_source_of_a_mount(metadata: &Path) -> CoreResult<bool> {
+fn sources_of_mounts() -> CoreResult<BTreeSet<PathBuf>> {
     let entries =
         mounts::mountinfo::read().map_err(CoreError::io("read", "/proc/self/mountinfo"))?;
-    let source = metadata.display().to_string();
-    Ok(entries.iter().any(|entry| entry.source == source))
+    let sources = entries.into_iter().map(|entry| entry.source);
+    Ok(sources.map(PathBuf::from).collect())
 }
 
 #[cfg(test)]
