@@ -1,8 +1,6 @@
 //! Objects of stores by HTTP/1.1. It returns bytes as they came: whoever asked verifies them.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,9 +10,10 @@ use std::{
 };
 
 use disk::Digest;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode, Uri,
-    body::{Body, Incoming},
+    body::Incoming,
     header::{self, HeaderValue},
     http::request,
 };
@@ -484,18 +483,14 @@ fn trace_of(disk: Digest) -> String {
 }
 
 /// All of an answer, if it is not too long.
-async fn read(mut body: Incoming, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let Ok(data) = frame.map_err(said)?.into_data() else {
-            continue;
-        };
-        if bytes.len() + data.len() > bytes_max {
-            return Err(format!("more than {bytes_max} bytes were sent"));
+async fn read(body: Incoming, bytes_max: usize) -> Result<Vec<u8>, String> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(whole) => Ok(whole.to_bytes().into()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(format!("more than {bytes_max} bytes were sent"))
         }
-        bytes.extend_from_slice(&data);
+        Err(error) => Err(snapshot_core::one_line(&*error)),
     }
-    Ok(bytes)
 }
 
 fn said(error: impl std::error::Error) -> String {

@@ -91,13 +91,8 @@ impl Kind {
             None if self.media_type.is_empty() => MANIFEST.to_owned(),
             _ => self.media_type,
         };
-        Descriptor {
-            media_type,
-            digest: Digest(Sha256::digest(bytes).into()),
-            size: bytes.len() as u64,
-            platform: None,
-            annotations: None,
-        }
+        let digest = Digest(Sha256::digest(bytes).into());
+        Descriptor::of(media_type, digest, bytes.len() as u64)
     }
 }
 

@@ -205,32 +205,36 @@ impl Served {
     /// What the store has of it now.
     async fn look(self: &Arc<Self>, asked: &Arc<Asked>) -> Result<Option<Response<Sent>>, Refusal> {
         let (this, asked) = (Arc::clone(self), Arc::clone(asked));
-        let place = Arc::clone(&self.reads).acquire_owned().await;
-        let found = tokio::task::spawn_blocking(move || {
-            let found = this.object(&asked);
-            drop(place);
-            found
-        })
-        .await;
-        match found {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) if is_out_of_descriptors(&error) => {
+        match self.blocking(move || this.object(&asked)).await? {
+            Ok(found) => Ok(found),
+            Err(error) if is_out_of_descriptors(&error) => {
                 tracing::warn!(%error, "no more files can be opened");
                 let text = "too many files are open: ask again\n";
                 Err(later(StatusCode::SERVICE_UNAVAILABLE, text))
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "an object cannot be read");
                 let text = "the store has it and cannot read it\n";
                 Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, text))
             }
-            // The runtime is ending.
-            Err(_ended) => Err(refusal(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the server is ending\n",
-            )),
         }
+    }
+
+    /// Runs what reads or writes files, on one of the places for that.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let place = Arc::clone(&self.reads).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        // The runtime is ending.
+        done.await
+            .map_err(|_ended| refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is ending\n"))
     }
 
     /// Who asks, where that is known.

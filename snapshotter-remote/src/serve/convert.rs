@@ -117,16 +117,6 @@ enum Life {
     Ended { until: Instant, is_made: bool },
 }
 
-/// What becomes of a question.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Begin,
-    Listen,
-    /// It was made, so what is not there now is no part of it.
-    Made,
-    Refuse(Refused),
-}
-
 /// Why an image is not converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -154,21 +144,22 @@ impl Refused {
 pub(super) enum Asked {
     /// It runs.
     Listen(watch::Receiver<()>),
-    /// All of it is there.
+    /// It was made, so what is not there now is no part of it.
     Made,
     /// Nothing.
     Refused(Refused),
 }
 
-fn judge(life: Option<&Life>, running: usize, running_max: usize, now: Instant) -> Verdict {
+/// What comes of a question; nothing where a conversion is to begin.
+fn judge(life: Option<&Life>, running: usize, running_max: usize, now: Instant) -> Option<Asked> {
     match life {
-        Some(Life::Running(_)) => Verdict::Listen,
-        Some(Life::Ended { until, is_made }) if now < *until => match is_made {
-            true => Verdict::Made,
-            false => Verdict::Refuse(Refused::Failed),
-        },
-        _ if running >= running_max => Verdict::Refuse(Refused::Busy),
-        _ => Verdict::Begin,
+        Some(Life::Running(listening)) => Some(Asked::Listen(listening.clone())),
+        Some(Life::Ended { until, is_made }) if now < *until => Some(match is_made {
+            true => Asked::Made,
+            false => Asked::Refused(Refused::Failed),
+        }),
+        _ if running >= running_max => Some(Asked::Refused(Refused::Busy)),
+        _ => None,
     }
 }
 
@@ -229,21 +220,17 @@ impl Conversions {
         let running = running.count();
         let key = name.to_string();
         match judge(lives.get(&key), running, self.config.waiting_max, now) {
-            Verdict::Listen | Verdict::Begin => {}
-            Verdict::Made => return Asked::Made,
-            Verdict::Refuse(why) => {
+            Some(Asked::Refused(why)) => {
                 drop(lives);
-                return self.refuse(&name, why);
+                self.refuse(&name, why)
             }
-        }
-        let life = lives.entry(key).or_insert_with(|| {
-            let (told, listening) = watch::channel(());
-            tokio::spawn(Arc::clone(self).run(name, told));
-            Life::Running(listening)
-        });
-        match life {
-            Life::Running(listening) => Asked::Listen(listening.clone()),
-            Life::Ended { .. } => Asked::Made,
+            Some(asked) => asked,
+            None => {
+                let (told, listening) = watch::channel(());
+                tokio::spawn(Arc::clone(self).run(name, told));
+                lives.insert(key, Life::Running(listening.clone()));
+                Asked::Listen(listening)
+            }
         }
     }
 
@@ -305,20 +292,17 @@ mod tests {
             until: now + Duration::from_secs(seconds),
             is_made,
         };
-        let check = |life: Option<&Life>, running, expected| {
-            assert_eq!(
-                judge(life, running, 2, now),
-                expected,
-                "{life:?}, {running}"
-            );
-        };
-        check(None, 0, Verdict::Begin);
-        check(None, 2, Verdict::Refuse(Refused::Busy));
-        check(Some(&running), 2, Verdict::Listen);
-        check(Some(&ended(true, 1)), 2, Verdict::Made);
-        check(Some(&ended(false, 1)), 0, Verdict::Refuse(Refused::Failed));
-        check(Some(&ended(false, 0)), 0, Verdict::Begin);
-        check(Some(&ended(true, 0)), 2, Verdict::Refuse(Refused::Busy));
+        let judged = |life: Option<&Life>, running| judge(life, running, 2, now);
+        let busy = |asked| matches!(asked, Some(Asked::Refused(Refused::Busy)));
+        let failed = |asked| matches!(asked, Some(Asked::Refused(Refused::Failed)));
+        assert!(judged(None, 0).is_none());
+        assert!(busy(judged(None, 2)));
+        assert!(matches!(judged(Some(&running), 2), Some(Asked::Listen(_))));
+        let made = judged(Some(&ended(true, 1)), 2);
+        assert!(matches!(made, Some(Asked::Made)));
+        assert!(failed(judged(Some(&ended(false, 1)), 0)));
+        assert!(judged(Some(&ended(false, 0)), 0).is_none());
+        assert!(busy(judged(Some(&ended(true, 0)), 2)));
     }
 
     #[test]

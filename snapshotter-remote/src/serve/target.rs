@@ -3,7 +3,7 @@
 
 use disk::Digest;
 
-use crate::{signature::digest, store::Name};
+use crate::{signature::digest, store::Name, trace};
 
 /// No path that is served is longer.
 const PATH_BYTES_MAX: usize = 200;
@@ -13,6 +13,7 @@ const PREFIX: &str = "/v1/";
 
 /// Of the version of traces that this program reads.
 const TRACES: &str = "traces/1/";
+const _: () = assert!(trace::VERSION == 1, "the number in TRACES");
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Traces by HTTP: hosts put what they read first of a disk, and get what all agree on.
 
-use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use disk::Digest;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::{Bytes, Incoming},
     header::{self, HeaderValue},
 };
 use tokio::time::timeout;
@@ -95,16 +96,12 @@ impl Served {
 
     fn put_trace(&self, chain_id: Digest, host: &str, trace: Trace) -> Result<Result<(), Refusal>> {
         let no_disk = "the store has no such disk\n";
-        let Some(object) = self.reader.object(Name::Disk(chain_id))? else {
-            return Ok(Err(refusal(StatusCode::NOT_FOUND, no_disk)));
+        let signed = match self.reader.get(Name::Disk(chain_id), signature::BYTES_MAX) {
+            Err(Error::Absent { .. }) => {
+                return Ok(Err(refusal(StatusCode::NOT_FOUND, no_disk)));
+            }
+            signed => signed?,
         };
-        let bytes = usize::try_from(object.bytes).unwrap_or(usize::MAX);
-        let signed = object.read(0, bytes.min(signature::BYTES_MAX));
-        let signed = signed.map_err(|source| Error::File {
-            doing: "reading",
-            path: Name::Disk(chain_id).to_string().into(),
-            source,
-        })?;
         // It is the store's own: whoever signed it, this is how long its blobs are.
         let manifest = signature::open_unverified(&signed, chain_id)?;
         if !trace.is_of(&manifest) {
@@ -155,42 +152,19 @@ impl Served {
         }
         Ok(response)
     }
-
-    /// Runs what reads or writes files, on one of the places for that.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let place = Arc::clone(&self.reads).acquire_owned().await;
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work();
-            drop(place);
-            done
-        });
-        // The runtime is ending.
-        done.await
-            .map_err(|_ended| refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is ending\n"))
-    }
 }
 
 /// All of a request's contents, if they are not too long.
-async fn read(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let cut = |_its_words| refusal(StatusCode::BAD_REQUEST, "the trace was cut off\n");
-        let Ok(data) = frame.map_err(cut)?.into_data() else {
-            continue;
-        };
-        if bytes.len() + data.len() > trace::BYTES_MAX {
-            return Err(Refusal {
-                field: Some((header::CONNECTION, HeaderValue::from_static("close"))),
-                ..refusal(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "that is longer than a trace may be\n",
-                )
-            });
-        }
-        bytes.extend_from_slice(&data);
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    match Limited::new(body, trace::BYTES_MAX).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Refusal {
+            field: Some((header::CONNECTION, HeaderValue::from_static("close"))),
+            ..refusal(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "that is longer than a trace may be\n",
+            )
+        }),
+        Err(_its_words) => Err(refusal(StatusCode::BAD_REQUEST, "the trace was cut off\n")),
     }
-    Ok(bytes)
 }

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::objects::unreadable;
 use crate::{
     error::{Error, Result},
-    signature::PrivateKey,
+    signature::{PrivateKey, PublicKey},
 };
 
 const PRIVATE: &str = "key";
@@ -32,6 +32,15 @@ pub(super) fn load(directory: &Path) -> Result<PrivateKey> {
     })?;
     let mut line = String::new();
     let read = file.take(BYTES_MAX).read_to_string(&mut line);
+    read.map_err(|source| unreadable(&path, source))?;
+    line.parse().map_err(|what| Error::Key { path, what })
+}
+
+/// The public key of the store in that directory.
+pub(super) fn public(directory: &Path) -> Result<PublicKey> {
+    let path = directory.join(PUBLIC);
+    let mut line = String::new();
+    let read = File::open(&path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut line));
     read.map_err(|source| unreadable(&path, source))?;
     line.parse().map_err(|what| Error::Key { path, what })
 }

@@ -17,11 +17,11 @@ use object_store::{
 };
 use tokio::runtime::{Builder, Runtime};
 
+use super::traces;
 use crate::{
     chunk::ChunkId,
     error::{Error, Result},
     signature::digest,
-    trace,
 };
 
 /// Where unfinished blobs lie, without names: what a crash leaves of them, the kernel takes away.
@@ -282,7 +282,7 @@ fn make_directories(store: &Path) -> io::Result<()> {
         fs::create_dir_all(store.join(name.directory()))?;
     }
     // For the server, which may write nowhere else.
-    fs::create_dir_all(store.join("traces").join(trace::VERSION.to_string()))?;
+    fs::create_dir_all(traces::directory(store))?;
     for above in KINDS.iter().copied().chain([""]) {
         File::open(store.join(above))?.sync_all()?;
     }

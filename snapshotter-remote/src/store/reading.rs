@@ -20,9 +20,12 @@ use nix::{
 
 use super::{
     key,
-    objects::{Name, unreadable},
+    objects::{Name, entries, unreadable},
 };
-use crate::error::Result;
+use crate::{
+    error::{Error, Result},
+    signature::{PublicKey, digest},
+};
 
 /// The directory of a store.
 #[derive(Debug)]
@@ -81,6 +84,43 @@ impl Reader {
                 + i128::from(metadata.mtime_nsec()),
             file,
         }))
+    }
+
+    /// All bytes of an object, which nobody has verified.
+    ///
+    /// # Errors
+    /// [`Error::Absent`], [`Error::Damaged`] for more than `bytes_max`, and as [`Reader::object`].
+    pub fn get(&self, name: Name, bytes_max: usize) -> Result<Vec<u8>> {
+        let shown = name.to_string();
+        let Some(object) = self.object(name)? else {
+            return Err(Error::Absent { object: shown });
+        };
+        let bytes = usize::try_from(object.bytes).ok();
+        let Some(bytes) = bytes.filter(|bytes| *bytes <= bytes_max) else {
+            return Err(Error::damaged(shown, "it is longer than it may be"));
+        };
+        let read = object.read(0, bytes);
+        read.map_err(|source| unreadable(&self.path.join(&shown), source))
+    }
+
+    /// The key that has signed what is to be believed.
+    ///
+    /// # Errors
+    /// What the file system answers, and a file that has no key.
+    pub fn key(&self) -> Result<PublicKey> {
+        key::public(&self.path)
+    }
+
+    /// Chains that there are manifests of, by name, if they are no more than so many.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn disks(&self, most: usize) -> Result<Option<Vec<Digest>>> {
+        let directory = self.path.join(Name::Disk(Digest([0; 32])).directory());
+        let names = entries(&directory)?.filter_map(|entry| digest(entry.file_name().to_str()?));
+        let mut found: Vec<Digest> = names.take(most + 1).collect();
+        found.sort_unstable();
+        Ok(Some(found).filter(|found| found.len() <= most))
     }
 
     fn descend(&self, name: &str) -> nix::Result<File> {
@@ -149,7 +189,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        Error,
         chunk::ChunkId,
         store::{Store, objects::NoName},
     };
@@ -206,6 +245,11 @@ mod tests {
             (opened.bytes, opened.read(1, 3).unwrap()),
             (5, b"abl".to_vec())
         );
+        assert_eq!(reader.get(table, 5).unwrap(), b"table");
+        let error = reader.get(table, 4).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        let error = reader.get(Name::Table([9; 32]), 5).unwrap_err();
+        assert!(matches!(error, Error::Absent { .. }), "{error}");
 
         symlink(
             path.join("key"),

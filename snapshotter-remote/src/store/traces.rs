@@ -44,6 +44,11 @@ const NAME_BYTES_MAX: usize = 256;
 /// Length of a file of votes.
 const VOTES_BYTES_MAX: usize = HOSTS_MAX * (8 + NAME_BYTES_MAX + trace::BYTES_MAX) + 8;
 
+/// Where the traces of a store lie, below its directory.
+pub(super) fn directory(store: &Path) -> PathBuf {
+    store.join("traces").join(trace::VERSION.to_string())
+}
+
 /// The traces below the directory of a store.
 #[derive(Debug)]
 pub struct Traces {
@@ -57,7 +62,7 @@ impl Traces {
     #[must_use]
     pub fn of(store: &Path) -> Self {
         Self {
-            directory: store.join("traces").join(trace::VERSION.to_string()),
+            directory: directory(store),
             changing: Mutex::default(),
         }
     }
@@ -161,11 +166,11 @@ fn read(path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>> {
         .open(path);
     let file: File = match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(failed("reading", path))?,
+        opened => opened.map_err(|source| unreadable(path, source))?,
     };
     let mut bytes = Vec::new();
     let read = file.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(failed("reading", path))?;
+    read.map_err(|source| unreadable(path, source))?;
     Ok(Some(bytes).filter(|bytes| bytes.len() <= bytes_max))
 }
 

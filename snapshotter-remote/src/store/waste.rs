@@ -30,9 +30,10 @@ pub enum Waste {
     Leftover(PathBuf),
 }
 
-/// What disks need.
+/// All disks, and what they need.
 #[derive(Debug, Default)]
 struct Needed {
+    disks: BTreeSet<Digest>,
     layers: BTreeSet<Digest>,
     /// Those of which a disk shows something, and so names the table.
     shown: BTreeSet<Digest>,
@@ -73,8 +74,7 @@ impl Store {
         let leftovers = self.objects.leftovers()?.into_iter();
         waste.extend(leftovers.map(|(path, bytes)| (Waste::Leftover(path), bytes)));
         let directory = self.objects.directory();
-        let disks = self.objects.disks()?.into_iter().collect();
-        for (path, bytes) in Traces::of(directory).waste(&disks)? {
+        for (path, bytes) in Traces::of(directory).waste(&needed.disks)? {
             let below = path.strip_prefix(directory).unwrap_or(&path);
             waste.push((Waste::Leftover(below.to_owned()), bytes));
         }
@@ -116,8 +116,11 @@ impl Store {
 
     fn needed(&self) -> Result<Needed> {
         self.objects.only_our_format()?;
-        let mut needed = Needed::default();
-        for chain_id in self.objects.disks()? {
+        let mut needed = Needed {
+            disks: self.objects.disks()?.into_iter().collect(),
+            ..Needed::default()
+        };
+        for chain_id in needed.disks.clone() {
             let manifest = self.manifest(chain_id);
             let manifest = manifest.map_err(|error| unsure(Name::Disk(chain_id), error))?;
             needed.add(&manifest.devices_metadata);
