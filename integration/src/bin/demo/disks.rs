@@ -105,7 +105,7 @@ impl Disks {
         }
         self.rest(begun, &mut picture)?;
         println!("\nhow much of it is here:\n{}", drawn(&picture));
-        println!("{}", self.ours("status", &[])?);
+        println!("{}", self.status()?);
         // Also the one that was imported: they are the same, so what one needs stays with the other.
         let names = [&reference[..], &IMAGE.reference()];
         ctr.call(&[&["images", "rm", "--sync"], &names[..]].concat())?
@@ -127,12 +127,12 @@ impl Disks {
         Ok(self.snapshotter)
     }
 
-    fn pull(&self, containerd: &Containerd, reference: &str) -> Result<String> {
+    fn pull(&self, containerd: &Containerd, reference: &str) -> Result<()> {
         let mut pull = command(built("snapshotter-remote")?);
         pull.args(["pull", reference, "--containerd"])
             .arg(containerd.address());
         pull.arg("--namespace").arg(&containerd.namespace);
-        output_of(&mut pull, SOON)
+        output_of(&mut pull, SOON).map(drop)
     }
 
     /// Watches what comes behind the reads.
@@ -157,7 +157,7 @@ impl Disks {
 
     /// How much of the disk is here, of its chunks.
     fn percent(&self) -> Result<usize> {
-        let status = self.ours("status", &[])?;
+        let status = self.status()?;
         let before = status
             .split(" %)")
             .next()
@@ -166,10 +166,9 @@ impl Disks {
         percent.with_context(|| format!("no percent in {status}"))
     }
 
-    fn ours(&self, word: &str, more: &[&str]) -> Result<String> {
+    fn status(&self) -> Result<String> {
         let mut ours = command(built("snapshotter-remote")?);
-        ours.arg(word)
-            .args(more)
+        ours.arg("status")
             .arg("--root")
             .arg(self.snapshotter.root());
         ours.arg("--address").arg(self.snapshotter.address());
