@@ -20,6 +20,7 @@ mod fields;
 pub mod host;
 pub mod image;
 pub mod manifest;
+pub mod nbd;
 mod open_files;
 pub mod pull;
 pub mod serve;
