@@ -41,6 +41,8 @@ pub struct Served {
     running: Running,
     /// `127.0.0.1:PORT`.
     pub address: String,
+    /// The same for NBD clients, where they are served.
+    pub nbd_address: Option<String>,
 }
 
 impl Store {
@@ -131,9 +133,15 @@ impl Served {
             .recv(&mut buffer)
             .context("waiting until it is ready")?;
         let said = String::from_utf8_lossy(&buffer[..count]);
-        let address = said.split("://").nth(1).context("no address")?;
+        let address = |scheme| {
+            let behind = said.split_once(scheme)?.1;
+            behind.split_whitespace().next().map(str::to_owned)
+        };
         Ok(Self {
-            address: address.trim().to_owned(),
+            address: address("http://")
+                .or_else(|| address("https://"))
+                .context("no address")?,
+            nbd_address: address("nbd://"),
             running,
         })
     }

@@ -10,6 +10,7 @@
 mod add;
 mod chunks;
 mod export;
+mod flat;
 mod key;
 mod layer;
 mod listing;
@@ -24,6 +25,7 @@ mod waste;
 use std::path::Path;
 
 pub use add::Added;
+pub use flat::{FlatDisk, Part};
 pub use listing::Listed;
 pub use objects::{Name, Objects};
 pub use reading::{Opened, Reader};

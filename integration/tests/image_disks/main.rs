@@ -5,6 +5,7 @@
 
 mod converted;
 mod expected;
+mod exported;
 mod guests;
 mod kernel;
 mod mounted;

@@ -287,6 +287,9 @@ pub(super) struct Serve {
     /// Where hosts connect: ADDRESS:PORT; port 0 is one that is free.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) listen: Option<SocketAddr>,
+    /// Also serve disks as NBD exports, read-only, each by its name sha256:CHAINID: ADDRESS:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) listen_nbd: Option<SocketAddr>,
     /// Serve an address that other hosts reach, although everything on it is plain text.
     #[arg(long)]
     pub(super) plaintext: bool,

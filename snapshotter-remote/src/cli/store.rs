@@ -179,6 +179,9 @@ fn override_by(config: &mut Config, asked: &Serve) {
     if let Some(listen) = asked.listen {
         config.listen = listen;
     }
+    if asked.listen_nbd.is_some() {
+        config.nbd.listen = asked.listen_nbd;
+    }
     config.plaintext |= asked.plaintext;
     config.convert.enabled |= asked.convert;
     if let Some(file) = &asked.token_file {

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, config};
 
-use super::{convert::ConvertConfig, tls::TlsConfig};
+use super::{convert::ConvertConfig, nbd::NbdConfig, tls::TlsConfig};
 use crate::error::{Error, Result};
 
 /// Where the configuration is looked for.
@@ -37,6 +37,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// `[convert]`
     pub convert: ConvertConfig,
+    /// `[nbd]`
+    pub nbd: NbdConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[metrics]`
@@ -69,6 +71,7 @@ impl Default for Config {
             token_file: None,
             tls: TlsConfig::default(),
             convert: ConvertConfig::default(),
+            nbd: NbdConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
             server: Limits::default(),
@@ -133,6 +136,7 @@ impl Config {
         bounded("silence_seconds", limits.silence_seconds, 1..=3600)?;
         bounded("threads_max", limits.threads_max as u64, 1..=512)?;
         bounded("drain_seconds", limits.drain_seconds, 0..=3600)?;
+        self.nbd.check(self)?;
         self.convert.check(limits.silence_seconds)
     }
 }
@@ -229,6 +233,7 @@ mod tests {
         assert!(config.token_file.is_some() && config.metrics.address.is_some());
         assert!(config.convert.auth_file.is_some() && config.convert.ca_file.is_some());
         assert!(config.tls.is_on() && config.tls.client_ca_file.is_some());
+        assert!(config.nbd.listen.is_some());
         std::fs::write(&file, "lissten = 1").unwrap();
         let error = Config::read(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("listen"), "{error}");

@@ -60,7 +60,7 @@ pub(super) async fn serve(
 }
 
 /// Begins TLS, or says why not.
-async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     socket: S,
     limits: Limits,

@@ -23,6 +23,12 @@ struct Conversion {
     outcome: &'static str,
 }
 
+/// How a request of an NBD client ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NbdOutcome {
+    outcome: &'static str,
+}
+
 /// Why there was none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Why {
@@ -45,11 +51,18 @@ struct Metrics {
     conversions: Family<Conversion, Counter>,
     conversions_running: Gauge,
     conversions_refused: Family<Why, Counter>,
+    nbd_requests: Family<NbdOutcome, Counter>,
+    nbd_sent_bytes: Counter,
+    nbd_connections: Gauge,
 }
 
 /// A connection that is open; counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Open(Measured);
+
+/// A connection of an NBD client that is open; counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct NbdOpen(Measured);
 
 /// A conversion that runs; counted until it is dropped.
 #[derive(Debug)]
@@ -110,7 +123,26 @@ impl Measured {
             "Requests for disks of images that were not converted, by the reason",
             metrics.conversions_refused.clone(),
         );
+        this.register_nbd(registry);
         this
+    }
+
+    fn register_nbd(&self, registry: &mut Registry) {
+        registry.register(
+            "nbd_requests",
+            "Requests of NBD clients that have a disk open, by outcome",
+            self.0.nbd_requests.clone(),
+        );
+        registry.register(
+            "nbd_sent_bytes",
+            "Bytes of disks that NBD clients have read",
+            self.0.nbd_sent_bytes.clone(),
+        );
+        registry.register(
+            "nbd_connections",
+            "Open connections of NBD clients",
+            self.0.nbd_connections.clone(),
+        );
     }
 
     pub(super) fn answered(&self, object: &'static str, code: u16) {
@@ -148,6 +180,20 @@ impl Measured {
         self.0.conversions_refused.get_or_create(&why).inc();
     }
 
+    pub(super) fn nbd_answered(&self, outcome: &'static str) {
+        let outcome = NbdOutcome { outcome };
+        self.0.nbd_requests.get_or_create(&outcome).inc();
+    }
+
+    pub(super) fn nbd_sent(&self, bytes: u64) {
+        self.0.nbd_sent_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn nbd_opened(&self) -> NbdOpen {
+        self.0.nbd_connections.inc();
+        NbdOpen(self.clone())
+    }
+
     pub(super) fn opened(&self) -> Open {
         self.0.connections.inc();
         Open(self.clone())
@@ -165,6 +211,12 @@ impl Converting {
 impl Drop for Converting {
     fn drop(&mut self) {
         self.0.0.conversions_running.dec();
+    }
+}
+
+impl Drop for NbdOpen {
+    fn drop(&mut self) {
+        self.0.0.nbd_connections.dec();
     }
 }
 

@@ -9,6 +9,7 @@
 //!    |  READY=1
 //!  Server::run     one task for each connection, so many and no more (connection, traffic)
 //!    |               GET -> target -> token -> object -> conditions and range -> body
+//!    |               NBD -> name -> disk -> reads of it -> chunks (nbd), where that is wanted
 //!    |  SIGHUP       tokens, certificates and the log's level are read again
 //!    |  SIGTERM      no new connections; answers that are begun are ended, within a limit
 //!   end
@@ -21,6 +22,7 @@ mod config;
 mod connection;
 mod convert;
 mod measured;
+mod nbd;
 mod run;
 mod target;
 mod tls;
@@ -30,5 +32,6 @@ mod traffic;
 
 pub use config::{Config, FILE, Limits};
 pub use convert::ConvertConfig;
+pub use nbd::NbdConfig;
 pub use run::{Reread, Server};
 pub use tls::TlsConfig;

@@ -23,6 +23,7 @@ use super::{
     connection,
     convert::Conversions,
     measured::Measured,
+    nbd::{self, Exports},
     tokens::Tokens,
 };
 use crate::{
@@ -68,6 +69,7 @@ pub struct Server {
     served: Arc<Served>,
     registry: Registry,
     listener: Listener,
+    nbd: Option<Listener>,
     metrics: Option<MetricsListener>,
     runtime: Runtime,
 }
@@ -118,9 +120,14 @@ impl Server {
             .build()
             .map_err(listening)?;
         let listener = runtime.block_on(async { listen(config.listen) });
+        let nbd = config.nbd.listen.map(|address| {
+            let listening = runtime.block_on(async { listen(address) });
+            listening.map_err(|source| Error::Listen { address, source })
+        });
         let metrics = config.metrics.address.as_ref().map(MetricsListener::bind);
         Ok(Self {
             listener: listener.map_err(listening)?,
+            nbd: nbd.transpose()?,
             metrics: metrics.transpose()?,
             served: Arc::new(served),
             registry,
@@ -139,34 +146,34 @@ impl Server {
             served,
             registry,
             listener,
+            nbd,
             metrics,
             runtime,
         } = self;
         let (trigger, shutdown) = Shutdown::channel();
         let ended = runtime.block_on(async {
-            let address = listener.local_addr();
-            let listener = TcpListener::from_std(listener);
             let listening = |source| Error::Listen {
                 address: config.listen,
                 source,
             };
-            let listener = listener.map_err(listening)?;
-            let address = address.map_err(listening)?;
+            let listener = TcpListener::from_std(listener).map_err(listening)?;
+            let nbd = nbd.map(TcpListener::from_std).transpose();
+            let nbd = nbd.map_err(listening)?;
             let mut signals = Signals::new().map_err(listening)?;
             if let Some(metrics) = metrics {
                 tokio::spawn(metrics.serve(Arc::new(registry), shutdown.clone()));
             }
             tokio::spawn(notify::keep_alive(shutdown.clone()));
-            let scheme = if config.tls.is_on() { "https" } else { "http" };
-            let status = format!("serving {} on {scheme}://{address}", config.dir.display());
-            raise_descriptors(&config.server);
-            warn_about(&config, address, &served);
+            let status = status(&config, &listener, nbd.as_ref()).map_err(listening)?;
+            raise_descriptors(&config);
+            warn_about(&config, &served);
             notify::ready(&status);
             tracing::info!(status, "ready");
-            let mut connections = Connections::new(Arc::clone(&served), config.server, shutdown);
+            let mut connections = Connections::new(Arc::clone(&served), &config, shutdown);
             loop {
                 tokio::select! {
-                    accepted = listener.accept() => connections.take(accepted).await,
+                    accepted = listener.accept() => connections.take(accepted, Protocol::Http).await,
+                    accepted = accept(nbd.as_ref()) => connections.take(accepted, Protocol::Nbd).await,
                     Some(_ended) = connections.tasks.join_next() => {}
                     asked = signals.next() => match asked {
                         Asked::End => break,
@@ -174,7 +181,7 @@ impl Server {
                     },
                 }
             }
-            drop(listener);
+            drop((listener, nbd));
             trigger.pull();
             connections.end(config.server.drain(), signals).await;
             Ok(())
@@ -186,10 +193,36 @@ impl Server {
     }
 }
 
+/// What operators see of it.
+fn status(
+    config: &Config,
+    listener: &TcpListener,
+    nbd: Option<&TcpListener>,
+) -> std::io::Result<String> {
+    let scheme = if config.tls.is_on() { "https" } else { "http" };
+    let address = listener.local_addr()?;
+    let mut status = format!("serving {} on {scheme}://{address}", config.dir.display());
+    if let Some(nbd) = nbd {
+        status += &format!(" and nbd://{}", nbd.local_addr()?);
+    }
+    Ok(status)
+}
+
+/// The next client of one that may be there.
+async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Lets this process open as many files as it may.
-fn raise_descriptors(limits: &Limits) {
-    // Each connection with an object, each thread on its way to one.
-    let wanted = 2 * (limits.connections_max + limits.threads_max) as u64 + OTHER_DESCRIPTORS;
+fn raise_descriptors(config: &Config) {
+    let limits = &config.server;
+    // Each connection with an object, each thread on its way to one, and NBD clients.
+    let pairs = (limits.connections_max + limits.threads_max) as u64;
+    let nbd = config.nbd.listen.map_or(0, |_| config.nbd.connections_max) as u64;
+    let wanted = 2 * pairs + nbd + OTHER_DESCRIPTORS;
     match open_files::raise() {
         Ok(most) if most >= wanted => {}
         Ok(most) => tracing::warn!(
@@ -210,6 +243,8 @@ fn listen(address: SocketAddr) -> std::io::Result<Listener> {
     socket.set_reuseaddr(true)?;
     // Connections have it from the socket that listens.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    // So is this: a client that may be silent for days, and whose host is gone, does not keep its place.
+    socket.set_keepalive(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
@@ -226,9 +261,12 @@ impl Config {
     }
 }
 
-fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
+fn warn_about(config: &Config, served: &Served) {
+    let addresses = [Some(config.listen), config.nbd.listen];
+    let mut reached = addresses.iter().flatten();
+    let is_reached = reached.any(|address| !address.ip().is_loopback());
     match &served.tokens {
-        None if !served.is_limited() && !address.ip().is_loopback() => tracing::warn!(
+        None if !served.is_limited() && is_reached => tracing::warn!(
             "there is no token_file and no authority of hosts: whoever reaches the address can read every image"
         ),
         None => {}
@@ -244,7 +282,7 @@ fn warn_about(config: &Config, address: SocketAddr, served: &Served) {
         let images = config.convert.images.join(" ");
         tracing::info!(images, "images are converted when hosts ask for them");
     }
-    if config.plaintext && !address.ip().is_loopback() {
+    if config.plaintext && is_reached {
         tracing::warn!("images and tokens are sent as plain text");
     }
 }
@@ -295,29 +333,45 @@ fn place<T>(now: &Option<RwLock<T>>, read: Option<T>) -> Option<impl FnOnce()> {
     })
 }
 
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Nbd,
+}
+
 /// The connections that are open.
 struct Connections {
     served: Arc<Served>,
+    exports: Arc<Exports>,
     limits: Limits,
     shutdown: Shutdown,
     places: Arc<Semaphore>,
+    nbd_places: Arc<Semaphore>,
     tasks: JoinSet<()>,
     told: Option<Instant>,
 }
 
 impl Connections {
-    fn new(served: Arc<Served>, limits: Limits, shutdown: Shutdown) -> Self {
+    fn new(served: Arc<Served>, config: &Config, shutdown: Shutdown) -> Self {
+        let limits = config.server;
         Self {
+            exports: Exports::new(Arc::clone(&served), config.nbd.cache_mebibytes << 20),
             served,
             limits,
             shutdown,
             places: Arc::new(Semaphore::new(limits.connections_max)),
+            nbd_places: Arc::new(Semaphore::new(config.nbd.connections_max)),
             tasks: JoinSet::new(),
             told: None,
         }
     }
 
-    async fn take(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+    async fn take(
+        &mut self,
+        accepted: std::io::Result<(TcpStream, SocketAddr)>,
+        protocol: Protocol,
+    ) {
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -325,29 +379,40 @@ impl Connections {
                 return tokio::time::sleep(PAUSE).await;
             }
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return self.refuse(&socket);
+        let places = match protocol {
+            Protocol::Http => &self.places,
+            Protocol::Nbd => &self.nbd_places,
         };
-        let served = Arc::clone(&self.served);
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            return self.refuse(&socket, protocol);
+        };
         let (limits, shutdown) = (self.limits, self.shutdown.clone());
-        self.tasks.spawn(async move {
-            connection::serve(socket, peer, served, limits, shutdown).await;
-            drop(place);
-        });
+        match protocol {
+            Protocol::Http => {
+                let served = Arc::clone(&self.served);
+                self.tasks.spawn(async move {
+                    connection::serve(socket, peer, served, limits, shutdown).await;
+                    drop(place);
+                });
+            }
+            Protocol::Nbd => {
+                let exports = Arc::clone(&self.exports);
+                self.tasks.spawn(async move {
+                    nbd::serve(socket, peer, exports, limits, shutdown).await;
+                    drop(place);
+                });
+            }
+        }
     }
 
-    fn refuse(&mut self, socket: &TcpStream) {
+    fn refuse(&mut self, socket: &TcpStream, protocol: Protocol) {
         self.served.measured.refused();
-        if self.served.acceptor.is_none() {
+        if self.served.acceptor.is_none() && protocol == Protocol::Http {
             // Who does not hear it sees that it was closed.
             let _said = socket.try_write(REFUSAL);
         }
         if self.told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
-            let connections_max = self.limits.connections_max;
-            tracing::warn!(
-                connections_max,
-                "connections are refused: too many are open"
-            );
+            tracing::warn!(?protocol, "connections are refused: too many are open");
             self.told = Some(Instant::now());
         }
     }

@@ -7,6 +7,7 @@ mod added;
 mod command;
 mod converted;
 mod damaged;
+mod exported;
 mod images;
 mod pulled;
 mod refused;

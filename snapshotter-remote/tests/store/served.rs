@@ -30,7 +30,7 @@ use super::{
 };
 
 /// A store with one image; the chainID of that, and its disk.
-fn store_of(layers: &[Vec<u8>]) -> (TempDir, Digest, Vec<u8>) {
+pub(crate) fn store_of(layers: &[Vec<u8>]) -> (TempDir, Digest, Vec<u8>) {
     let directory = tempdir().unwrap();
     let image = directory.path().join("image");
     Layout::of(&packed(layers, &[gzip])).directory(&image);

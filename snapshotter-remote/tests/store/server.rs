@@ -30,6 +30,8 @@ const FILE: &str = "config.toml";
 /// A server that runs until it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// For NBD clients, where they are served.
+    pub(crate) nbd_address: Option<SocketAddr>,
     directory: TempDir,
     child: Child,
     log: BufReader<ChildStderr>,
@@ -55,14 +57,17 @@ impl Server {
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut this = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            nbd_address: None,
             directory,
             child,
             log,
             manager,
         };
         let said = this.hears("READY=1");
-        let (_, address) = said.rsplit_once("://").unwrap();
-        this.address = address.trim().parse().unwrap();
+        let mut addresses = said.split("://").skip(1);
+        let mut address = || addresses.next()?.split_whitespace().next()?.parse().ok();
+        this.address = address().unwrap();
+        this.nbd_address = address();
         this
     }
 
