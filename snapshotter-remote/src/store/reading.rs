@@ -2,7 +2,7 @@
 //! directory, name by name, and no symbolic link is followed.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -20,7 +20,7 @@ use nix::{
 
 use super::{
     key,
-    objects::{Name, entries, unreadable},
+    objects::{Name, unreadable},
 };
 use crate::{
     error::{Error, Result},
@@ -117,10 +117,22 @@ impl Reader {
     /// What the file system answers.
     pub fn disks(&self, most: usize) -> Result<Option<Vec<Digest>>> {
         let directory = self.path.join(Name::Disk(Digest([0; 32])).directory());
-        let names = entries(&directory)?.filter_map(|entry| digest(entry.file_name().to_str()?));
-        let mut found: Vec<Digest> = names.take(most + 1).collect();
+        let failed = |source| unreadable(&directory, source);
+        let mut found = Vec::new();
+        let read = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(found)),
+            read => read.map_err(failed)?,
+        };
+        for entry in read {
+            let name = entry.map_err(failed)?.file_name();
+            found.extend(name.to_str().and_then(digest));
+            // What else there is, is not looked at.
+            if found.len() > most {
+                return Ok(None);
+            }
+        }
         found.sort_unstable();
-        Ok(Some(found).filter(|found| found.len() <= most))
+        Ok(Some(found))
     }
 
     fn descend(&self, name: &str) -> nix::Result<File> {
@@ -183,7 +195,7 @@ impl Opened {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use tempfile::tempdir;
 
@@ -262,6 +274,24 @@ mod tests {
         fs::rename(path.join("tables"), path.join("elsewhere")).unwrap();
         symlink(path.join("elsewhere"), path.join("tables")).unwrap();
         assert!(reader.object(table).is_err(), "a directory that is a link");
+    }
+
+    #[test]
+    fn disks_are_listed_by_name_if_they_are_not_too_many() {
+        let directory = tempdir().unwrap();
+        let path = directory.path();
+        Store::create(path).unwrap();
+        let reader = Reader::open(path).unwrap();
+        let names = [Digest([2; 32]), Digest([1; 32])];
+        let file = |name: &str| path.join("disks/1").join(name);
+        for name in names {
+            fs::write(file(&name.to_string()), "").unwrap();
+        }
+        fs::write(file("note"), "").unwrap();
+        assert_eq!(reader.disks(2).unwrap(), Some(vec![names[1], names[0]]));
+        assert_eq!(reader.disks(1).unwrap(), None);
+        fs::remove_dir_all(path.join("disks")).unwrap();
+        assert_eq!(reader.disks(1).unwrap(), Some(Vec::new()));
     }
 
     #[test]
