@@ -10,10 +10,8 @@ use std::{
 };
 
 use disk::Digest;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode, Uri,
-    body::Incoming,
     header::{self, HeaderValue},
     http::request,
 };
@@ -31,7 +29,12 @@ use tokio::{
 };
 
 use super::{
-    config::StoreConfig, conversion::Wanted, metrics::Measured, proxy::ToProxy, tls::Connector,
+    config::StoreConfig,
+    conversion::Wanted,
+    metrics::Measured,
+    proxy::ToProxy,
+    received::{Broken, Received},
+    tls::Connector,
 };
 use crate::{
     conversion::{IMAGE, PREFER, prefer},
@@ -441,21 +444,9 @@ impl Client {
             request = request.header(header::AUTHORIZATION, token);
         }
         let request = request.body(contents).map_err(said)?;
-        let asked = http.request(request);
         let mut closed = self.closed.subscribe();
         let answered = async {
-            let whole = async {
-                let response = asked.await.map_err(said)?;
-                match response.status() {
-                    StatusCode::OK | StatusCode::NO_CONTENT => {
-                        let bytes = read(response.into_body(), bytes_max).await?;
-                        Ok(Answer::Found(bytes))
-                    }
-                    StatusCode::NOT_FOUND => Ok(Answer::Absent),
-                    StatusCode::ACCEPTED => Ok(Answer::Later),
-                    other => Err(format!("it answered {other}")),
-                }
-            };
+            let whole = self.whole(http, request, bytes_max);
             let seconds = limit.as_secs();
             let late = |_elapsed| format!("no answer within {seconds} seconds");
             tokio::select! {
@@ -464,6 +455,39 @@ impl Client {
             }
         };
         self.runtime.block_on(answered)
+    }
+
+    /// All of an answer; where it breaks, the rest is asked for.
+    async fn whole<C: Connect + Clone + Send + Sync + 'static>(
+        &self,
+        http: &legacy::Client<C, Full>,
+        request: Request<Full>,
+        bytes_max: usize,
+    ) -> Result<Answer, String> {
+        let mut received = Received::default();
+        loop {
+            let response = http.request(received.rest(&request)).await;
+            let response = response.map_err(said)?;
+            let status = response.status();
+            match status {
+                StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT => {}
+                StatusCode::NOT_FOUND => return Ok(Answer::Absent),
+                StatusCode::ACCEPTED => return Ok(Answer::Later),
+                other => return Err(format!("it answered {other}")),
+            }
+            if !received.begins(status, response.headers()) {
+                return Err(format!("it answered {status}, and not what was asked for"));
+            }
+            match received.read(response.into_body(), bytes_max).await {
+                Ok(()) => return Ok(Answer::Found(received.into_bytes())),
+                Err(Broken::Over(what)) => return Err(what),
+                Err(Broken::Resumable(what)) => {
+                    self.measured.resumed();
+                    let path = request.uri().path();
+                    tracing::debug!(path, what, "the rest of an answer is asked for");
+                }
+            }
+        }
     }
 }
 
@@ -480,17 +504,6 @@ impl Drop for Client {
 /// Where a trace is.
 fn trace_of(disk: Digest) -> String {
     format!("traces/{}/{disk}", trace::VERSION)
-}
-
-/// All of an answer, if it is not too long.
-async fn read(body: Incoming, bytes_max: usize) -> Result<Vec<u8>, String> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(whole) => Ok(whole.to_bytes().into()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(format!("more than {bytes_max} bytes were sent"))
-        }
-        Err(error) => Err(snapshot_core::one_line(&*error)),
-    }
 }
 
 fn said(error: impl std::error::Error) -> String {
@@ -602,6 +615,102 @@ pub(super) mod tests {
         assert_eq!(by_proxy.join().unwrap(), vec![full; 3]);
         let short = format!("GET /v1/{name} HTTP/1.1");
         assert_eq!(by_store.join().unwrap(), vec![short; 4]);
+    }
+
+    /// Sends these answers as they are, each on a connection of its own that it then closes: the heads of the requests.
+    fn say(answers: Vec<String>) -> (SocketAddr, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let answer = |text: String| {
+                let (mut client, _) = listener.accept().unwrap();
+                let lines = BufReader::new(client.try_clone().unwrap()).lines();
+                let head = lines
+                    .map(Result::unwrap)
+                    .take_while(|line| !line.is_empty());
+                let head = head.collect::<Vec<_>>().join("\n").to_lowercase();
+                client.write_all(text.as_bytes()).unwrap();
+                head
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        (address, served)
+    }
+
+    fn asks(address: SocketAddr) -> Result<Option<Vec<u8>>> {
+        let config = StoreConfig {
+            urls: vec![format!("http://{address}")],
+            ..StoreConfig::default()
+        };
+        let client = Client::new(&config, Measured::default()).unwrap();
+        let patience = (Patience::Once, Way::Usual);
+        client.get(Name::Table([0xab; 32]), 10, patience)
+    }
+
+    /// An answer that says that it has so many bytes.
+    fn head(status: &str, bytes: usize, fields: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {bytes}\r\n{fields}\r\n")
+    }
+
+    const TAG: &str = "ETag: \"x\"\r\n";
+
+    #[test]
+    fn an_answer_that_breaks_goes_on_where_it_broke() {
+        let range = |from| format!("Content-Range: bytes {from}-9/10\r\n{TAG}");
+        let part =
+            |from: usize, text: &str| head("206 Partial Content", 10 - from, &range(from)) + text;
+        let (store, served) = say(vec![
+            head("200 OK", 10, TAG) + "0123",
+            part(4, "45"),
+            part(6, "6789"),
+        ]);
+        assert_eq!(asks(store).unwrap().unwrap(), b"0123456789");
+        let asked = served.join().unwrap();
+        assert!(!asked[0].contains("range: "), "{asked:?}");
+        for (head, from) in [(&asked[1], 4), (&asked[2], 6)] {
+            let range = format!("\nrange: bytes={from}-");
+            assert!(
+                head.contains(&range) && head.contains("\nif-range: \"x\""),
+                "{head}"
+            );
+        }
+
+        // It has become another meanwhile.
+        let other = head("200 OK", 5, "ETag: \"y\"\r\n") + "other";
+        let (store, served) = say(vec![head("200 OK", 10, TAG) + "0123", other]);
+        assert_eq!(asks(store).unwrap().unwrap(), b"other");
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_cannot_go_on_fails() {
+        let fails = |answers: Vec<String>, expected: &str| {
+            let (store, served) = say(answers);
+            let error = asks(store).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            served.join().unwrap();
+        };
+        let broken = "error reading a body";
+        // What it is of is not said, or not for sure.
+        fails(vec![head("200 OK", 10, "") + "0123"], broken);
+        let weak = "ETag: W/\"x\"\r\n";
+        fails(vec![head("200 OK", 10, weak) + "0123"], broken);
+        // Nothing has come.
+        fails(vec![head("200 OK", 10, TAG)], broken);
+        let begun = || head("200 OK", 10, TAG) + "0";
+        let from = |at| format!("Content-Range: bytes {at}-9/10\r\n{TAG}");
+        let others = head("206 Partial Content", 8, &from(2)) + "23456789";
+        fails(vec![begun(), others], "not what was asked for");
+        // More than was asked for by anybody.
+        fails(
+            vec![head("206 Partial Content", 8, &from(2))],
+            "not what was asked for",
+        );
+        let long = head("206 Partial Content", 12, &from(1)) + "123456789abc";
+        fails(vec![begun(), long], "more than 10 bytes were sent");
+        // Again and again.
+        let again = (1..=5).map(|at| head("206 Partial Content", 10 - at, &from(at)) + "x");
+        fails([begun()].into_iter().chain(again).collect(), broken);
     }
 
     #[test]

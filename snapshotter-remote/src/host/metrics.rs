@@ -60,6 +60,7 @@ struct Metrics {
     damaged: Counter,
     store_failures: Counter,
     proxy_failures: Counter,
+    resumed: Counter,
     attached: Counter,
     faults: Counter,
     waits: Counter,
@@ -120,6 +121,11 @@ impl Measured {
             "proxy_failures",
             "Requests that the proxy did not answer, or with an error, so that stores were asked directly",
             metrics.proxy_failures.clone(),
+        );
+        registry.register(
+            "transfers_resumed",
+            "Answers of which the rest was asked for after their connection broke",
+            metrics.resumed.clone(),
         );
         registry.register(
             "disks_attached",
@@ -263,6 +269,10 @@ impl Measured {
 
     pub(super) fn proxy_failed(&self) {
         self.0.proxy_failures.inc();
+    }
+
+    pub(super) fn resumed(&self) {
+        self.0.resumed.inc();
     }
 
     pub(super) fn attached(&self) {

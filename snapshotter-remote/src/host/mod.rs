@@ -31,6 +31,7 @@ mod operator;
 mod pins;
 mod probe;
 mod proxy;
+mod received;
 mod room;
 mod serve;
 mod status;
