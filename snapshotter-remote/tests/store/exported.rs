@@ -185,6 +185,23 @@ fn more_than_may_be_are_closed_and_the_end_waits_for_answers() {
 }
 
 #[test]
+fn who_says_or_takes_nothing_is_closed_and_who_has_a_disk_may_be_silent() {
+    let (directory, chain_id, expected) = store_of(&[layer(&[("x", &noise(3, 24 << 20))])]);
+    let config = format!("[server]\nsilence_seconds = 1\n{NBD}");
+    let mut server = Server::start(&directory.path().join("store"), &config);
+    let name = format!("sha256:{chain_id}");
+    let mut idle = Client::of(&server, &name).unwrap();
+    let mut silent = TcpStream::connect(server.nbd_address.unwrap()).unwrap();
+    let mut stuck = Client::of(&server, &name).unwrap();
+    stuck.ask(0, 0, u32::try_from(expected.len()).unwrap());
+    server.logs("was not taken, or not ready, in time");
+    let mut greeting = Vec::new();
+    silent.read_to_end(&mut greeting).unwrap();
+    assert_eq!(greeting.len(), 18, "it says no more");
+    assert!(idle.read(0, 4096) == (0, expected[..4096].to_vec()));
+}
+
+#[test]
 fn tokens_without_certificates_and_plain_text_for_others_are_refused() {
     let (directory, ..) = store_of(&layers());
     let store = directory.path().join("store");
