@@ -2,21 +2,21 @@
 //! descend from. It is filled by its files, as it lays them out itself.
 
 use std::{
-    fs::{self, File},
-    io::Read,
+    fs,
     net::SocketAddr,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use nix::sys::signal::Signal;
 
 use crate::{
     apt::Suite,
     cache,
-    images::Image,
-    process::{Running, command},
+    daemon::Daemon,
+    images::{Image, Stored},
+    process::command,
     wait::{SOON, Sources, until},
 };
 
@@ -35,9 +35,20 @@ pub enum Lets {
 /// A running docker-registry; it ends when this is dropped.
 #[derive(Debug)]
 pub struct DockerRegistry {
-    _running: Running,
+    _running: Ending,
     _directory: tempfile::TempDir,
     address: SocketAddr,
+}
+
+/// Its process, which is ended when this is dropped.
+#[derive(Debug)]
+struct Ending(Daemon);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It is killed at a limit; a test has nothing more to learn of it.
+        drop(self.0.end(Signal::SIGTERM));
+    }
 }
 
 impl DockerRegistry {
@@ -76,13 +87,13 @@ impl DockerRegistry {
         fs::write(&file, config)?;
         // What it says of each request would fill a pipe.
         let log = directory.path().join("log");
-        let mut serve = command("sh");
-        serve.args(["-c", "exec \"$0\" serve \"$1\" >\"$2\" 2>&1"]);
-        serve.arg(program()?).arg(&file).arg(&log);
-        let running = Running::start(&mut serve)?;
+        let mut serve = command(program()?);
+        serve.arg("serve").arg(&file);
+        let this = Ending(Daemon::default());
+        this.0.start(serve.stdin(Stdio::null()), &log)?;
         let sources = Sources::none()
             .directory(directory.path())?
-            .process(running.pid())?;
+            .process(this.0.pid()?)?;
         let address = until("docker-registry does not listen", SOON, sources, || {
             let said = fs::read_to_string(&log).unwrap_or_default();
             let address = said.split("listening on ").nth(1);
@@ -90,7 +101,7 @@ impl DockerRegistry {
             Ok(address.and_then(|address| address.parse().ok()))
         })?;
         Ok(Self {
-            _running: running,
+            _running: this,
             _directory: directory,
             address,
         })
@@ -99,7 +110,7 @@ impl DockerRegistry {
     /// What a client calls an image of it.
     #[must_use]
     pub fn reference(&self, image: Image) -> String {
-        format!("{}/{}:1", self.address, name(image))
+        format!("{}/{}:1", self.address, image.name())
     }
 
     /// `127.0.0.1:PORT`.
@@ -118,42 +129,28 @@ fn program() -> Result<PathBuf> {
     Ok(directory.join("usr/bin/docker-registry"))
 }
 
-/// What an image is called there.
-fn name(image: Image) -> String {
-    let key = image.key();
-    key.split('.').next().unwrap_or_default().to_owned()
-}
-
 /// Puts the blobs of an image, and what says that they are of it.
 fn fill(root: &Path, image: Image) -> Result<()> {
     let base = root.join("docker/registry/v2");
-    let repository = base.join("repositories").join(name(image));
-    let path = image.archive()?;
-    let mut archive = tar::Archive::new(File::open(&path)?);
-    let blobs = File::open(&path)?;
-    let mut index = Vec::new();
-    for entry in archive.entries_with_seek()? {
-        let mut entry = entry?;
-        let name = entry.path()?.display().to_string();
-        if let Some(digest) = name.strip_prefix("blobs/sha256/") {
-            let mut contents = vec![0; usize::try_from(entry.size())?];
-            blobs.read_exact_at(&mut contents, entry.raw_file_position())?;
-            let two = digest.get(..2).context("a digest is long")?;
-            let blob = base.join("blobs/sha256").join(two).join(digest);
-            put(&blob.join("data"), &contents)?;
-            link(&repository.join("_layers/sha256").join(digest), digest)?;
-        } else if name == "index.json" {
-            entry.read_to_end(&mut index)?;
-        }
+    let repository = base.join("repositories").join(image.name());
+    let stored = Stored::of(&image.archive()?)?;
+    for digest in stored.digests() {
+        let contents = stored.blob(digest)?.context("it has its blobs")?;
+        let digest = hexadecimal(digest)?;
+        let two = digest.get(..2).context("a digest is long")?;
+        let blob = base.join("blobs/sha256").join(two).join(digest);
+        put(&blob.join("data"), &contents)?;
+        link(&repository.join("_layers/sha256").join(digest), digest)?;
     }
-    let index: Value = serde_json::from_slice(&index)?;
-    let manifest = index["manifests"][0]["digest"].as_str();
-    let digest = manifest.and_then(|digest| digest.strip_prefix("sha256:"));
-    let digest = digest.context("an index names a manifest")?;
+    let digest = hexadecimal(&stored.manifest)?;
     let manifests = repository.join("_manifests");
     link(&manifests.join("revisions/sha256").join(digest), digest)?;
     link(&manifests.join("tags/1/current"), digest)?;
     link(&manifests.join("tags/1/index/sha256").join(digest), digest)
+}
+
+fn hexadecimal(digest: &str) -> Result<&str> {
+    digest.strip_prefix("sha256:").context("another digest")
 }
 
 fn link(directory: &Path, digest: &str) -> Result<()> {

@@ -8,6 +8,7 @@ mod debian;
 mod large;
 mod layer;
 mod layers;
+mod stored;
 mod ubuntu;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::{apt::Unreachable, cache, skip::skip};
 pub use archive::{Description, write as write_archive};
 pub use layer::{Content, Device, Entry, Layer};
 pub use layers::expected as expected_of_layers;
+pub use stored::Stored;
 
 /// Environment variable that limits the images behaviours are checked with: words such as
 /// `busybox debian`.
@@ -101,6 +103,12 @@ impl Image {
             Self::Layers => ("layers", 1),
             Self::Large => ("large", 1),
         }
+    }
+
+    /// What it is called in registries.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.recipe().0
     }
 
     /// Name and recipe version, for names of files.

@@ -3,10 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::images::Image;
+use crate::images::{Image, Stored};
 
 /// A running registry.
 #[derive(Debug)]
@@ -29,8 +27,7 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// By digest: the archive, and where in it.
-    blobs: BTreeMap<String, (PathBuf, u64, u64)>,
+    stored: Vec<Stored>,
     /// Digests of manifests, by name.
     manifests: BTreeMap<String, String>,
     layers: Vec<String>,
@@ -85,7 +82,7 @@ impl Registry {
     /// What a client calls an image of it.
     #[must_use]
     pub fn reference(&self, image: Image) -> String {
-        format!("{}/{}:1", self.address, name(image))
+        format!("{}/{}:1", self.address, image.name())
     }
 
     /// The layers that were pulled since this was asked last, by digest.
@@ -114,44 +111,27 @@ impl Drop for Registry {
     }
 }
 
-/// What it is called here.
-fn name(image: Image) -> String {
-    let key = image.key();
-    key.split('.').next().unwrap_or_default().to_owned()
-}
-
 impl Shared {
     fn add(&mut self, image: Image) -> Result<()> {
-        let path = image.archive()?;
-        let mut archive = tar::Archive::new(File::open(&path)?);
-        let mut index = Vec::new();
-        for entry in archive.entries_with_seek()? {
-            let mut entry = entry?;
-            let name = entry.path()?.display().to_string();
-            if let Some(digest) = name.strip_prefix("blobs/sha256/") {
-                let place = (path.clone(), entry.raw_file_position(), entry.size());
-                self.blobs.insert(format!("sha256:{digest}"), place);
-            } else if name == "index.json" {
-                entry.read_to_end(&mut index)?;
-            }
-        }
-        let index: Value = serde_json::from_slice(&index)?;
-        let manifest = index["manifests"][0]["digest"].as_str();
-        let manifest = manifest.context("an index names a manifest")?.to_owned();
-        let document: Value = serde_json::from_slice(&self.blob(&manifest)?)?;
+        let stored = Stored::of(&image.archive()?)?;
+        let manifest = stored.manifest.clone();
+        let document = stored.blob(&manifest)?.context("no manifest")?;
+        let document: Value = serde_json::from_slice(&document)?;
         let layers = document["layers"].as_array().context("layers")?.iter();
         self.layers
             .extend(layers.filter_map(|layer| Some(layer["digest"].as_str()?.to_owned())));
-        self.manifests.insert(name(image), manifest);
+        self.manifests.insert(image.name().to_owned(), manifest);
+        self.stored.push(stored);
         Ok(())
     }
 
-    fn blob(&self, digest: &str) -> Result<Vec<u8>> {
-        use std::os::unix::fs::FileExt;
-        let (path, at, bytes) = self.blobs.get(digest).context("no such blob")?;
-        let mut contents = vec![0; usize::try_from(*bytes)?];
-        File::open(path)?.read_exact_at(&mut contents, *at)?;
-        Ok(contents)
+    fn blob(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        for stored in &self.stored {
+            if let Some(contents) = stored.blob(digest)? {
+                return Ok(Some(contents));
+            }
+        }
+        Ok(None)
     }
 
     /// Answers the requests of a connection.
@@ -199,8 +179,9 @@ impl Shared {
             [_, "blobs", digest] => (Some(digest.to_owned()), "application/octet-stream"),
             _ => (None, ""),
         };
-        let found = digest.filter(|digest| self.blobs.contains_key(digest));
-        let Some(digest) = found else {
+        let contents = digest.as_deref().map(|digest| self.blob(digest));
+        let contents = contents.transpose()?.flatten();
+        let Some((digest, contents)) = digest.zip(contents) else {
             let status = if path == "/v2/" {
                 "200 OK"
             } else {
@@ -209,7 +190,6 @@ impl Shared {
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             return Ok(client.write_all(head.as_bytes())?);
         };
-        let contents = self.blob(&digest)?;
         write!(
             client,
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: {kind}\r\n\
