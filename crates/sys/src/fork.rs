@@ -35,14 +35,15 @@ pub(crate) fn clone_with(
     )
 }
 
-/// As [`fork`], by clone3(2) with CLONE_INTO_CGROUP (Linux 5.7).
+/// As [`clone_with`], by clone3(2) with CLONE_INTO_CGROUP (Linux 5.7).
 pub(crate) fn clone_into(
     directory: BorrowedFd<'_>,
+    flags: CloneFlags,
     run: &mut dyn FnMut() -> Infallible,
 ) -> io::Result<Child> {
     // SAFETY: all zero bytes are valid: a structure of numbers, in which 0 asks for nothing.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.flags = CLONE_INTO_CGROUP | u64::from(flags.bits().unsigned_abs());
     arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     arguments.cgroup = u64::from(directory.as_raw_fd().unsigned_abs());
     let bytes = size_of_val(&arguments);

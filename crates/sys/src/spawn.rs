@@ -250,7 +250,7 @@ impl<'a> Spawn<'a> {
     /// # Errors
     /// As [`Spawn::spawn`].
     pub fn spawn_into_cgroup(self, directory: BorrowedFd<'_>) -> io::Result<(Child, Place)> {
-        let into = |run: &mut dyn FnMut() -> Infallible| clone_into(directory, run);
+        let into = |run: &mut dyn FnMut() -> Infallible| clone_into(directory, self.clone, run);
         match self.spawn_by(into, |report| readable_within(report, BIRTH_LIMIT)) {
             Ok(child) => Ok((child, Place::Inside)),
             // Whatever else is wrong with it comes again.
@@ -906,6 +906,11 @@ mod tests {
         assert_eq!(place, Place::Outside);
         if let Some(path) = cgroup() {
             let inside = told(&File::open(&path).unwrap());
+            let first = sh("[ $$ = 1 ]").new_pid_namespace();
+            let directory = File::open(&path).unwrap();
+            let (mut first, place) = first.spawn_into_cgroup(directory.as_fd()).unwrap();
+            assert_eq!(place, Place::Inside);
+            assert_eq!(first.wait().unwrap(), ExitStatus::Exited(0));
             fs::write(path.join("cgroup.freeze"), "1").unwrap();
             let beside_frozen = told(&File::open(&path).unwrap());
             fs::remove_dir(&path).unwrap();
