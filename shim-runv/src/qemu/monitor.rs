@@ -2,6 +2,7 @@
 //! more than its guest: what it says is bounded.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
@@ -158,10 +159,7 @@ impl Connection {
         let request = json!({"execute": command, "arguments": arguments, "id": id});
         let mut request = request.to_string();
         request.push('\n');
-        let mut socket = self.reader.get_ref();
-        let request = request.as_bytes();
-        let sent = sys::send_with_fds(socket, request, descriptors).map_err(gone)?;
-        socket.write_all(&request[sent..]).map_err(gone)?;
+        self.send(request.as_bytes(), descriptors, until)?;
         loop {
             let mut said = self.line(until)?;
             let is_late = said.get("id").is_some_and(|it| *it != id);
@@ -179,6 +177,17 @@ impl Connection {
         }
     }
 
+    fn send(&self, request: &[u8], descriptors: &[BorrowedFd<'_>], until: Instant) -> Result<()> {
+        let mut socket = self.reader.get_ref();
+        socket.set_write_timeout(Some(left(until))).map_err(gone)?;
+        let sent = sys::send_with_fds(socket, request, descriptors).map_err(gone)?;
+        socket.write_all(&request[sent..]).map_err(|error| {
+            // Nobody could tell where the next request begins. It may be closed already.
+            let _closed = socket.shutdown(Shutdown::Both);
+            gone(error)
+        })
+    }
+
     fn remember(&mut self, event: Value) {
         if self.events.len() < EVENTS_MAX {
             self.events.push(event);
@@ -187,11 +196,8 @@ impl Connection {
 
     fn line(&mut self, until: Instant) -> Result<Value> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // Zero would be no limit.
-            let left = left.max(Duration::from_millis(1));
             let socket = self.reader.get_ref();
-            socket.set_read_timeout(Some(left)).map_err(gone)?;
+            socket.set_read_timeout(Some(left(until))).map_err(gone)?;
             let bytes = match self.reader.fill_buf() {
                 Ok([]) => return Err(Error::NotRunning),
                 Ok(bytes) => bytes,
@@ -215,6 +221,12 @@ impl Connection {
     }
 }
 
+/// What is left until then, and never nothing: that would be no limit.
+fn left(until: Instant) -> Duration {
+    let left = until.saturating_duration_since(Instant::now());
+    left.max(Duration::from_millis(1))
+}
+
 fn gone(error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::NotRunning,
@@ -234,7 +246,7 @@ mod tests {
     fn monitor(said: &[&str]) -> (Result<Monitor>, UnixStream) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(said.join("\n").as_bytes()).unwrap();
-        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        theirs.shutdown(Shutdown::Write).unwrap();
         (Monitor::new(ours), theirs)
     }
 
@@ -281,6 +293,21 @@ mod tests {
         assert!(matches!(monitor(&[]).0, Err(Error::NotRunning)));
         let (odd, _theirs) = monitor(&[UP[0], "odd\n"]);
         assert!(matches!(odd, Err(Error::Monitor(_))));
+    }
+
+    #[test]
+    fn a_monitor_that_does_not_read_is_given_up_in_time() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all((UP.join("\n") + "\n").as_bytes()).unwrap();
+        let Monitor(connection) = Monitor::new(ours).unwrap();
+        let mut connection = connection.into_inner().unwrap();
+        // More than fits on the way.
+        let large = json!({"a": "x".repeat(8 << 20)});
+        let error = connection.execute("large", &large, Instant::now());
+        assert!(matches!(error, Err(Error::Timeout { .. })), "{error:?}");
+        // A part of that went out.
+        let error = connection.execute("next", &json!({}), Instant::now() + LIMIT);
+        assert!(matches!(error, Err(Error::NotRunning)), "{error:?}");
     }
 
     #[test]
