@@ -24,6 +24,7 @@
 //! * Closing the input of a terminal types its end-of-file character; there, it hangs up.
 //! * A full disk or a log binary that dies loses output; there, the process stops sooner or later.
 
+mod caller;
 mod copier;
 mod error;
 mod input;
@@ -36,6 +37,7 @@ mod port;
 mod streams;
 mod uri;
 
+pub use caller::{Flow, RawTerminal, is_readable};
 pub use copier::{Copier, Drained};
 pub use error::Error;
 pub use streams::{Ends, Identity, Mode, Owner, Request, Streams};

@@ -1,7 +1,7 @@
 //! Staying with a process: its signals, its terminal, its exit code.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -9,16 +9,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
-use nix::unistd::{read, write};
+use nix::sys::termios::{self, OutputFlags, SetArg};
+use stdio::{Flow, RawTerminal};
 use sys::{Signal, pty};
 
 use crate::joined::Joined;
 use crate::wait::Mortal;
 use crate::{Error, Result};
-
-/// Bytes on their way in one direction.
-const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Ready to stay: signals are ours, the caller's terminal is raw.
 pub(crate) struct Foreground {
@@ -107,7 +104,7 @@ struct Attached {
     streams: (io::Stdin, io::Stdout),
     input: Flow,
     output: Flow,
-    raw: Option<Raw>,
+    raw: Option<RawTerminal>,
 }
 
 impl Attached {
@@ -121,7 +118,7 @@ impl Attached {
             streams: (io::stdin(), io::stdout()),
             input: Flow::default(),
             output: Flow::default(),
-            raw: Raw::set().map_err(failed)?,
+            raw: RawTerminal::of_caller().map_err(Error::io("prepare the terminal"))?,
         };
         attached.resize();
         Ok(attached)
@@ -130,7 +127,7 @@ impl Attached {
     /// Gives it the size of the caller's terminal; without one it keeps what it has.
     fn resize(&self) {
         let Some(raw) = &self.raw else { return };
-        if let Ok(size) = pty::window_size(&raw.terminal)
+        if let Ok(size) = raw.size()
             && let Err(error) = pty::set_window_size(&self.master, size)
         {
             tracing::debug!(%error, "window size cannot be passed on");
@@ -156,7 +153,7 @@ impl Attached {
     }
 
     fn copy(&mut self) {
-        if readable(self.streams.0.as_fd()) {
+        if stdio::is_readable(self.streams.0.as_fd()) {
             self.input.fill(self.streams.0.as_fd());
         }
         self.input.empty_into(self.master.as_fd());
@@ -176,93 +173,10 @@ impl Attached {
     }
 }
 
-/// One direction: read when empty, written when not.
-#[derive(Default)]
-struct Flow {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Flow {
-    fn wants_more(&self) -> bool {
-        self.bytes.is_empty() && !self.ended
-    }
-
-    fn has_some(&self) -> bool {
-        !self.bytes.is_empty()
-    }
-
-    /// Reads once. EIO on a master says that nobody has the slave any more.
-    fn fill(&mut self, from: BorrowedFd<'_>) {
-        if !self.wants_more() {
-            return;
-        }
-        let mut buffer = [0; BUFFER_BYTES];
-        match read(from, &mut buffer) {
-            Ok(0) => self.ended = true,
-            Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_errno) => self.ended = true,
-        }
-    }
-
-    /// Writes as much as fits; what nobody reads any more is dropped.
-    fn empty_into(&mut self, to: BorrowedFd<'_>) {
-        while self.has_some() {
-            match write(to, &self.bytes) {
-                Ok(count) => drop(self.bytes.drain(..count)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                Err(_errno) => {
-                    self.bytes.clear();
-                    self.ended = true;
-                }
-            }
-        }
-    }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
-}
-
 /// Line ends of a container's terminal stay what the program wrote (as runc has it): whoever reads
 /// them from a pipe gets no carriage returns, and the caller's terminal makes its own.
 fn leave_line_ends(master: &OwnedFd) -> nix::Result<()> {
     let mut settings = termios::tcgetattr(master)?;
     settings.output_flags.remove(OutputFlags::ONLCR);
     termios::tcsetattr(master, SetArg::TCSANOW, &settings)
-}
-
-/// The caller's terminal in raw mode but for its output; as it was when this is dropped.
-struct Raw {
-    terminal: OwnedFd,
-    before: Termios,
-}
-
-impl Raw {
-    /// None when no standard stream is a terminal.
-    fn set() -> nix::Result<Option<Self>> {
-        let streams = (io::stdin(), io::stdout(), io::stderr());
-        let found = [streams.2.as_fd(), streams.1.as_fd(), streams.0.as_fd()]
-            .into_iter()
-            .find_map(|stream| Some((stream, termios::tcgetattr(stream).ok()?)));
-        let Some((stream, before)) = found else {
-            return Ok(None);
-        };
-        let terminal = nix::unistd::dup(stream)?;
-        let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        raw.output_flags |= before.output_flags & OutputFlags::OPOST;
-        termios::tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
-        Ok(Some(Self { terminal, before }))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // The terminal may be gone; there is nothing to restore then.
-        let _gone = termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
-    }
 }
