@@ -16,6 +16,7 @@ pub mod runtime;
 
 mod actor;
 mod blocking;
+mod client;
 mod command;
 mod convert;
 mod delete;
@@ -41,6 +42,7 @@ mod status;
 mod time;
 mod waiters;
 
+pub use client::{Client, Program, State};
 pub use error::{Code, ShimError, chain};
 pub use logging::level_word;
 pub use run::run;

@@ -1,0 +1,285 @@
+//! A container's shim from an operator's side: the calls of the Task API that a program beside containerd needs. It
+//! blocks, so it is not for threads of an async runtime.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use bundle::{Status, names};
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim_async::TaskClient;
+use containerd_shim_protos::types::task as wire;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use ttrpc::asynchronous::transport::Socket;
+use ttrpc::context::Context;
+
+use crate::{Code, ShimError, WindowSize, socket, status};
+
+/// What a shim may take for what it does at once, and for taking the connection.
+const QUICK: Duration = Duration::from_secs(20);
+
+/// What it may take for starting or deleting a process: longer than it gives itself.
+const SLOW: Duration = Duration::from_secs(90);
+
+/// What an exec is in a request's `Any`.
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// One container's tasks. Each has a connection of its own.
+pub struct Client {
+    runtime: Runtime,
+    tasks: TaskClient,
+    container: String,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { container, .. } = self;
+        f.debug_struct("Client")
+            .field("container", container)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A program to add to a container.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// The exec's id.
+    pub exec: &'a str,
+    /// The OCI process as JSON; whether it has a terminal, [`Program::wants_terminal`] says.
+    pub process_json: &'a [u8],
+    /// It reads and writes a terminal.
+    pub wants_terminal: bool,
+    /// Fifo of its input.
+    pub stdin: &'a Path,
+    /// Fifo of its output.
+    pub stdout: &'a Path,
+    /// Fifo of its errors; none with a terminal.
+    pub stderr: Option<&'a Path>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// What it does.
+    pub status: Status,
+    /// Its init on the host.
+    pub pid: u32,
+}
+
+impl Client {
+    /// Connects to the shim that serves the container of that bundle.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when nobody serves it.
+    pub fn connect(bundle: &Path, container: &str) -> Result<Self, ShimError> {
+        let away = |why: String| {
+            ShimError::new(
+                Code::Unavailable,
+                format!("no shim serves container {container}: {why}"),
+            )
+        };
+        let recorded = bundle.join(names::ADDRESS);
+        let address = std::fs::read_to_string(&recorded)
+            .map_err(|error| away(format!("read {}: {error}", recorded.display())))?;
+        let path = socket::path_of(address.trim())
+            .ok_or_else(|| away(format!("{} names no socket", recorded.display())))?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| ShimError::failed("start a runtime", &error))?;
+        let connected = runtime
+            .block_on(async { tokio::time::timeout(QUICK, UnixStream::connect(path)).await });
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(away(format!("connect to {}: {error}", path.display()))),
+            Err(_elapsed) => return Err(away(format!("it takes no connection in {QUICK:?}"))),
+        };
+        let tasks = {
+            // It starts tasks of the runtime.
+            let _entered = runtime.enter();
+            TaskClient::new(ttrpc::asynchronous::Client::new(Socket::new(stream)))
+        };
+        Ok(Self {
+            runtime,
+            tasks,
+            container: container.to_owned(),
+        })
+    }
+
+    fn ask<T>(&self, request: impl Future<Output = ttrpc::Result<T>>) -> Result<T, ShimError> {
+        let answer = self.runtime.block_on(request);
+        answer.map_err(|error| status::from_wire(&error))
+    }
+
+    /// Where the container is in its life.
+    ///
+    /// # Errors
+    /// What the shim says, as for every call here.
+    pub fn state(&self) -> Result<State, ShimError> {
+        let request = api::StateRequest {
+            id: self.container.clone(),
+            ..Default::default()
+        };
+        let state = self.ask(self.tasks.state(quick(), &request))?;
+        let status = match state.status.enum_value() {
+            Ok(wire::Status::CREATED) => Status::Created,
+            Ok(wire::Status::RUNNING | wire::Status::PAUSING) => Status::Running,
+            Ok(wire::Status::PAUSED) => Status::Paused,
+            Ok(wire::Status::STOPPED) => Status::Stopped,
+            Ok(wire::Status::UNKNOWN) | Err(_) => {
+                let message = format!("the shim says status {:?}", state.status);
+                return Err(ShimError::new(Code::Internal, message));
+            }
+        };
+        Ok(State {
+            status,
+            pid: state.pid,
+        })
+    }
+
+    /// Adds a program; it is not started yet, and is to be deleted.
+    ///
+    /// # Errors
+    /// What the shim says.
+    pub fn exec(&self, program: &Program<'_>) -> Result<(), ShimError> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let request = api::ExecProcessRequest {
+            id: self.container.clone(),
+            exec_id: program.exec.to_owned(),
+            terminal: program.wants_terminal,
+            stdin: text(program.stdin),
+            stdout: text(program.stdout),
+            stderr: program.stderr.map(text).unwrap_or_default(),
+            spec: MessageField::some(Any {
+                type_url: PROCESS.to_owned(),
+                value: program.process_json.to_vec(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.ask(self.tasks.exec(quick(), &request)).map(drop)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What the shim says: [`Code::NotFound`] or [`Code::InvalidArgument`] for a program that cannot be run.
+    pub fn start(&self, exec: &str) -> Result<(), ShimError> {
+        let request = api::StartRequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        self.ask(self.tasks.start(slow(), &request)).map(drop)
+    }
+
+    /// Waits for its end, so long at most; gives its exit code.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when the shim ends before, or the time does.
+    pub fn wait(&self, exec: &str, limit: Option<Duration>) -> Result<u32, ShimError> {
+        let request = api::WaitRequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        let context = limit.map_or_else(Context::default, ttrpc::context::with_duration);
+        let ended = self.ask(self.tasks.wait(context, &request))?;
+        Ok(ended.exit_status)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] when it has ended.
+    pub fn kill(&self, exec: &str, signal: u32) -> Result<(), ShimError> {
+        let request = api::KillRequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            signal,
+            ..Default::default()
+        };
+        self.ask(self.tasks.kill(quick(), &request)).map(drop)
+    }
+
+    /// Tells its terminal the size.
+    ///
+    /// # Errors
+    /// What the shim says.
+    pub fn resize(&self, exec: &str, size: WindowSize) -> Result<(), ShimError> {
+        let request = api::ResizePtyRequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            width: size.columns.into(),
+            height: size.rows.into(),
+            ..Default::default()
+        };
+        self.ask(self.tasks.resize_pty(quick(), &request)).map(drop)
+    }
+
+    /// Ends its input, behind what is in the fifo.
+    ///
+    /// # Errors
+    /// What the shim says.
+    pub fn close_stdin(&self, exec: &str) -> Result<(), ShimError> {
+        let request = api::CloseIORequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            stdin: true,
+            ..Default::default()
+        };
+        self.ask(self.tasks.close_io(quick(), &request)).map(drop)
+    }
+
+    /// Removes one that was not started or has ended.
+    ///
+    /// # Errors
+    /// [`Code::FailedPrecondition`] while it runs.
+    pub fn delete(&self, exec: &str) -> Result<(), ShimError> {
+        let request = api::DeleteRequest {
+            id: self.container.clone(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        self.ask(self.tasks.delete(slow(), &request)).map(drop)
+    }
+}
+
+fn quick() -> Context {
+    ttrpc::context::with_duration(QUICK)
+}
+
+fn slow() -> Context {
+    ttrpc::context::with_duration(SLOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_served_is_told_so() {
+        let bundle = tempfile::tempdir().unwrap();
+        let check = |expected: &str| {
+            let error = Client::connect(bundle.path(), "c").unwrap_err();
+            assert_eq!(error.kind, Code::Unavailable);
+            let message = error.message;
+            assert!(
+                message.starts_with("no shim serves container c: "),
+                "{message}"
+            );
+            assert!(message.contains(expected), "{message}");
+        };
+        let address = bundle.path().join(names::ADDRESS);
+        check("read ");
+        std::fs::write(&address, "vsock://3").unwrap();
+        check("names no socket");
+        let dead = bundle.path().join("dead");
+        std::fs::write(&address, socket::address(&dead)).unwrap();
+        check("connect to ");
+    }
+}
