@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "mux",
             "network",
             "shim-core",
+            "stdio",
             "sys",
         ],
     ),

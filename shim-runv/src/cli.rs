@@ -5,8 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bundle::Status;
 use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+use shim_core::{Client, Code};
 
+use crate::exec::{self, Ends};
 use crate::home::Home;
 use crate::image::{self, Image, Name, Source};
 use crate::listed::{self, Room};
@@ -33,14 +37,20 @@ enum Command {
     /// place of both for one in its pod's machine, `ended` for one whose machine is gone, `unreadable` and why.
     Ps(Root),
     /// Prints what a container's guest wrote to its console.
-    Console {
+    Console(One),
+    /// Prints a container's OCI state: `running`, `paused` and so on as its shim says, `stopped` without one.
+    State(One),
+    /// Runs a program in a container that runs, as its own process is run, and stays with it: input, output, signals.
+    /// The exit code is the program's, or 1 and a message when there is none.
+    Exec {
         #[command(flatten)]
-        root: Root,
-        /// Its namespace of containerd's, where several have a container of that id.
+        one: One,
+        /// It has a terminal, of the size of the caller's.
         #[arg(long, short)]
-        namespace: Option<String>,
-        /// Its id.
-        id: String,
+        tty: bool,
+        /// The program, looked for in the container's PATH, and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<String>,
     },
     /// Templates: booted machines that others go on from. They are made by themselves.
     #[command(subcommand)]
@@ -55,6 +65,24 @@ struct Root {
     /// State root, where the runtime's options name another one.
     #[arg(long, default_value = ROOT)]
     root: PathBuf,
+}
+
+/// A container.
+#[derive(Debug, clap::Args)]
+struct One {
+    #[command(flatten)]
+    root: Root,
+    /// Its namespace of containerd's, where several have a container of that id.
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// Its id.
+    id: String,
+}
+
+impl One {
+    fn find(&self) -> Result<listed::Listed> {
+        listed::find(&self.root.root, self.namespace.as_deref(), &self.id)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -142,23 +170,22 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Console {
-            root: Root { root },
-            namespace,
-            id,
-        } => {
-            let it = listed::find(&root, namespace.as_deref(), &id)?;
-            if it.room == Room::Pod {
-                let why = "it is in its pod's machine: ask for the console of the sandbox";
-                return Err(Error::Usage(format!(
-                    "container {id} has no console: {why}"
-                )));
-            }
-            let text = fs::read(&it.console).map_err(Error::on("read", &it.console))?;
-            for line in qemu::lines(&text) {
-                say(&mut out, &line);
-            }
+        Command::Console(one) => {
+            console(&one.find()?, &mut out)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::State(one) => {
+            say(&mut out, &format!("{:#}", state(&one.find()?)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Exec { one, tty, program } => {
+            let it = one.find()?;
+            let ends = match tty {
+                true => Ends::Terminal,
+                false => Ends::Pipes,
+            };
+            let process = exec::process(it.bundle()?, &program, ends)?;
+            exec::run(it.bundle()?, &it.id, &process, ends).map(ExitCode::from)
         }
         Command::Template(command) => {
             templates(command, &home, &mut out)?;
@@ -166,6 +193,40 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Doctor => Ok(doctor(&home, &mut out)),
     }
+}
+
+fn console(it: &listed::Listed, out: &mut impl Write) -> Result<()> {
+    if it.room == Room::Pod {
+        let (id, why) = (
+            &it.id,
+            "it is in its pod's machine: ask for the console of the sandbox",
+        );
+        return Err(Error::Usage(format!(
+            "container {id} has no console: {why}"
+        )));
+    }
+    let text = fs::read(&it.console).map_err(Error::on("read", &it.console))?;
+    for line in qemu::lines(&text) {
+        say(out, &line);
+    }
+    Ok(())
+}
+
+/// A container's OCI state. Its shim knows it; without a shim its machine has ended.
+fn state(it: &listed::Listed) -> Result<Value> {
+    let bundle = it.bundle()?;
+    let mut state = it.stopped.clone().unwrap_or_default();
+    match Client::connect(bundle, &it.id).and_then(|shim| shim.state()) {
+        Ok(told) => {
+            state["status"] = json!(told.status);
+            if told.status != Status::Stopped {
+                state["pid"] = json!(told.pid);
+            }
+        }
+        Err(error) if error.kind == Code::Unavailable => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(state)
 }
 
 /// A container as `ps` prints it.

@@ -114,6 +114,9 @@ pub enum Error {
     /// A kernel that cannot be a guest.
     #[error("{0}")]
     Kernel(String),
+    /// What a container's shim says.
+    #[error(transparent)]
+    Shim(#[from] shim_core::ShimError),
     /// A file of ours that is not.
     #[error("{}: {why}", path.display())]
     Journal {

@@ -19,6 +19,7 @@ pub mod qemu;
 
 mod agent;
 mod contained;
+mod exec;
 mod held;
 mod journal;
 mod links;

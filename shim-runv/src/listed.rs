@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cgroups::{Cgroup, Stats};
+use serde_json::Value;
 use sys::Pid;
 
 use crate::home::names;
-use crate::journal::StateDir;
+use crate::journal::{Journal, StateDir};
 use crate::qemu::PROGRAM;
 use crate::{Error, Result};
 
@@ -24,6 +25,8 @@ pub(crate) struct Listed {
     pub(crate) room: Room,
     /// What the guest wrote to its console.
     pub(crate) console: PathBuf,
+    /// Its OCI state when it has ended; none of one that nobody can read.
+    pub(crate) stopped: Option<Value>,
 }
 
 /// Where it runs.
@@ -52,16 +55,20 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Listed>> {
         let below = root.join(&namespace);
         for id in names(&below)? {
             let dir = StateDir::at(&below, &id);
-            let room = match room(&dir) {
-                Ok(Some(room)) => room,
+            let read = dir
+                .read()
+                .and_then(|journal| journal.map(known).transpose());
+            let (room, stopped) = match read {
+                Ok(Some((room, stopped))) => (room, stopped),
                 Ok(None) => continue,
-                Err(error) => Room::Unreadable(error.chain()),
+                Err(error) => (Room::Unreadable(error.chain()), None),
             };
             all.push(Listed {
                 namespace: namespace.clone(),
                 console: dir.console(),
                 id,
                 room,
+                stopped,
             });
         }
     }
@@ -87,15 +94,26 @@ pub(crate) fn find(root: &Path, namespace: Option<&str>, id: &str) -> Result<Lis
     }
 }
 
-/// None for one of which nothing was begun, or nothing is left.
-fn room(dir: &StateDir) -> Result<Option<Room>> {
-    let Some(journal) = dir.read()? else {
-        return Ok(None);
+impl Listed {
+    /// Where its config.json is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for one of which that cannot be read.
+    pub(crate) fn bundle(&self) -> Result<&Path> {
+        let bundle = self.stopped.as_ref().and_then(|it| it["bundle"].as_str());
+        let id = &self.id;
+        let none = || Error::Usage(format!("of container {id} nobody knows the bundle"));
+        bundle.map(Path::new).ok_or_else(none)
+    }
+}
+
+fn known(journal: Journal) -> Result<(Room, Option<Value>)> {
+    let stopped = serde_json::from_str(&journal.state_stopped).ok();
+    let room = match journal.cgroup {
+        Some(paths) => own(&Cgroup::from_paths(paths))?,
+        None => Room::Pod,
     };
-    let Some(paths) = journal.cgroup else {
-        return Ok(Some(Room::Pod));
-    };
-    own(&Cgroup::from_paths(paths)).map(Some)
+    Ok((room, stopped))
 }
 
 fn own(cgroup: &Cgroup) -> Result<Room> {
@@ -132,7 +150,6 @@ mod tests {
     use cgroups::{CgroupDir, CgroupPaths, Layout};
 
     use super::*;
-    use crate::journal::Journal;
 
     #[test]
     fn containers_are_found_by_their_ids() {

@@ -1,0 +1,170 @@
+//! The operator's own programs in containers that run in virtual machines, through their shims and past containerd.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Result, ensure};
+use integration::{
+    check::{Bench, check},
+    ctr::Task,
+    images::Image,
+    process::{Running, command},
+    runtime::{Runtime, built},
+    terminal::{Size, Terminal},
+    versions::Version,
+    wait::SOON,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const RUNTIME: Runtime = Runtime::Runv;
+
+/// `runv` with these words.
+fn runv(words: &[&str]) -> Result<Command> {
+    let mut runv = command(built("runv")?);
+    runv.args(words);
+    Ok(runv)
+}
+
+/// A program of the operator's in a container.
+fn exec(task: &Task<'_>, program: &[&str]) -> Result<Command> {
+    runv(&[&["exec", &task.id], program].concat())
+}
+
+#[test]
+fn an_operator_runs_programs_in_a_container_and_leaves_nothing_there() {
+    check(RUNTIME, &[Image::Busybox], |bench| {
+        let task = bench.container("operated").detach(&["sleep", "1000"])?;
+        streams(&task)?;
+        // Which containerd it is makes no difference: it is not asked.
+        if bench.version() == Version::V2_4 {
+            signals(&task)?;
+            terminal(&task)?;
+            is_killed(&task)?;
+        }
+        states(bench, &task)
+    });
+}
+
+/// Input, both outputs, much of them, exit codes, and what cannot be run.
+fn streams(task: &Task<'_>) -> Result<()> {
+    let script = "cat; echo oops >&2; exit 7";
+    let mut program = exec(task, &["sh", "-c", script])?;
+    let ended = Running::start_with_text(&mut program, "typed\n")?.finish(SOON)?;
+    ensure!(
+        ended.stdout() == "typed\n" && ended.stderr() == "oops\n",
+        "{ended}"
+    );
+    ended.with_code(7)?;
+    // More than pipes hold, and none is lost at the end.
+    let mut much = exec(task, &["sh", "-c", "head -c 3000000 /dev/zero; echo end"])?;
+    let ended = Running::start(&mut much)?.finish(SOON)?;
+    ensure!(
+        ended.stdout().len() == 3_000_004,
+        "{} bytes",
+        ended.stdout().len()
+    );
+    ensure!(ended.stdout().ends_with("end\n"));
+    let mut missing = exec(task, &["/no/such/program", "--its-own-option"])?;
+    let ended = Running::start(&mut missing)?.finish(SOON)?;
+    ensure!(ended.stderr().lines().count() == 1, "{ended}");
+    ended.failing_with("/no/such/program")?;
+    let mut nobody = runv(&["exec", "nobody", "true"])?;
+    let ended = Running::start(&mut nobody)?.finish(SOON)?;
+    ended.failing_with("there is no container nobody")?;
+    Ok(())
+}
+
+/// The caller's are the program's.
+fn signals(task: &Task<'_>) -> Result<()> {
+    let script = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.1; done";
+    let mut running = Running::start(&mut exec(task, &["sh", "-c", script])?)?;
+    running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
+    running.signal(Signal::SIGUSR1)?;
+    let ended = running.finish(SOON)?.with_code(5)?;
+    ensure!(ended.stdout() == "ready\ntold\n", "{ended}");
+    let mut running = Running::start(&mut exec(
+        task,
+        &["sh", "-c", "echo ready; exec sleep 1000"],
+    )?)?;
+    running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
+    running.signal(Signal::SIGTERM)?;
+    running.finish(SOON)?.with_code(128 + 15)?;
+    Ok(())
+}
+
+fn terminal(task: &Task<'_>) -> Result<()> {
+    let size = Size {
+        rows: 24,
+        columns: 80,
+    };
+    let script = "tty; until stty size | grep '24 80'; do :; done; read line; echo \"<$line>\"; \
+                  until stty size | grep '30 100'; do :; done; trap 'exit 6' INT; echo ready; while :; do sleep 0.1; done";
+    let program = runv(&["exec", "--tty", &task.id, "sh", "-c", script])?;
+    let mut terminal = Terminal::start(&program, size)?;
+    terminal.expect("/dev/pts/", SOON)?;
+    terminal.expect("24 80", SOON)?;
+    terminal.type_text("typed\n")?;
+    terminal.expect("<typed>", SOON)?;
+    terminal.resize(Size {
+        rows: 30,
+        columns: 100,
+    })?;
+    terminal.expect("ready", SOON)?;
+    // The key, not a signal to the command: its terminal is raw.
+    terminal.type_text("\x03")?;
+    let (code, shown) = terminal.finish(SOON)?;
+    ensure!(code == 6, "{code}: {shown:?}");
+    Ok(())
+}
+
+/// A command that is killed leaves no file of the host, and its program gets no more input.
+fn is_killed(task: &Task<'_>) -> Result<()> {
+    let script = "echo $$ > /tmp/left; echo ready; exec sleep 1000";
+    let mut running = Running::start(&mut exec(task, &["sh", "-c", script])?)?;
+    running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
+    let pid = running.pid();
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    running.finish(SOON)?;
+    ensure!(!Path::new(&format!("/proc/{pid}")).exists());
+    task.exec(&["sh", "-c", "kill $(cat /tmp/left)"])?
+        .success()?;
+    Ok(())
+}
+
+/// What the shim says, and without one what is on disk.
+fn states(bench: &Bench<'_>, task: &Task<'_>) -> Result<()> {
+    let state = || -> Result<serde_json::Value> {
+        let told = Running::start(&mut runv(&["state", &task.id])?)?.finish(SOON)?;
+        Ok(serde_json::from_str(&told.success()?.stdout())?)
+    };
+    let running = state()?;
+    ensure!(
+        running["status"] == "running" && running["id"] == *task.id,
+        "{running}"
+    );
+    ensure!(running["pid"] == task.pid()?, "{running}");
+    task.pause()?;
+    let paused = state()?;
+    ensure!(paused["status"] == "paused", "{paused}");
+    task.resume()?;
+    let bundle = bench.containerd.bundle(&task.id);
+    ensure!(
+        running["bundle"] == *bundle.display().to_string(),
+        "{running}"
+    );
+    // Nobody serves it under another address.
+    let address = bundle.join("address");
+    let before = fs::read(&address)?;
+    fs::write(&address, "unix:///run/nobody")?;
+    let away = state();
+    let mut program = exec(task, &["true"])?;
+    let refused = Running::start(&mut program)?.finish(SOON)?;
+    fs::write(&address, before)?;
+    ensure!(away?["status"] == "stopped");
+    refused.failing_with("no shim serves container")?;
+    ensure!(state()?["status"] == "running");
+    task.kill_and_remove()?;
+    Ok(())
+}

@@ -1,0 +1,407 @@
+//! The operator's programs in containers that run: added through the container's shim, by the calls that containerd
+//! makes. The caller stays with its program, and nothing of the two is on disk.
+//!
+//! ```text
+//!   caller ── stdin ──> pipe ──> shim, which opens it as /proc/PID/fd/N ──> guest
+//!          <─ stdout, stderr ─── pipes <──────────┘
+//!          ── signals, window size ──> Task API ──┘
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bundle::names;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::{Value, json};
+use shim_core::{Client, Code, Program, ShimError};
+use stdio::{Flow, RawTerminal};
+use sys::Signal;
+
+use crate::{Error, Result};
+
+/// A program that is killed because its caller cannot stay has so long to end.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a program has to read and write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// Three pipes.
+    Pipes,
+    /// A terminal of its own.
+    Terminal,
+}
+
+/// The container's process with other arguments.
+///
+/// # Errors
+/// What reading says; [`Error::Journal`] for what is no config.json.
+pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result<Vec<u8>> {
+    let path = bundle.join(names::CONFIG);
+    let text = fs::read(&path).map_err(Error::on("read", &path))?;
+    let wrong = |why: String| Error::Journal {
+        path: path.clone(),
+        why,
+    };
+    let mut config: Value = serde_json::from_slice(&text).map_err(|it| wrong(it.to_string()))?;
+    let mut process = config["process"].take();
+    let Some(fields) = process.as_object_mut() else {
+        return Err(wrong("it has no process".to_owned()));
+    };
+    fields.insert("args".to_owned(), json!(arguments));
+    fields.remove("consoleSize");
+    if let (Ends::Terminal, Ok(term)) = (ends, std::env::var("TERM")) {
+        let environment = fields.entry("env").or_insert_with(|| json!([]));
+        let is_term = |it: &Value| it.as_str().is_some_and(|it| it.starts_with("TERM="));
+        if let Some(environment) = environment.as_array_mut()
+            && !environment.iter().any(is_term)
+        {
+            environment.push(json!(format!("TERM={term}")));
+        }
+    }
+    Ok(process.to_string().into_bytes())
+}
+
+/// Runs a program in a container until it has ended; gives its exit code.
+///
+/// # Errors
+/// What the shim says against it; nothing is left then.
+pub(crate) fn run(bundle: &Path, container: &str, process: &[u8], ends: Ends) -> Result<u8> {
+    let client = Client::connect(bundle, container)?;
+    let waiting = Client::connect(bundle, container)?;
+    // Threads begin with the mask of the one that makes them.
+    let signals = take_signals()?;
+    let added = Added::start(&client, process, ends)?;
+    let Added { name, .. } = &added;
+    let end = End::follow(waiting, name.clone())?;
+    let raw = match ends {
+        Ends::Terminal => RawTerminal::of_caller().map_err(Error::io("set the terminal"))?,
+        Ends::Pipes => None,
+    };
+    Foreground {
+        added,
+        signals,
+        end: Some(end),
+        raw,
+        input: Flow::default(),
+    }
+    .stay()
+}
+
+/// All signals, to be read.
+fn take_signals() -> Result<SignalFd> {
+    let mask = SigSet::all();
+    mask.thread_block().map_err(Error::io("block signals"))?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(Error::io("make a signalfd"))
+}
+
+/// What a program is to its shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Added,
+    Started,
+    Ended,
+}
+
+/// A program in its container, and our ends of its streams. Dropped, it is killed and deleted.
+#[derive(Debug)]
+struct Added<'a> {
+    client: &'a Client,
+    name: String,
+    life: Life,
+    /// None once its end was written.
+    stdin: Option<OwnedFd>,
+    /// With what was read there, and is to be written where.
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug)]
+struct Output {
+    from: OwnedFd,
+    to: OwnedFd,
+    flow: Flow,
+}
+
+impl<'a> Added<'a> {
+    fn start(client: &'a Client, process: &[u8], ends: Ends) -> Result<Self> {
+        let pipe = || sys::pipe_cloexec().map_err(Error::io("make a pipe"));
+        let (stdin, our_stdin) = pipe()?;
+        let (our_stdout, stdout) = pipe()?;
+        let (our_stderr, stderr) = match ends {
+            Ends::Pipes => pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            Ends::Terminal => (None, None),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_nanos();
+        let name = format!("runv-{}-{now}", std::process::id());
+        let error_path = stderr.as_ref().map(path);
+        client.exec(&Program {
+            exec: &name,
+            process_json: process,
+            wants_terminal: ends == Ends::Terminal,
+            stdin: &path(&stdin),
+            stdout: &path(&stdout),
+            stderr: error_path.as_deref(),
+        })?;
+        let mut this = Self {
+            client,
+            name,
+            life: Life::Added,
+            stdin: Some(our_stdin),
+            outputs: Vec::new(),
+        };
+        client.start(&this.name)?;
+        this.life = Life::Started;
+        // The shim has them; from here on their ends are seen.
+        drop((stdin, stdout, stderr));
+        this.stdin.iter().try_for_each(set_nonblocking)?;
+        let ours = [Some(our_stdout), our_stderr];
+        let callers = [
+            io::stdout().as_fd().try_clone_to_owned(),
+            io::stderr().as_fd().try_clone_to_owned(),
+        ];
+        for (from, to) in ours.into_iter().zip(callers) {
+            let Some(from) = from else { continue };
+            set_nonblocking(&from)?;
+            this.outputs.push(Output {
+                from,
+                to: to.map_err(Error::io("duplicate a descriptor"))?,
+                flow: Flow::default(),
+            });
+        }
+        Ok(this)
+    }
+
+    /// One that has ended is as good as told.
+    fn unless_ended(&self, what: &'static str, outcome: std::result::Result<(), ShimError>) {
+        if let Err(error) = outcome
+            && error.kind != Code::NotFound
+        {
+            tracing::warn!(exec = self.name, %error, "{what} did not reach the program");
+        }
+    }
+}
+
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        let Self { client, name, .. } = self;
+        if self.life == Life::Started {
+            // Whatever keeps it, `delete` says so.
+            let _ended = client.kill(name, Signal::SIGKILL as u32);
+            let _code = client.wait(name, Some(END_LIMIT));
+        }
+        // A shim that is gone has none.
+        if let Err(error) = client.delete(name)
+            && !matches!(error.kind, Code::NotFound | Code::Unavailable)
+        {
+            tracing::warn!(exec = name, %error, "the exec stays");
+        }
+    }
+}
+
+/// By which the shim opens our end of a pipe, as it would a fifo.
+fn path(end: &OwnedFd) -> PathBuf {
+    let (pid, number) = (std::process::id(), end.as_raw_fd());
+    PathBuf::from(format!("/proc/{pid}/fd/{number}"))
+}
+
+fn set_nonblocking(end: &OwnedFd) -> Result<()> {
+    let set = || {
+        let flags = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL)?);
+        fcntl(end, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))
+    };
+    set().map(drop).map_err(Error::io("set up a pipe"))
+}
+
+/// A thread that waits for the end of a program.
+#[derive(Debug)]
+struct End {
+    /// Ends when the thread does.
+    is_told: OwnedFd,
+    thread: JoinHandle<std::result::Result<u32, ShimError>>,
+}
+
+impl End {
+    fn follow(client: Client, exec: String) -> Result<Self> {
+        let (is_told, told) = sys::pipe_cloexec().map_err(Error::io("make a pipe"))?;
+        let wait = move || {
+            let code = client.wait(&exec, None);
+            drop(told);
+            code
+        };
+        let thread = Builder::new().name("wait".to_owned()).spawn(wait);
+        let thread = thread.map_err(Error::io("start a thread"))?;
+        Ok(Self { is_told, thread })
+    }
+
+    fn code(self) -> Result<u8> {
+        let panicked = |_panic| Error::io("wait for the program")(io::Error::other("a panic"));
+        let code = self.thread.join().map_err(panicked)??;
+        Ok(u8::try_from(code).unwrap_or(u8::MAX))
+    }
+}
+
+/// The caller, who stays.
+#[derive(Debug)]
+struct Foreground<'a> {
+    added: Added<'a>,
+    signals: SignalFd,
+    /// Until it was told.
+    end: Option<End>,
+    raw: Option<RawTerminal>,
+    input: Flow,
+}
+
+impl Foreground<'_> {
+    fn stay(mut self) -> Result<u8> {
+        self.resize();
+        let mut code = None;
+        loop {
+            let is_over = |it: &Output| it.flow.is_over();
+            if let Some(code) = code
+                && self.added.outputs.iter().all(is_over)
+            {
+                return Ok(code);
+            }
+            self.wait_for_something()?;
+            self.pass_signals()?;
+            self.copy();
+            let is_told = |end: &mut End| stdio::is_readable(end.is_told.as_fd());
+            if let Some(end) = self.end.take_if(is_told) {
+                code = Some(end.code()?);
+                self.added.life = Life::Ended;
+            }
+        }
+    }
+
+    fn wait_for_something(&self) -> Result<()> {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let end = self.end.iter();
+        fds.extend(end.map(|it| PollFd::new(it.is_told.as_fd(), PollFlags::POLLIN)));
+        let caller = io::stdin();
+        if let Some(stdin) = &self.added.stdin {
+            fds.extend(polled(&self.input, caller.as_fd(), stdin.as_fd()));
+        }
+        for Output { from, to, flow } in &self.added.outputs {
+            fds.extend(polled(flow, from.as_fd(), to.as_fd()));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Error::io("poll")(errno)),
+        }
+    }
+
+    fn copy(&mut self) {
+        if let Some(stdin) = &self.added.stdin {
+            let caller = io::stdin();
+            if stdio::is_readable(caller.as_fd()) {
+                self.input.fill(caller.as_fd());
+            }
+            self.input.empty_into(stdin.as_fd());
+        }
+        if self.input.is_over() && self.added.stdin.take().is_some() {
+            let closed = self.added.client.close_stdin(&self.added.name);
+            self.added.unless_ended("the end of its input", closed);
+        }
+        for Output { from, to, flow } in &mut self.added.outputs {
+            if stdio::is_readable(from.as_fd()) {
+                flow.fill(from.as_fd());
+            }
+            flow.empty_into(to.as_fd());
+        }
+    }
+
+    fn pass_signals(&self) -> Result<()> {
+        loop {
+            let signal = match self.signals.read_signal() {
+                Ok(Some(info)) => info.ssi_signo,
+                Ok(None) | Err(Errno::EINTR) => return Ok(()),
+                Err(errno) => return Err(Error::io("read a signalfd")(errno)),
+            };
+            let is = |other: Signal| signal == other as u32;
+            // Ours: there are no children, and writes tell of broken pipes.
+            if is(Signal::SIGCHLD) || is(Signal::SIGPIPE) {
+                continue;
+            }
+            if is(Signal::SIGWINCH) && self.raw.is_some() {
+                self.resize();
+                continue;
+            }
+            let passed = self.added.client.kill(&self.added.name, signal);
+            self.added.unless_ended("a signal", passed);
+        }
+    }
+
+    /// Gives the program's terminal the size of the caller's.
+    fn resize(&self) {
+        let Some(Ok(size)) = self.raw.as_ref().map(RawTerminal::size) else {
+            return;
+        };
+        let resized = self.added.client.resize(&self.added.name, size);
+        self.added.unless_ended("the size of the terminal", resized);
+    }
+}
+
+/// What one direction waits for.
+fn polled<'a>(flow: &Flow, from: BorrowedFd<'a>, to: BorrowedFd<'a>) -> Option<PollFd<'a>> {
+    if flow.has_some() {
+        Some(PollFd::new(to, PollFlags::POLLOUT))
+    } else {
+        let wants = flow.wants_more();
+        wants.then(|| PollFd::new(from, PollFlags::POLLIN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_the_containers_process_with_other_arguments() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join(names::CONFIG);
+        let arguments = ["ls".to_owned(), "/".to_owned()];
+        let check = |config: &str, expected: std::result::Result<Value, &str>| {
+            fs::write(&path, config).unwrap();
+            let made = process(bundle.path(), &arguments, Ends::Pipes);
+            match expected {
+                Ok(expected) => {
+                    let made: Value = serde_json::from_slice(&made.unwrap()).unwrap();
+                    assert_eq!(made, expected);
+                }
+                Err(expected) => {
+                    let error = made.unwrap_err().to_string();
+                    assert!(error.contains(expected), "{error}");
+                }
+            }
+        };
+        let config = r#"{"process": {"args": ["sh"], "cwd": "/", "consoleSize": {"height": 1, "width": 1}}}"#;
+        check(config, Ok(json!({"args": ["ls", "/"], "cwd": "/"})));
+        check("{}", Err("it has no process"));
+        check("{", Err("config.json: "));
+        fs::remove_file(&path).unwrap();
+        let gone = process(bundle.path(), &arguments, Ends::Pipes);
+        assert!(gone.unwrap_err().to_string().starts_with("read "));
+    }
+
+    #[test]
+    fn a_pipe_is_opened_by_its_path_as_a_fifo_is() {
+        let (reader, writer) = sys::pipe_cloexec().unwrap();
+        let other = File::options().read(true).write(true).open(path(&writer));
+        let other = other.unwrap();
+        drop(writer);
+        io::Write::write_all(&mut &other, b"text").unwrap();
+        drop(other);
+        assert_eq!(io::read_to_string(File::from(reader)).unwrap(), "text");
+    }
+}
