@@ -18,7 +18,7 @@ use k8s_cri::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption,
     PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, PullImageRequest,
     RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    StatusRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
     image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use tonic::transport::Channel;
@@ -341,6 +341,26 @@ impl Cri {
         answer
             .stats
             .context("ContainerStats answered without stats")
+    }
+
+    /// Changes the limits of a container: memory in bytes, and processor time in microseconds of each 100 ms.
+    pub fn update(&self, id: &str, memory_bytes: i64, quota_us: i64) -> Result<()> {
+        let mut client = self.client.clone();
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(LinuxContainerResources {
+                memory_limit_in_bytes: memory_bytes,
+                cpu_quota: quota_us,
+                cpu_period: 100_000,
+                ..LinuxContainerResources::default()
+            }),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        self.call(
+            "UpdateContainerResources",
+            client.update_container_resources(request),
+        )
+        .map(drop)
     }
 
     /// Stops a container: its stop signal, then SIGKILL after `grace_s` seconds.

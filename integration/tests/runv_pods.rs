@@ -45,6 +45,48 @@ fn a_pod_is_a_machine_whose_containers_come_and_go() {
     });
 }
 
+#[test]
+fn limits_grow_as_far_as_the_pod_said_and_no_further() {
+    check(Runtime::Runv, |node| {
+        // Which containerd it is makes no difference.
+        if node.containerd.installed.version != Version::V2_4 {
+            return Ok(());
+        }
+        let cri = &node.cri;
+        let max =
+            |what: &str, number: &str| (format!("org.pouch.runv.{what}-max"), number.to_owned());
+        let pod = Pod {
+            annotations: vec![max("memory", "1024"), max("processors", "2")],
+            ..node.pod("roomy", PodNetwork::Own)?
+        };
+        let pod_id = cri.run_pod(&pod)?;
+        let container = Container {
+            memory_bytes: 128 << 20,
+            ..shell("grows", "echo started; sleep 100000")
+        };
+        let id = cri.create(&pod, &pod_id, &container)?;
+        cri.start(&id)?;
+        // A program's memory, which is the container's.
+        let takes = |mib: u32| {
+            let script = format!("dd if=/dev/zero of=/dev/null bs={mib}M count=1");
+            Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", &script])?.code)
+        };
+        ensure!(takes(700)? == 137, "it has 128 MiB");
+        cri.update(&id, 1 << 30, 200_000)?;
+        ensure!(takes(700)? == 0, "it has 1 GiB");
+        let script = "nproc; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
+        let seen = || Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", script])?.stdout);
+        let expected = format!("2\n{}\n200000 100000\n", 1 << 30);
+        ensure!(seen()? == expected, "{}", seen()?);
+        let refused = cri.update(&id, 4 << 30, 200_000);
+        let refused = format!("{:#}", refused.err().context("it has no 4 GiB")?);
+        let why = "more than the 2048 MiB of the virtual machine";
+        ensure!(refused.contains(why), "{refused}");
+        ensure!(seen()? == expected, "{}", seen()?);
+        cri.remove_pod(&pod_id)
+    });
+}
+
 /// A directory that nobody writes, as of a token or a configuration, and an emptyDir as the kubelet has it.
 fn volumes(node: &Node<'_>) -> Result<Vec<(PathBuf, String, Access)>> {
     let work = node.containerd.work();

@@ -15,6 +15,7 @@ use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, UpdateRequest, Wi
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
 use crate::pod::{Plugged, Sandbox};
+use crate::size::host_processors;
 use crate::stage::Staged;
 use crate::{Error, streams};
 
@@ -287,6 +288,9 @@ impl shim_core::Container for Contained {
             let why = "of a virtual machine only limits change while it runs";
             return Err(Error::unsupported(what, why).into());
         }
+        let resources = serde_json::from_slice(&request.resources_json)
+            .map_err(|error| Error::Usage(format!("the limits: {error}")))?;
+        self.machine().size.check(&resources, host_processors())?;
         let call = Call::Update {
             container: self.id.clone(),
             resources: request.resources_json.clone(),

@@ -23,6 +23,7 @@ use crate::journal::StateDir;
 use crate::oom::OomKills;
 use crate::qemu::{Arguments, Files, Memory, Monitor, Qemu, Wires, not_up};
 use crate::sharing::Share;
+use crate::size::Size;
 use crate::streams::Streams;
 use crate::template::{self, Template};
 use crate::{Error, Result};
@@ -131,6 +132,8 @@ pub(crate) struct Machine {
     pub(crate) oom_kills: OomKills,
     /// QEMU's pid.
     pub(crate) pid: i32,
+    /// What its containers have together.
+    pub(crate) size: Size,
     /// What of the host it sees.
     pub(crate) share: Option<Share>,
     /// By which it takes what it did not begin with.
@@ -168,7 +171,7 @@ impl Machine {
         let monitor = monitor.map_err(|error| gone((&qemu, &said()), &error.chain(), dir))?;
         let link = meet(port, template::EPOCH, UP_LIMIT);
         let link = link.map_err(|error| gone((&qemu, &said()), &error.to_string(), dir))?;
-        Self::with(qemu, link, monitor, share)
+        Self::with(arguments.size(), qemu, (link, monitor), share)
     }
 
     /// Has one go on where a template was stopped.
@@ -199,10 +202,15 @@ impl Machine {
         let monitor = monitor.map_err(|error| gone((&qemu, ""), &error.chain(), dir))?;
         let link = meet(port, template::EPOCH + 1, RESTORED_LIMIT);
         let link = link.map_err(|error| gone((&qemu, ""), &error.to_string(), dir))?;
-        Self::with(qemu, link, monitor, None)
+        Self::with(arguments.size(), qemu, (link, monitor), None)
     }
 
-    fn with(qemu: Qemu, link: Link, monitor: Monitor, share: Option<Share>) -> Result<Self> {
+    fn with(
+        size: Size,
+        qemu: Qemu,
+        (link, monitor): (Link, Monitor),
+        share: Option<Share>,
+    ) -> Result<Self> {
         let pid = qemu.pid();
         let processes = Processes::default();
         let oom_kills = OomKills::default();
@@ -227,6 +235,7 @@ impl Machine {
             processes,
             oom_kills,
             pid: pid.as_raw(),
+            size,
             qemu,
         };
         machine.agent.prepare(PREPARE_LIMIT)?;

@@ -22,9 +22,10 @@ use crate::machine::{Machine, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
 use crate::qemu::{self, Arguments, Facts, Volumes, Wires};
 use crate::sharing::{Asked, Sharing};
+use crate::size::{self, Size};
 use crate::template::{self, Key, Kind as TemplateKind, Places};
 use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
-use crate::{Error, links, rootfs, size, specification};
+use crate::{Error, links, rootfs, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 pub(crate) const ROOT: &str = "/run/containerd/runv";
@@ -64,6 +65,8 @@ struct Wanted {
     /// The guest image, when it asks for one.
     guest: Option<Name>,
     template: Template,
+    /// Of a machine of its own.
+    size: Size,
 }
 
 impl Wanted {
@@ -117,6 +120,7 @@ impl Wanted {
         let guest = plan.annotations.get(bundle::annotations::GUEST);
         let guest = guest.map(|name| name.parse().map_err(|error| of_guest(&error)));
         Ok(Self {
+            size: size::size(&config, size::host_processors())?,
             config,
             guest: guest.transpose()?,
             cgroup,
@@ -421,7 +425,7 @@ impl RunV {
             namespace: held.namespace().descriptor()?,
             taps: tied?.taps,
         };
-        let size = size::size(&wanted.config, size::host_processors());
+        let size = wanted.size;
         let links = found.network.links.len();
         let arguments = Arguments {
             volumes,

@@ -1,8 +1,11 @@
 //! How large a machine is: a pure function of config.json.
 
+use bundle::annotations::{RUNV_MEMORY_MAX, RUNV_PROCESSORS_MAX};
 use cgroups::Resources;
 use cgroups::resources::Memory;
 use serde_json::Value;
+
+use crate::{Error, Result};
 
 /// How large a machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,16 @@ const CLASS_MIB_MIN: u64 = 256;
 
 /// The largest one, in MiB.
 const CLASS_MIB_MAX: u64 = 4096;
+
+/// The most that [`RUNV_MEMORY_MAX`] asks for, in MiB: no host has more.
+const MEMORY_MIB_MAX: u64 = 64 << 20;
+
+/// The most that [`RUNV_PROCESSORS_MAX`] asks for. A machine has no more than its host.
+const PROCESSORS_MAX: u64 = 8192;
+
+/// Microseconds of a period that none is told of (Documentation/admin-guide/cgroup-v2.rst, cpu.max).
+const PERIOD_US: u64 = 100_000;
+
 /// What QEMU and virtiofsd take on the host beside the machine's memory, in MiB: more than was ever seen.
 const HOST_MIB: u64 = 256;
 
@@ -42,12 +55,45 @@ impl Size {
             ..Resources::default()
         }
     }
+
+    /// Whether limits fit into it that a container is to have from now on: an OCI `linux.resources` object. A
+    /// machine does not grow.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the limit, what the machine has, and how to get a larger one.
+    pub(crate) fn check(self, resources: &Value, host_processors: u32) -> Result<()> {
+        let memory_mib = resources["memory"]["limit"].as_u64().map(|it| it >> 20);
+        if let Some(wanted) = memory_mib.filter(|it| *it > self.memory_mib) {
+            let has = self.memory_mib;
+            return Err(Error::Usage(format!(
+                "a memory limit of {wanted} MiB is more than the {has} MiB of the virtual machine, which does not grow: \
+                 create the container or pod with the annotation {RUNV_MEMORY_MAX}={wanted}"
+            )));
+        }
+        let cpu = &resources["cpu"];
+        let quota = cpu["quota"].as_u64();
+        let wanted = processors(quota, cpu["period"].as_u64());
+        // As at create, nobody gets more than the host has.
+        let wanted = wanted.min(host_processors.into());
+        if wanted > self.processors.into() {
+            let has = self.processors;
+            return Err(Error::Usage(format!(
+                "a CPU quota of {wanted} processors is more than the {has} of the virtual machine, which does not \
+                 grow: create the container or pod with the annotation {RUNV_PROCESSORS_MAX}={wanted}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// The machine for these resources: as many processors as the container's share of time needs, at most
 /// `host_processors`, and memory for its limit, so that the limit is what it hits. For a sandbox, the annotations in which
-/// containerd (from 1.7) tells the sums of its containers come first.
-pub(crate) fn size(config: &Value, host_processors: u32) -> Size {
+/// containerd (from 1.7) tells the sums of its containers come first. Those that say how far limits are going to be raised
+/// ask for a machine that has room for them.
+///
+/// # Errors
+/// [`Error::Usage`] for an annotation of ours that is no number in its range.
+pub(crate) fn size(config: &Value, host_processors: u32) -> Result<Size> {
     let resources = &config["linux"]["resources"];
     let cpu = &resources["cpu"];
     let told = |name: &str| {
@@ -57,16 +103,41 @@ pub(crate) fn size(config: &Value, host_processors: u32) -> Size {
     let limit = told("memory").or_else(|| resources["memory"]["limit"].as_u64());
     let quota = told("cpu-quota").or_else(|| cpu["quota"].as_u64());
     let period = told("cpu-period").or_else(|| cpu["period"].as_u64());
-    let wanted = match (quota, period.unwrap_or(100_000)) {
-        (Some(quota), period) if period > 0 => quota.div_ceil(period),
-        _ => 1,
-    };
+    let wanted = processors(quota, period).max(most(config, RUNV_PROCESSORS_MAX, PROCESSORS_MAX)?);
     let processors = u32::try_from(wanted).unwrap_or(u32::MAX);
-    let memory_mib = limit.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20) + OVERHEAD_MIB);
-    Size {
+    let memory_max = most(config, RUNV_MEMORY_MAX, MEMORY_MIB_MAX)?;
+    let limit = limit.map(|bytes| bytes.div_ceil(1 << 20).max(memory_max));
+    let memory_mib = match limit {
+        Some(limit) => limit + OVERHEAD_MIB,
+        None if memory_max > 0 => MEMORY_MIB.max(memory_max + OVERHEAD_MIB),
+        None => MEMORY_MIB,
+    };
+    Ok(Size {
         memory_mib: class(memory_mib),
         processors: processors.clamp(1, host_processors.max(1)),
+    })
+}
+
+/// How many processors give that much time; without a quota one.
+fn processors(quota: Option<u64>, period: Option<u64>) -> u64 {
+    match (quota, period.unwrap_or(PERIOD_US)) {
+        (Some(quota), period) if period > 0 => quota.div_ceil(period),
+        _ => 1,
     }
+}
+
+/// A number of ours, and 0 where there is none.
+fn most(config: &Value, key: &str, max: u64) -> Result<u64> {
+    let Some(text) = config["annotations"][key].as_str() else {
+        return Ok(0);
+    };
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| {
+        Error::Usage(format!(
+            "annotations.{key} is {text:?}, and no number from 1 to {max}"
+        ))
+    })
 }
 
 /// Processors of this host.
@@ -113,7 +184,7 @@ mod tests {
                 memory_mib,
                 processors,
             };
-            assert_eq!(size(&config, 4), expected);
+            assert_eq!(size(&config, 4).unwrap(), expected);
         };
         check(json!({}), 512, 1);
         check(json!({"memory": {"limit": 64 << 20}}), 256, 1);
@@ -144,8 +215,67 @@ mod tests {
             memory_mib: 256,
             processors: 2,
         };
-        assert_eq!(size(&config, 4), expected);
+        assert_eq!(size(&config, 4).unwrap(), expected);
         let config = json!({"annotations": {"io.kubernetes.cri.sandbox-memory": "0"}});
-        assert_eq!(size(&config, 4).memory_mib, MEMORY_MIB);
+        assert_eq!(size(&config, 4).unwrap().memory_mib, MEMORY_MIB);
+    }
+
+    #[test]
+    fn room_for_limits_to_come_is_asked_for_in_whole_numbers() {
+        let check = |annotations: Value,
+                     limit: Option<u64>,
+                     expected: std::result::Result<(u64, u32), &str>| {
+            let resources = limit.map_or(json!({}), |it| json!({"memory": {"limit": it << 20}}));
+            let config = json!({"annotations": annotations, "linux": {"resources": resources}});
+            let found = size(&config, 4).map(|it| (it.memory_mib, it.processors));
+            assert_eq!(
+                found.map_err(|it| it.to_string()),
+                expected.map_err(str::to_owned)
+            );
+        };
+        check(json!({RUNV_MEMORY_MAX: "1024"}), Some(128), Ok((2048, 1)));
+        check(json!({RUNV_MEMORY_MAX: "64"}), Some(300), Ok((512, 1)));
+        check(json!({RUNV_MEMORY_MAX: "64"}), None, Ok((512, 1)));
+        check(json!({RUNV_MEMORY_MAX: "900"}), None, Ok((2048, 1)));
+        check(json!({RUNV_PROCESSORS_MAX: "3"}), None, Ok((512, 3)));
+        check(json!({RUNV_PROCESSORS_MAX: "9"}), None, Ok((512, 4)));
+        let odd =
+            "annotations.org.pouch.runv.memory-max is \"1G\", and no number from 1 to 67108864";
+        check(json!({RUNV_MEMORY_MAX: "1G"}), None, Err(odd));
+        let none =
+            "annotations.org.pouch.runv.processors-max is \"0\", and no number from 1 to 8192";
+        check(json!({RUNV_PROCESSORS_MAX: "0"}), None, Err(none));
+    }
+
+    #[test]
+    fn limits_that_a_machine_has_no_room_for_are_refused_with_what_it_has() {
+        let machine = Size {
+            memory_mib: 256,
+            processors: 1,
+        };
+        let fits = |resources: Value, host: u32| machine.check(&resources, host);
+        for resources in [
+            json!({}),
+            json!({"memory": {"limit": -1}, "cpu": {"quota": -1, "period": 100_000}}),
+            json!({"memory": {"limit": 256 << 20}, "cpu": {"quota": 50_000}}),
+        ] {
+            fits(resources, 4).unwrap();
+        }
+        // The host has no more.
+        fits(json!({"cpu": {"quota": 400_000}}), 1).unwrap();
+        let error = fits(json!({"memory": {"limit": 1 << 30}}), 4).unwrap_err();
+        let expected = "a memory limit of 1024 MiB is more than the 256 MiB of the virtual machine, which does not \
+                        grow: create the container or pod with the annotation org.pouch.runv.memory-max=1024";
+        assert_eq!(error.to_string(), expected);
+        let error = fits(json!({"cpu": {"quota": 150_000, "period": 100_000}}), 4).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("more than the 1 of the virtual machine"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("org.pouch.runv.processors-max=2"),
+            "{error}"
+        );
     }
 }

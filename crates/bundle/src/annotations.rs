@@ -17,8 +17,14 @@ pub const RUNV_VOLUMES: &str = "org.pouch.runv.volumes";
 /// Which guest a container's virtual machine runs: the name of one that the operator made.
 pub const GUEST: &str = "org.pouch.runv.guest";
 
+/// Up to how much memory, in MiB, limits of a virtual machine's containers are going to be raised.
+pub const RUNV_MEMORY_MAX: &str = "org.pouch.runv.memory-max";
+
+/// Up to how many processors' time they are.
+pub const RUNV_PROCESSORS_MAX: &str = "org.pouch.runv.processors-max";
+
 /// Those that only virtual machines have.
-const OF_MACHINES: &[&str] = &[RUNV_VOLUMES, GUEST];
+const OF_MACHINES: &[&str] = &[RUNV_VOLUMES, GUEST, RUNV_MEMORY_MAX, RUNV_PROCESSORS_MAX];
 
 /// The keys of ours that mean something.
 pub const KNOWN: &[&str] = &[
@@ -41,6 +47,8 @@ pub const KNOWN: &[&str] = &[
     rich::hooks::FAILURE,
     RUNV_VOLUMES,
     GUEST,
+    RUNV_MEMORY_MAX,
+    RUNV_PROCESSORS_MAX,
 ];
 
 /// Checks that every key below [`PREFIX`] is known.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Accelerator;
 use crate::image::Image;
+use crate::size::Size;
 
 /// Descriptor number of the agent's port: one end of a socket pair.
 pub const AGENT_FD: i32 = 3;
@@ -85,6 +86,14 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// How large the machine is.
+    pub(crate) fn size(&self) -> Size {
+        Size {
+            memory_mib: self.memory_mib,
+            processors: self.processors,
+        }
+    }
+
     /// What the kernel is told. Without the rate of its clock an emulated machine, which has nothing to
     /// measure it by, sometimes spins for ever.
     fn kernel_words(&self) -> String {
