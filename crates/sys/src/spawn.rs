@@ -72,6 +72,7 @@ pub struct Spawn<'a> {
     user: Option<User>,
     cgroups: Vec<OwnedFd>,
     file_bytes_max: Option<u64>,
+    huge_pages: HugePages,
     namespaces: Vec<(OwnedFd, CloneFlags)>,
     clone: CloneFlags,
     unshare: CloneFlags,
@@ -84,6 +85,13 @@ pub struct Spawn<'a> {
 enum Session {
     Inherit,
     New,
+}
+
+/// Whether its memory may be huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HugePages {
+    AsAsked,
+    Never,
 }
 
 impl<'a> Spawn<'a> {
@@ -100,6 +108,7 @@ impl<'a> Spawn<'a> {
             user: None,
             cgroups: Vec::new(),
             file_bytes_max: None,
+            huge_pages: HugePages::AsAsked,
             namespaces: Vec::new(),
             clone: CloneFlags::empty(),
             unshare: CloneFlags::empty(),
@@ -181,6 +190,13 @@ impl<'a> Spawn<'a> {
     /// its writes fail with EFBIG.
     pub fn limit_file_size(mut self, bytes: u64) -> Self {
         self.file_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Gives it no transparent huge pages, whatever it asks for, so that it has the memory it touches and no more
+    /// (PR_SET_THP_DISABLE, kernel 3.15; before, it has them).
+    pub fn without_huge_pages(mut self) -> Self {
+        self.huge_pages = HugePages::Never;
         self
     }
 
@@ -301,6 +317,7 @@ struct Prepared {
     user: Option<User>,
     cgroups: Vec<RawFd>,
     file_limit: Option<[libc::c_ulong; 2]>,
+    huge_pages: HugePages,
     namespaces: Vec<(RawFd, libc::c_int)>,
     unshare: libc::c_int,
     time_offsets: String,
@@ -347,6 +364,7 @@ impl Prepared {
             user: spawn.user.clone(),
             cgroups: spawn.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
             file_limit: spawn.file_bytes_max.map(|bytes| [bytes, bytes]),
+            huge_pages: spawn.huge_pages,
             namespaces: spawn
                 .namespaces
                 .iter()
@@ -422,6 +440,11 @@ fn become_program(prepared: &mut Prepared) -> Result<Infallible, (u8, i32)> {
         // SAFETY: `limit` has the layout of the kernel's struct rlimit; the call only reads it.
         let done = unsafe { libc::syscall(libc::SYS_setrlimit, resource, limit.as_ptr()) };
         check(FILE_LIMIT, if done < 0 { -1 } else { 0 })?;
+    }
+    if prepared.huge_pages == HugePages::Never {
+        // A kernel that does not know it has nothing to be told.
+        // SAFETY: prctl takes numbers here and touches no memory.
+        let _unknown = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     }
     if let Some(change) = &prepared.change_profile {
         change_profile(change.as_bytes())?;
@@ -769,6 +792,14 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains("may be frozen"), "{error}");
         }
+    }
+
+    #[test]
+    fn huge_pages_are_kept_from_it_when_asked_to() {
+        let enabled = |spawn: Spawn<'_>| output(spawn).0.trim().to_owned();
+        let script = "grep THP_enabled /proc/self/status";
+        assert_eq!(enabled(sh(script)), "THP_enabled:\t1");
+        assert_eq!(enabled(sh(script).without_huge_pages()), "THP_enabled:\t0");
     }
 
     #[test]

@@ -195,7 +195,13 @@ fn confined(program: &Path, arguments: &Arguments, network: OwnedFd) -> Result<S
         (network, CloneFlags::CLONE_NEWNET),
         (mounts.into(), CloneFlags::CLONE_NEWNS),
     ];
-    Ok(Spawn::new(program)
+    let spawn = Spawn::new(program);
+    let spawn = match arguments.accelerator {
+        // It asks for them for translated code: all 16 MiB at once, of which an idle machine uses a part.
+        Accelerator::Tcg => spawn.without_huge_pages(),
+        Accelerator::Kvm => spawn,
+    };
+    Ok(spawn
         .args(arguments.render())
         .env_clear_set(environment.to_vec())
         .join_namespaces(namespaces)
