@@ -71,9 +71,9 @@ fn limits_grow_as_far_as_the_pod_said_and_no_further() {
             let script = format!("dd if=/dev/zero of=/dev/null bs={mib}M count=1");
             Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", &script])?.code)
         };
-        ensure!(takes(700)? == 137, "it has 128 MiB");
+        ensure!(takes(300)? == 137, "it has 128 MiB");
         cri.update(&id, 1 << 30, 200_000)?;
-        ensure!(takes(700)? == 0, "it has 1 GiB");
+        ensure!(takes(300)? == 0, "it has 1 GiB");
         let script = "nproc; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
         let seen = || Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", script])?.stdout);
         let expected = format!("2\n{}\n200000 100000\n", 1 << 30);
