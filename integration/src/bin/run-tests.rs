@@ -66,8 +66,8 @@ struct Counts {
     skipped: u64,
     /// What tests that failed have printed: their beginnings, each with its title.
     failures: Vec<String>,
-    /// How many more lines belong to the last of them.
-    lines_left: usize,
+    /// How many more lines belong to the last of them, as long as what it printed goes on.
+    lines_left: Option<usize>,
 }
 
 /// Of what a test that failed has printed, so many lines are shown again.
@@ -90,7 +90,9 @@ fn main() -> Result<ExitCode> {
     let queue = Mutex::new(Queue { busy, waiting });
     let lane = |own: Lane| -> Result<Counts> {
         let mut counts = Counts::default();
-        while let Some(program) = queue.lock().map_err(panicked)?.next(own) {
+        // Not in the head of the loop, whose guard would live as long as its body.
+        let next = || queue.lock().map_err(panicked).map(|mut it| it.next(own));
+        while let Some(program) = next()? {
             counts.add_all(run_program(program, skips.path())?);
         }
         Ok(counts)
@@ -302,12 +304,18 @@ impl Counts {
     fn add(&mut self, line: &str) {
         if line.starts_with("---- ") {
             self.failures.push(line.to_owned());
-            self.lines_left = SHOWN_AGAIN;
+            self.lines_left = Some(SHOWN_AGAIN);
         } else if line == "failures:" {
-            self.lines_left = 0;
-        } else if let (Some(last), 1..) = (self.failures.last_mut(), self.lines_left) {
-            *last = format!("{last}\n{line}");
-            self.lines_left -= 1;
+            self.lines_left = None;
+        } else if let (Some(last), Some(left)) = (self.failures.last_mut(), &mut self.lines_left) {
+            // Why it failed may come after much else.
+            if line.contains(" panicked at ") {
+                *left = SHOWN_AGAIN;
+            }
+            if let Some(less) = left.checked_sub(1) {
+                *last = format!("{last}\n{line}");
+                *left = less;
+            }
         }
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
