@@ -145,6 +145,7 @@ enum TemplateCommand {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    shim_core::log_to_stderr(tracing::Level::WARN);
     match run(arguments.command) {
         Ok(code) => code,
         Err(error) => {

@@ -44,7 +44,7 @@ mod waiters;
 
 pub use client::{Client, Program, State};
 pub use error::{Code, ShimError, chain};
-pub use logging::level_word;
+pub use logging::{level_word, to_stderr as log_to_stderr};
 pub use run::run;
 pub use runtime::{
     CheckpointRequest, Container, CreateRequest, Created, DeleteRequest, ExecRequest, Features,

@@ -25,13 +25,17 @@ pub(crate) fn to_fifo(path: &Path, debug: bool) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    to_stderr(debug);
+    to_stderr(level_of(debug));
     Ok(())
 }
 
+/// What a shim tells.
+pub(crate) fn level_of(debug: bool) -> Level {
+    if debug { Level::DEBUG } else { Level::INFO }
+}
+
 /// Logs to descriptor 2 as it is from now on.
-pub(crate) fn to_stderr(debug: bool) {
-    let level = if debug { Level::DEBUG } else { Level::INFO };
+pub fn to_stderr(level: Level) {
     // A second initialisation (tests in one process) keeps the first.
     let _kept = tracing_subscriber::fmt()
         .with_max_level(level)

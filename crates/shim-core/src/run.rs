@@ -75,7 +75,7 @@ fn act<R: Runtime>(runtime: R, flags: &Flags, name: OsString) -> Result<(), Shim
                 bundle => bundle.into(),
             };
             // containerd logs what is there.
-            logging::to_stderr(flags.debug);
+            logging::to_stderr(logging::level_of(flags.debug));
             let deletion = delete::delete(&runtime, flags, &bundle);
             for warning in deletion.warnings {
                 complain(&format!("{}: {warning}", runtime.identity().name));
