@@ -59,7 +59,7 @@ pub fn document(host: &Host) -> Value {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": true, "schemata": true, "enableMonitoring": true },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "mountExtensions": { "idmap": { "enabled": ID_MAPPED_MOUNTS } },
             "netDevices": { "enabled": true },
             "memoryPolicy": {

@@ -54,17 +54,28 @@ pub(crate) fn join(journal: &Journal, process: i32) -> Result<()> {
     }
 }
 
-/// Gives the class of a container other parts of caches and bandwidth.
+/// Refuses to change what a container has not.
 ///
 /// # Errors
-/// [`Error::Unsupported`] without one; the kernel's refusal.
+/// [`Error::Unsupported`] without a class.
+pub(crate) fn check_changeable(journal: &Journal) -> Result<()> {
+    if journal.resctrl.is_some() {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "--l3-cache-schema or --mem-bw-schema",
+        "the container was made without linux.intelRdt",
+    ))
+}
+
+/// Gives the class of a container, if it has one, other parts of caches and bandwidth.
+///
+/// # Errors
+/// The kernel's refusal.
 pub(crate) fn change(journal: &Journal, lines: &[String]) -> Result<()> {
     match &journal.resctrl {
         Some(class) => class.write(lines).map_err(failed),
-        None => Err(Error::unsupported(
-            "--l3-cache-schema or --mem-bw-schema",
-            "the container was made without linux.intelRdt",
-        )),
+        None => Ok(()),
     }
 }
 

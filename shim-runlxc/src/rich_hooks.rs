@@ -373,6 +373,13 @@ fn reshape(plan: &mut Plan, command: &Command) {
     for limit in [INGRESS, EGRESS] {
         plan.annotations.remove(limit);
     }
+    // Links of the host went with its network, and its class of resctrl is there as it is now.
+    plan.net_devices.clear();
+    if let Some(wanted) = &mut plan.intel_rdt {
+        wanted.shared.clear();
+        wanted.schemata.clear();
+        wanted.is_monitored = false;
+    }
     // A component's directory may be gone, and nobody starts it here; so may another hook's script.
     plan.init.mounts.retain(|planned| {
         !components::is_mount(planned) && !host_scripts::is_of_another(planned, command)

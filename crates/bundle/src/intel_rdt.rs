@@ -52,7 +52,7 @@ pub(crate) fn wanted(linux: &Linux, colocation: &Colocation) -> Result<Option<Wa
 ///
 /// # Errors
 /// [`Error::Invalid`] for another number of lines, and another resource than that.
-pub(crate) fn schema(field: &str, line: &str, prefix: &str) -> Result<String> {
+pub fn schema(field: &str, line: &str, prefix: &str) -> Result<String> {
     let invalid = |why: &str| {
         let why = format!("{line:?} {why}");
         Err(Error::invalid(format!("{FIELD}.{field}"), why))

@@ -16,7 +16,7 @@ mod device;
 mod filter;
 mod hook;
 mod image_init;
-mod intel_rdt;
+pub mod intel_rdt;
 mod mount;
 mod namespaces;
 mod net_device;

@@ -51,7 +51,8 @@ impl Class {
     ///
     /// # Errors
     /// [`Error::NoClass`] for one that is not there and of which nothing is said; [`Error::OtherClass`]
-    /// for one that is there and has something else; [`Error::Make`] for monitoring that is there.
+    /// for one that is there and has something else; [`Error::Make`] for monitoring, or a class of its
+    /// own, that is there.
     pub fn of(root: &Path, id: &str, wanted: &Wanted) -> Result<Self> {
         let name = wanted.class.as_deref();
         let directory = match name {
@@ -62,6 +63,13 @@ impl Class {
         let says_nothing = wanted.shared.is_empty() && wanted.schemata.is_empty();
         if name.is_some() && says_nothing && !is_there {
             return Err(Error::NoClass { path: directory });
+        }
+        if name.is_none() && is_there && !says_nothing {
+            // Another container's of the same id, or an operator's: it would have other parts now.
+            return Err(Error::Make {
+                path: directory,
+                source: ErrorKind::AlreadyExists.into(),
+            });
         }
         if name.is_some() && is_there {
             let has = match wanted.shared.is_empty() {

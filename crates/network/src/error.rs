@@ -57,6 +57,9 @@ pub enum Error {
     /// There is no link with that name to be moved.
     #[error("there is no link {0} in the network namespace that it is to be moved from")]
     NoSuchLink(String),
+    /// It belongs to its network namespace.
+    #[error("link {0} is the loopback, which the kernel moves nowhere")]
+    Loopback(String),
     /// A link that is moved cannot have that name.
     #[error("there is a link {0} already in the network namespace that one is to be moved to")]
     NameInUse(String),

@@ -29,29 +29,19 @@ struct Carried<'a> {
 }
 
 /// Moves links, by their names, from one namespace to the other, where they have other names (`%d` is a
-/// number that is free there) and are up. Hardware address and MTU stay, and so do addresses that are permanent and of global scope
-/// (config-linux.md, Network devices); routes do not. If one cannot be moved, those before it are given
-/// back.
+/// number that is free there) and are up. Hardware address and MTU stay, and so do addresses that are
+/// permanent and of global scope (config-linux.md, Network devices); routes do not. If one cannot be
+/// moved, those before it are given back, without their routes.
 ///
 /// # Errors
-/// [`Error::NoSuchLink`]; [`Error::NameInUse`]; what the kernel refuses, by name.
+/// [`Error::NoSuchLink`]; [`Error::Loopback`]; [`Error::NameInUse`]; what the kernel refuses, by name.
 pub fn hand_over(
     names: &BTreeMap<String, String>,
     (from, to): (&Namespace, &Namespace),
 ) -> Result<()> {
     let mut links = from.run(|| look(names))?;
     let there = to.run(|| links_by_name(&mut Rtnetlink::open()?))?;
-    let mut taken: BTreeSet<String> = there.into_keys().collect();
-    for link in &mut links {
-        if let Some((before, after)) = link.new_name.split_once(NUMBER) {
-            let mut numbered = (0u32..).map(|number| format!("{before}{number}{after}"));
-            let free = numbered.find(|name| !taken.contains(name));
-            link.new_name = free.expect("a namespace has not 4294967296 links");
-        }
-        if !taken.insert(link.new_name.clone()) {
-            return Err(Error::NameInUse(link.new_name.clone()));
-        }
-    }
+    number_names(&mut links, there.into_keys().collect())?;
     for (position, link) in links.iter().enumerate() {
         let moved = carry((link.name, &link.new_name), (from, to))
             .and_then(|()| to.run(|| set_up(&link.new_name, &link.addresses, LinkFlags::Up)));
@@ -60,6 +50,24 @@ pub fn hand_over(
                 give_back(link, (from, to));
             }
             return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Gives names with a number one that is free, when the others have theirs.
+fn number_names(links: &mut [Carried<'_>], mut taken: BTreeSet<String>) -> Result<()> {
+    for link in links.iter().filter(|it| !it.new_name.contains(NUMBER)) {
+        if !taken.insert(link.new_name.clone()) {
+            return Err(Error::NameInUse(link.new_name.clone()));
+        }
+    }
+    for link in links {
+        if let Some((before, after)) = link.new_name.split_once(NUMBER) {
+            let mut numbered = (0u32..).map(|number| format!("{before}{number}{after}"));
+            let free = numbered.find(|name| !taken.contains(name));
+            link.new_name = free.expect("a namespace has not 4294967296 links");
+            taken.insert(link.new_name.clone());
         }
     }
     Ok(())
@@ -80,6 +88,10 @@ fn look(names: &BTreeMap<String, String>) -> Result<Vec<Carried<'_>>> {
     let mut links = Vec::new();
     for (name, new_name) in names {
         let (index, flags) = number(&there, name)?;
+        // To be asked, the kernel wants it down, and with it whoever uses it.
+        if flags.contains(LinkFlags::Loopback) {
+            return Err(Error::Loopback(name.clone()));
+        }
         let mut addresses = addresses.remove(&index).unwrap_or_default();
         addresses.retain(|address| address.scope == SCOPE_UNIVERSE);
         links.push(Carried {

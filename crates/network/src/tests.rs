@@ -361,8 +361,13 @@ fn links_are_handed_over_with_what_is_theirs_or_not_at_all() {
         matches!(&taken, Error::NameInUse(name) if name == "lo"),
         "{taken}"
     );
-    // The kernel moves no loopback. What was moved before it comes back.
-    let kept = refused(&[("first", "x"), ("lo", "y")]);
+    let loopback = refused(&[("first", "x"), ("lo", "y")]);
+    assert!(
+        matches!(&loopback, Error::Loopback(name) if name == "lo"),
+        "{loopback}"
+    );
+    // What was moved before one that the kernel refuses comes back.
+    let kept = refused(&[("first", "x"), ("second", "a/b")]);
     assert!(matches!(&kept, Error::Io { .. }), "{kept}");
     let links = |network: Network| network.links;
     let is_first = |link: &Link| link.name == "first";
@@ -373,14 +378,15 @@ fn links_are_handed_over_with_what_is_theirs_or_not_at_all() {
     );
     assert_eq!(to.run(read).unwrap().network, Network::default());
 
+    // A name with a number is none that another one is to have.
     hand_over(
-        &names(&[("first", "eth%d"), ("second", "eth%d")]),
+        &names(&[("first", "eth%d"), ("second", "eth0")]),
         (from, to),
     )
     .unwrap();
     let mut there = links(to.run(read).unwrap().network);
     there.sort_by(|one, other| one.name.cmp(&other.name));
-    let renamed = [("first", "eth0"), ("second", "eth1")].map(|(old, new)| {
+    let renamed = [("second", "eth0"), ("first", "eth1")].map(|(old, new)| {
         let mut all = before.links.iter();
         let link = all.find(|link| link.name == old).unwrap();
         let name = new.to_owned();

@@ -26,12 +26,12 @@ pub(crate) fn update(root: &Path, arguments: &Update) -> Result<ExitCode> {
         Some(path) => read(path)?,
         None => from_options(&arguments.limits).to_string().into_bytes(),
     };
-    let schemata = schemata(&arguments.limits);
+    let schemata = schemata(&arguments.limits)?;
     if !schemata.is_empty() {
-        // First: it is the one that can be asked of a container that has none.
-        resctrl::change(container.journal(), &schemata)?;
+        resctrl::check_changeable(container.journal())?;
     }
     container.update(&text, &arguments.annotations.iter().cloned().collect())?;
+    resctrl::change(container.journal(), &schemata)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,10 +57,16 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// What a class of resctrl is to have.
-fn schemata(limits: &Limits) -> Vec<String> {
-    let lines = [&limits.l3_cache_schema, &limits.mem_bw_schema];
-    let given = lines.into_iter().flatten().filter(|line| !line.is_empty());
-    given.cloned().collect()
+fn schemata(limits: &Limits) -> Result<Vec<String>> {
+    let lines = [
+        ("l3CacheSchema", &limits.l3_cache_schema, ""),
+        ("memBwSchema", &limits.mem_bw_schema, "MB:"),
+    ];
+    let given = lines.into_iter().filter_map(|(field, line, prefix)| {
+        let line = line.as_ref().filter(|line| !line.is_empty())?;
+        Some(bundle::intel_rdt::schema(field, line, prefix))
+    });
+    Ok(given.collect::<bundle::Result<_>>()?)
 }
 
 /// The options as the JSON of a file: one parser for both ways.
@@ -152,7 +158,9 @@ mod tests {
     fn schemata_are_no_fields_of_linux_resources() {
         let given = limits("--l3-cache-schema L3:0=f --mem-bw-schema MB:0=50");
         assert_eq!(from_options(&given), json!({}));
-        assert_eq!(schemata(&given), ["L3:0=f", "MB:0=50"]);
-        assert!(schemata(&limits("--l3-cache-schema=")).is_empty());
+        assert_eq!(schemata(&given).unwrap(), ["L3:0=f", "MB:0=50"]);
+        let none = schemata(&limits("--l3-cache-schema=")).unwrap();
+        assert!(none.is_empty());
+        schemata(&limits("--mem-bw-schema=L3:0=f")).unwrap_err();
     }
 }

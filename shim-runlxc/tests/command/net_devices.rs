@@ -53,6 +53,27 @@ fn hooks_of_create_see_the_link() {
 }
 
 #[test]
+fn a_hook_after_the_end_needs_no_link() {
+    let mut place = Place::new("exit 3");
+    let log = place.path("log");
+    std::fs::create_dir(&log).unwrap();
+    place.config["annotations"] = json!({
+        "org.pouch.rich.mode": "dumb-init",
+        "org.pouch.rich.poststop": "sh:ls /sys/class/net >/log/links",
+    });
+    let mounts = place.config["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({"destination": "/log", "type": "bind", "source": log, "options": ["bind"]}));
+    place.config["linux"]["netDevices"] = json!({"v0": {}});
+    place.save();
+    let bundle = place.bundle_str().to_owned();
+    let words = ["run", "--bundle", &bundle, &place.id];
+    assert_eq!(place.run_in_network(LINKS, &words).code, 3);
+    let links = std::fs::read_to_string(log.join("links")).unwrap();
+    assert_eq!(links, "lo\n");
+    place.finish();
+}
+
+#[test]
 fn what_cannot_be_moved_is_refused_and_nothing_is_left() {
     let mut place = Place::new("true");
     let bundle = place.bundle_str().to_owned();
@@ -61,7 +82,7 @@ fn what_cannot_be_moved_is_refused_and_nothing_is_left() {
     for (devices, why) in [
         (json!({"none": {}}), "there is no link none"),
         (json!({"v0": {"name": "lo"}}), "there is a link lo already"),
-        (json!({"lo": {"name": "lo1"}}), "move link lo as lo1"),
+        (json!({"lo": {"name": "lo1"}}), "link lo is the loopback"),
     ] {
         place.config["linux"]["netDevices"] = devices;
         place.save();
