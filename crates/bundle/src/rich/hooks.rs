@@ -152,6 +152,14 @@ pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
 /// The words of a hook, and the script of the host that it is.
 fn words(field: &str, text: &str) -> Result<(Vec<String>, Option<String>)> {
     let Some(rest) = text.strip_prefix(OF_HOST) else {
+        let is_known = text.starts_with('/') || text.starts_with(INLINE);
+        if !is_known && text.len() <= COMMAND_BYTES_MAX {
+            let why = format!(
+                "{text:?} is neither an absolute path in the container, with arguments, nor \
+                 {INLINE}COMMAND, nor {OF_HOST}NAME"
+            );
+            return Err(Error::invalid(field, why));
+        }
         return Ok((arguments(field, text)?, None));
     };
     let name = rest.split_whitespace().next().unwrap_or_default();
@@ -279,12 +287,13 @@ mod tests {
         for (text, why) in [
             (
                 "",
-                "\"\" is neither an absolute path in the container, with arguments, nor sh:COMMAND",
+                "\"\" is neither an absolute path in the container, with arguments, nor sh:COMMAND, \
+                 nor host:NAME",
             ),
             (
                 "opt/x",
                 "\"opt/x\" is neither an absolute path in the container, with arguments, nor \
-                 sh:COMMAND",
+                 sh:COMMAND, nor host:NAME",
             ),
             ("sh: \n", "nothing comes after sh:"),
             ("sh:a\0b", "has a NUL character"),
