@@ -47,9 +47,27 @@ impl Suite {
         let opened = Self {
             root: root.to_owned(),
         };
-        let updated = opened.apt("apt-get", &["-qq", "--error-on=any", "update"]);
-        updated.with_context(|| Unreachable(line.to_owned()))?;
-        Ok(opened)
+        match opened.apt("apt-get", &["-qq", "--error-on=any", "update"]) {
+            Ok(_) => Ok(opened),
+            Err(error) if !opened.answers(line)? => {
+                Err(error.context(Unreachable(line.to_owned())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the archive of a line of sources.list(5) has the list of its suite.
+    fn answers(&self, line: &str) -> Result<bool> {
+        let words = line.rsplit(']').next().unwrap_or_default();
+        let mut words = words.split_whitespace().skip_while(|word| *word == "deb");
+        let (Some(archive), Some(suite)) = (words.next(), words.next()) else {
+            bail!("{line:?} is no line of sources.list");
+        };
+        let list = format!("{archive}/dists/{suite}/Release");
+        let into = self.root.join("release");
+        let mut helper = self.command("/usr/lib/apt/apt-helper");
+        helper.args(["download-file", &list]).arg(into);
+        Ok(output_of(&mut helper, DOWNLOAD).is_ok())
     }
 
     /// The names of all packages that start with `prefix`, oldest version first (as `sort -V` orders names).
