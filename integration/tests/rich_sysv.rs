@@ -268,6 +268,42 @@ fn upstart_boots_without_the_jobs_of_ubuntu_and_runs_jobs_that_were_off() {
 }
 
 #[test]
+fn upstart_is_asked_where_its_initctl_was_put_away_and_the_first_status_counts() {
+    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
+    check(RUNTIME, &images, |bench| {
+        let directory = tempfile::tempdir()?;
+        let copied = bench.container("copy").bound(directory.path(), "/out");
+        copied
+            .shell("cp /sbin/initctl /etc/init/rc.conf /out/")?
+            .with_code(0)?;
+        let jobs = directory.path().join("init");
+        fs::create_dir(&jobs)?;
+        fs::rename(directory.path().join("rc.conf"), jobs.join("rc.conf"))?;
+        fs::write(
+            jobs.join("web.conf"),
+            "start on filesystem\nexec sleep 600\n",
+        )?;
+        let nothing = directory.path().join("nothing");
+        fs::write(&nothing, "#!/bin/sh\nexit 0\n")?;
+        fs::set_permissions(&nothing, fs::Permissions::from_mode(0o755))?;
+        let container = rich(bench, "diverted")
+            .rich("ready=file:/tmp/ready")
+            .bound(&jobs, "/etc/init")
+            .bound(&nothing, "/sbin/initctl")
+            .bound(&directory.path().join("initctl"), "/sbin/initctl.distrib");
+        let program = "trap 'exit 7' TERM; : >/tmp/ready; while :; do sleep 1 & wait; done";
+        let task = container.detach(&["sh", "-c", program])?;
+        let status = task.output("initctl status web")?;
+        ensure!(status.starts_with("web start/running"), "{status:?}");
+        // The program's end is the end, whoever asks for more.
+        let _whatever = task.exec(&["initctl", "restart", "--no-wait", "pouch-application"])?;
+        let code = task.remove()?;
+        ensure!(code == 7, "expected 7, got {code}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_second_upstart_in_a_network_namespace_is_refused() {
     let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
     check(RUNTIME, &images, |bench| {

@@ -528,6 +528,7 @@ mod tests {
         }
         assert_eq!(of(&[], Restart::Never), None);
     }
+
     #[test]
     fn nobody_is_told_that_nobody_is_there() {
         let (ours, theirs) = sys::socketpair_stream_cloexec().unwrap();

@@ -42,6 +42,11 @@ fn text_of(path: &str) -> Result<String> {
 
 /// The content of a file, none when there is no regular one.
 pub(super) fn read_regular(path: &str) -> io::Result<Option<Vec<u8>>> {
+    read_bounded(path, BYTES_MAX)
+}
+
+/// The same, so much of it at most.
+pub(super) fn read_bounded(path: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     // The image could have put a fifo there.
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -52,7 +57,7 @@ pub(super) fn read_regular(path: &str) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes)?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 

@@ -93,6 +93,8 @@ struct Program {
     args: Vec<String>,
     env: Vec<String>,
     signals: SignalsAtFirst,
+    /// What is looked at once more before it is started.
+    check: Option<fn() -> Result<()>>,
 }
 
 /// What becomes of a signal that comes before an init listens.
@@ -109,6 +111,7 @@ enum SignalsAtFirst {
 struct Ready {
     process: Process,
     signals: SignalsAtFirst,
+    check: Option<fn() -> Result<()>>,
     master: Option<OwnedFd>,
 }
 
@@ -148,7 +151,9 @@ pub(crate) fn run(
         start::Word::Start(connection) => connection,
         start::Word::Signal(number) => return Ok(End::Signal(number)),
     };
-    let error = match init::run_start_hooks(plan, &prepared, &connection) {
+    let checked = init::run_start_hooks(plan, &prepared, &connection)
+        .and_then(|()| ready.check.map_or(Ok(()), |check| check()));
+    let error = match checked {
         Ok(()) => {
             // systemd would take a TERM of before its time for a wish to execute itself anew.
             if let Some(number) = start::signal_meanwhile() {
@@ -208,6 +213,7 @@ fn prepare(
             devices::all_streams_to_null()?;
             Ok(Prepared::PidOne(Ready {
                 signals: program.signals,
+                check: program.check,
                 process: pid_one_of(&plan.process, program),
                 master,
             }))

@@ -46,6 +46,7 @@ pub(super) fn furnish(wanted: &ImageInit, furnished: &Furnished) -> Result<Progr
         args: vec![style::PATH.to_owned()],
         env: vec![SEARCH_PATH.to_owned(), format!("container={CONTAINER}")],
         signals: SignalsAtFirst::Open,
+        check: None,
     })
 }
 

@@ -58,6 +58,7 @@ pub(super) fn furnish(
         .collect(),
         // A signal to stop may come before it listens.
         signals: SignalsAtFirst::Blocked,
+        check: None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -195,10 +195,19 @@ fn covers(name: &OsString) -> bool {
 pub fn cover(arguments: &[OsString]) -> Option<Result<End>> {
     covers(arguments.first()?).then(|| {
         if std::process::id() == 1 && is_there(&ended()) {
+            // Whoever writes upstart's state into it would wait for a reader.
+            drop(state_fd(arguments).map(sys::take_inherited_fd));
             return Ok(End::Program(ExitStatus::Exited(shutdown::run())));
         }
         Err(go_on(arguments))
     })
+}
+
+/// Where an upstart that executes itself anew finds its state.
+fn state_fd(arguments: &[OsString]) -> Option<RawFd> {
+    let at = arguments.iter().position(|word| word == "--state-fd")?;
+    let number: RawFd = arguments.get(at + 1)?.to_str()?.parse().ok()?;
+    (number > 2).then_some(number)
 }
 
 /// Executes the image's init, and gives why not.
@@ -229,6 +238,20 @@ mod tests {
         };
         assert_eq!([0, 1, 2, 3].map(word), [0x0309_1969, 1, 48, 5]);
         assert!(bytes[16..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn the_state_of_an_upstart_is_found_in_its_words() {
+        let words = |text: &str| -> Vec<_> { text.split(' ').map(OsString::from).collect() };
+        assert_eq!(state_fd(&words("init --state-fd 8 --restart")), Some(8));
+        for none in [
+            "init --restart",
+            "init --state-fd",
+            "init --state-fd x",
+            "init --state-fd 1",
+        ] {
+            assert_eq!(state_fd(&words(none)), None, "{none}");
+        }
     }
 
     #[test]

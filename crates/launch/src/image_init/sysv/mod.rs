@@ -73,5 +73,6 @@ pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) ->
             "SELINUX_INIT=YES".to_owned(),
         ],
         signals: SignalsAtFirst::Open,
+        check: None,
     })
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::super::application::status_path;
 use super::super::component::Component;
 use super::super::rc::Script;
 use super::super::sysv;
@@ -20,54 +21,58 @@ const UBUNTU: &str = "rc-sysinit.conf";
 const LEVEL_OF_UBUNTU: char = '2';
 const LEVEL: char = '3';
 
-/// What is left out, by the beginning of its name: it boots or ends a machine, or is about devices, file
-/// systems, links, names and terminals, which are the host's affair or made already.
-const LEFT_OUT: [&str; 35] = [
-    "bootmisc.sh",
-    "check",
+/// What is left out, by its name but for a number and `.sh` at its end: it boots or ends a machine, or is
+/// about devices, file systems, links, names and terminals, which are the host's affair or made already.
+const LEFT_OUT: [&str; 34] = [
+    "bootmisc",
+    "checkfs",
+    "checkroot",
+    "checkroot-bootclean",
     "console",
+    "console-setup",
     "container-detect",
     "control-alt-delete",
-    "cryptdisks",
     "dmesg",
-    "failsafe",
     "flush-early-job-log",
     "friendly-recovery",
     "hostname",
     "hwclock",
+    "hwclock-save",
     "init-system-dbus",
     "kmod",
     "module-init-tools",
-    "mountall",
     "mountdevsubfs",
-    "mounted-",
     "mountkernfs",
-    "mountnfs",
     "mtab",
-    "network-interface",
     "networking",
     "passwd",
-    "plymouth",
     "prefdm",
     "quit-plymouth",
-    "rcS",
     "rc-sysinit",
-    "readahead",
     "serial",
     "setvtrgb",
     "shutdown",
     "splash-manager",
     "start-ttys",
-];
-
-/// The same, by its whole name but for a number at its end.
-const TERMINALS_AND_DEVICES: [&str; 7] = [
     "tty",
     "udev",
     "udev-fallback-graphics",
+    "upstart-udev-bridge",
+];
+
+/// The same, by how its name begins.
+const FAMILIES: [&str; 12] = [
+    "cryptdisks",
+    "failsafe",
+    "mountall",
+    "mounted-",
+    "mountnfs",
+    "network-interface",
+    "plymouth",
+    "rcS",
+    "readahead",
     "udevmonitor",
     "udevtrigger",
-    "upstart-udev-bridge",
     "ureadahead",
 ];
 
@@ -106,14 +111,23 @@ impl Job {
         words.any(|word| word == "instance")
     }
 
+    /// Whether it tells its level to the jobs that wait for its end.
+    pub(super) fn exports_level(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.text);
+        text.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some("export") && words.any(|word| word == "RUNLEVEL")
+        })
+    }
+
     fn is_for_a_machine(&self) -> bool {
         let endings = [".conf", ".override"].into_iter();
         let Some(name) = endings.filter_map(|it| self.file.strip_suffix(it)).next() else {
             return true;
         };
         let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        LEFT_OUT.iter().any(|first| name.starts_with(first))
-            || TERMINALS_AND_DEVICES.contains(&stem)
+        let stem = stem.strip_suffix(".sh").unwrap_or(stem);
+        LEFT_OUT.contains(&stem) || FAMILIES.iter().any(|first| name.starts_with(first))
     }
 }
 
@@ -134,13 +148,17 @@ pub(super) fn level(inittab: Option<&str>, found: &[Job]) -> char {
 /// All jobs of a container, of those of its image.
 pub(super) fn of(
     found: Vec<Job>,
-    level: char,
+    (level, initctl): (char, &str),
     services: &[Service],
     components: &[Component],
 ) -> Vec<Job> {
+    let is_asked_for = |job: &Job| {
+        let mut asked = services.iter();
+        asked.any(|it| matches!(it, Service::Job(name) if job.name() == Some(name)))
+    };
     let mut jobs: Vec<_> = found
         .into_iter()
-        .filter(|job| !job.is_for_a_machine())
+        .filter(|job| !job.is_for_a_machine() || is_asked_for(job))
         .collect();
     let mut native = Vec::new();
     for service in services {
@@ -151,9 +169,12 @@ pub(super) fn of(
     }
     jobs.extend([
         Job::new("pouch-listening", listening()),
-        Job::new("pouch-boot", boot(level)),
-        Job::new("pouch-application", application(&native, components)),
-        Job::new("pouch-power", power()),
+        Job::new("pouch-boot", boot(level, initctl)),
+        Job::new(
+            "pouch-application",
+            application(&native, components, initctl),
+        ),
+        Job::new("pouch-power", power(initctl)),
         Job::new("pouch-end", end()),
     ]);
     jobs.extend(components.iter().map(component));
@@ -177,30 +198,30 @@ fn listening() -> String {
 }
 
 /// What a machine's boot would tell, all of which is so; then the level.
-fn boot(level: char) -> String {
+fn boot(level: char, initctl: &str) -> String {
     let mut text = "start on startup
 stop on runlevel
 task
 script
     echo lxc >/run/container_type
-    initctl emit --no-wait container CONTAINER=lxc
 "
     .to_owned();
     for event in [
+        "container CONTAINER=lxc",
         "virtual-filesystems",
         "local-filesystems",
         "all-swaps",
         "remote-filesystems",
         "filesystem",
     ] {
-        let _written = writeln!(text, "    initctl emit --no-wait {event}");
+        let _written = writeln!(text, "    {initctl} emit --no-wait {event}");
     }
     let _written = write!(
         text,
         "    for link in /sys/class/net/*; do
-        initctl emit --no-wait net-device-up IFACE=\"${{link##*/}}\"
+        {initctl} emit --no-wait net-device-up IFACE=\"${{link##*/}}\"
     done
-    initctl emit --no-wait static-network-up
+    {initctl} emit --no-wait static-network-up
     [ ! -x /etc/init.d/rcS ] || /etc/init.d/rcS || :
     exec telinit {level}
 end script
@@ -210,21 +231,23 @@ end script
 }
 
 /// After the level's scripts, what is asked for and what belongs before it; one that fails is not
-/// waited for. A program that ends by itself is the end of all.
-fn application(native: &[&str], components: &[Component]) -> String {
+/// waited for. A program that ends by itself is the end of all, and runs once.
+fn application(native: &[&str], components: &[Component], initctl: &str) -> String {
     let mut on = "stopped rc RUNLEVEL=[2345]".to_owned();
     let before = components.iter().filter(|it| it.when == When::Before);
     let before = before.map(|it| job_of(&it.name));
     for name in native.iter().map(|&name| name.to_owned()).chain(before) {
         let _written = write!(on, " and (started {name} or stopped {name})");
     }
-    let stopping = sysv::stopping();
+    let (stopping, status) = (sysv::stopping(), status_path());
     format!(
         "start on ({on})
 stop on starting rc RUNLEVEL=[06]
 kill timeout {LIMIT}
 pre-start script
-    [ ! -e {stopping} ] || {{ stop; exit 0; }}
+    if [ -e {stopping} ] || [ -e {status} ]; then
+        {initctl} stop
+    fi
 end script
 exec {OWN}/init application
 post-stop script
@@ -236,14 +259,14 @@ end script
 }
 
 /// A program that has not started yet never will.
-fn power() -> String {
+fn power(initctl: &str) -> String {
     let stopping = sysv::stopping();
     format!(
         "start on power-status-changed
 task
 script
     : >{stopping}
-    initctl stop pouch-application || :
+    {initctl} stop pouch-application || :
     exec telinit 0
 end script
 "
@@ -298,6 +321,10 @@ mod tests {
             ("cron.conf", false),
             ("cron.override", false),
             ("cron.conf.dpkg-old", true),
+            ("checkout.conf", false),
+            ("shutdown-notify.conf", false),
+            ("mountnfs-bootclean.sh.conf", true),
+            ("hwclock.sh.conf", true),
         ] {
             assert_eq!(job(file, "").is_for_a_machine(), is_left_out, "{file}");
         }
@@ -325,6 +352,8 @@ mod tests {
             job("cron.override", "manual"),
             job("web.override", "manual"),
             job("tty1.conf", ""),
+            // It is asked for.
+            job("networking.conf", "task"),
         ];
         let component = |name: &str, when| Component {
             name: name.to_owned(),
@@ -332,11 +361,13 @@ mod tests {
             is_notifying: false,
         };
         let components = [component("a", When::Before), component("b", When::After)];
-        let services = [Service::Job("cron".to_owned())];
-        let jobs = of(found, '2', &services, &components);
-        let names: Vec<_> = jobs.iter().map(|job| job.file.as_str()).collect();
+        let services = ["cron", "networking"].map(|name| Service::Job(name.to_owned()));
+        let jobs = of(found, ('2', "initctl"), &services, &components);
+        let mut names: Vec<_> = jobs.iter().map(|job| job.file.as_str()).collect();
+        names[..3].sort_unstable();
         let expected = [
             "cron.conf",
+            "networking.conf",
             "web.override",
             "pouch-listening.conf",
             "pouch-boot.conf",
@@ -350,12 +381,18 @@ mod tests {
         let cron = "start on never\nexec cron\nmanual\nstart on runlevel [2345]\nstop on runlevel [!2345]\n";
         assert_eq!(text(&jobs, "cron.conf"), cron);
         let on = "start on (stopped rc RUNLEVEL=[2345] and (started cron or stopped cron) and (started \
-                  pouch-component-a or stopped pouch-component-a))\n";
+                  networking or stopped networking) and (started pouch-component-a or stopped pouch-component-a))\n";
         assert!(text(&jobs, "pouch-application.conf").starts_with(on));
         assert!(text(&jobs, "pouch-boot.conf").ends_with("    exec telinit 2\nend script\n"));
         let before = "start on starting rc RUNLEVEL=[2345]\nstop on stopped pouch-application\nrespawn\n\
                       exec /run/runlxc/init component a\n";
         assert_eq!(text(&jobs, "pouch-component-a.conf"), before);
+    }
+
+    #[test]
+    fn a_job_of_levels_that_tells_them_is_known() {
+        assert!(job(OF_LEVELS, "task\n  export X RUNLEVEL\n").exports_level());
+        assert!(!job(OF_LEVELS, "task\nenv RUNLEVEL\nexport PREVLEVEL").exports_level());
     }
 
     #[test]

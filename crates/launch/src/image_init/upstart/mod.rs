@@ -31,10 +31,9 @@ use crate::error::{Result, host};
 use crate::init::{End, Furnished};
 use crate::plan::ImageInit;
 
-use super::accounts::read_regular;
+use super::accounts::{read_bounded, read_regular};
 use super::application::refuse_elsewhere;
-use super::files::{bind, copy_stub, link, make_directory, write};
-use super::sbin::text_of;
+use super::files::{bind, copy_stub, cover, link, make_directory, write};
 use super::{CONTAINER, OWN, Program, SEARCH_PATH, SignalsAtFirst, component, rc, refusal, sysv};
 
 use self::jobs::{Job, Service};
@@ -45,7 +44,12 @@ const JOBS: &str = "/etc/init";
 /// Where upstart takes requests: an abstract name, of a network namespace (init/paths.h).
 const REQUESTS: &[u8] = b"/com/ubuntu/upstart";
 
-/// No image has more of jobs; what says so is not read into memory.
+/// What asks upstart for something. Images made for containers have put it away under the second name, and
+/// something that does nothing in its place.
+const INITCTL: &str = "/sbin/initctl";
+const DIVERTED: &str = "/sbin/initctl.distrib";
+
+/// No image has more of jobs.
 const BYTES_MAX: usize = 4 << 20;
 
 /// By what pid 1 is started, and executed anew.
@@ -56,9 +60,8 @@ fn started_as() -> String {
 /// Makes what it finds in the container beside the image; gives how it is started.
 pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) -> Result<Program> {
     refuse_another()?;
-    // What runs the scripts of a level, and tells their end.
-    text_of(&format!("{JOBS}/{}", jobs::OF_LEVELS))?;
     let found = found()?;
+    check_levels(&found)?;
     let services = wanted.services.iter().map(|name| service(name, &found));
     let services: Vec<_> = services.collect::<Result<_>>()?;
     copy_stub(&furnished.proc)?;
@@ -68,7 +71,8 @@ pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) ->
     let level = jobs::level(inittab.as_deref(), &found);
     let own = format!("{OWN}{JOBS}");
     make_directory(&own)?;
-    for job in jobs::of(found, level, &services, &components) {
+    let asked = (level, initctl()?);
+    for job in jobs::of(found, asked, &services, &components) {
         write(&format!("{own}/{}", job.file), &job.text, 0o644)?;
     }
     bind(&own, JOBS.as_ref())?;
@@ -83,7 +87,33 @@ pub(super) fn furnish(init: &Path, wanted: &ImageInit, furnished: &Furnished) ->
         args: vec![started_as()],
         env: vec![SEARCH_PATH.to_owned(), format!("container={CONTAINER}")],
         signals: SignalsAtFirst::Open,
+        check: Some(refuse_another),
     })
+}
+
+/// What runs the scripts of a level has to tell their end, and of which.
+fn check_levels(found: &[Job]) -> Result<()> {
+    let path = format!("{JOBS}/{}", jobs::OF_LEVELS);
+    let why = match found.iter().find(|job| job.file == jobs::OF_LEVELS) {
+        Some(job) if job.exports_level() => return Ok(()),
+        Some(_) => format!("{path} of the image does not export RUNLEVEL"),
+        None => format!("the image has no file {path}"),
+    };
+    let why = format!("mode sbin-init: {why}, by which the program knows when to start");
+    Err(refusal(why))
+}
+
+/// The image's own initctl, which is put back where it was put away.
+fn initctl() -> Result<&'static str> {
+    let is_file = |path: &str| fs::symlink_metadata(path).is_ok_and(|about| about.is_file());
+    if !is_file(DIVERTED) {
+        return Ok(INITCTL);
+    }
+    // A link leads to something that others use.
+    if is_file(INITCTL) {
+        cover(DIVERTED, INITCTL.as_ref())?;
+    }
+    Ok(DIVERTED)
 }
 
 /// Refuses a network namespace with an upstart in it: `telinit 0` of this container would be its end.
@@ -111,7 +141,8 @@ fn found() -> Result<Vec<Job>> {
             continue;
         };
         let path = format!("{JOBS}/{file}");
-        let content = read_regular(&path).map_err(host(|| format!("read {path} of the image")))?;
+        let content = read_bounded(&path, left as u64 + 1)
+            .map_err(host(|| format!("read {path} of the image")))?;
         let Some(text) = content else {
             continue;
         };
