@@ -34,7 +34,7 @@ fn the_version_is_told_and_anything_unknown_refused() {
     };
     let usage = "runlxc-init: usage: runlxc-init init CONTROL_FD START_FD [AGENT_FD] | \
                  exec CONTROL_FD | --version; in a container: application | busybox-job | component NAME | \
-                 end | halt | job | last | listening | power-off | stop\n";
+                 end | halt | job | last | listening | power-off | stop | upstart-end\n";
     check(&["--version"], (&version, 0));
     // It would tell pid 1 to halt.
     let elsewhere = "runlxc-init: only a job of a container's init runs this\n";
