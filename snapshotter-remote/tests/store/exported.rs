@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     path::Path,
     time::Duration,
@@ -134,7 +134,10 @@ fn what_is_damaged_is_an_error_and_never_other_bytes() {
     let (directory, chain_id, _) = store_of(&[layer(&[("x", &noise(1, 2 << 20))])]);
     let store = directory.path().join("store");
     let metrics = directory.path().join("metrics.sock");
-    let metrics_at = format!("[metrics]\naddress = \"unix:{}\"\n", metrics.display());
+    let metrics_at = format!(
+        "[log]\nlevel = \"debug\"\n[metrics]\naddress = \"unix:{}\"\n",
+        metrics.display()
+    );
     let mut server = Server::start(&store, &format!("{NBD}{metrics_at}"));
     let name = format!("sha256:{chain_id}");
     let mut client = Client::of(&server, &name).unwrap();
@@ -158,6 +161,11 @@ fn what_is_damaged_is_an_error_and_never_other_bytes() {
     damage("disks/1");
     assert_eq!(client.read(4096, 1).0, 5);
     drop(client);
+    // Nobody has: it is read again.
+    server.logs("a connection of an NBD client has ended");
+    assert!(Client::of(&server, &name).is_none());
+    let why = server.logs("a disk cannot be exported");
+    assert!(why.contains("is damaged"), "{why}");
     let page = metrics_of(&metrics);
     let counted = "snapshotter_remote_store_nbd_requests_total{outcome=\"unreadable\"} 2\n";
     assert!(page.contains(counted), "{page}");
@@ -176,6 +184,8 @@ fn more_than_may_be_are_closed_and_the_end_waits_for_answers() {
     let bytes = u32::try_from(expected.len()).unwrap();
     busy.ask(0, 0, bytes);
     assert_eq!(busy.socket.peek(&mut [0]).unwrap(), 1);
+    // What it has not come to is not answered, and takes nothing from what it is at.
+    busy.ask(0, 0, 4096);
     server.signal(Signal::SIGTERM);
     server.hears("STOPPING=1");
     assert!(idle.is_closed());
@@ -199,6 +209,37 @@ fn who_says_or_takes_nothing_is_closed_and_who_has_a_disk_may_be_silent() {
     silent.read_to_end(&mut greeting).unwrap();
     assert_eq!(greeting.len(), 18, "it says no more");
     assert!(idle.read(0, 4096) == (0, expected[..4096].to_vec()));
+}
+
+#[test]
+fn who_haggles_and_chooses_nothing_is_closed() {
+    let (directory, ..) = store_of(&layers());
+    let config = format!("[server]\nsilence_seconds = 1\n{NBD}");
+    let server = Server::start(&directory.path().join("store"), &config);
+    // An option that nobody knows, again and again, and one whose data has no end in sight.
+    let short = b"IHAVEOPT\0\0\x12\x67\0\0\0\0";
+    let endless = b"IHAVEOPT\0\0\x12\x67\xff\xff\xff\xff";
+    for (first, more) in [(short, &short[..]), (endless, &[0; 8192])] {
+        let mut socket = TcpStream::connect(server.nbd_address.unwrap()).unwrap();
+        let pace = Duration::from_millis(200);
+        socket.set_read_timeout(Some(pace)).unwrap();
+        socket
+            .write_all(&[b"\0\0\0\x03", &first[..]].concat())
+            .unwrap();
+        let is_closed = (0..300).any(|_| {
+            let mut heard = [0; 4096];
+            // Until it has nothing more to say for a while.
+            let end = loop {
+                match socket.read(&mut heard) {
+                    Ok(count) if count > 0 => {}
+                    end => break end,
+                }
+            };
+            let is_silent = end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            !is_silent || socket.write_all(more).is_err()
+        });
+        assert!(is_closed);
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! One connection of an NBD client. What it asks for is answered one after the other, so at most one chunk is held for it, however
 //! slowly it takes.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use snapshot_core::daemon::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::Exports;
@@ -24,6 +24,9 @@ use crate::{
 
 /// Zeros for clients that have to be sent them.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// How long a client may take to see the end of a connection and to close its own.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Serves it until the client, a limit or the end of the server ends it.
 pub(in crate::serve) async fn serve(
@@ -44,6 +47,7 @@ pub(in crate::serve) async fn serve(
         peer,
         exports,
         limits,
+        chosen_by: Instant::now() + limits.silence(),
         shutdown,
         traffic: traffic.clone(),
     };
@@ -56,6 +60,7 @@ pub(in crate::serve) async fn serve(
             tracing::info!(%peer, "closed: what its NBD client asked for was not taken, or not ready, in time");
         }
     }
+    tracing::debug!(%peer, "a connection of an NBD client has ended");
 }
 
 /// What a conversation needs beside its socket.
@@ -63,20 +68,24 @@ struct Around {
     peer: SocketAddr,
     exports: Arc<Exports>,
     limits: Limits,
+    /// When a disk is to be chosen at the latest, whatever is said before.
+    chosen_by: Instant,
     shutdown: Shutdown,
     traffic: Traffic,
 }
 
 /// In plain text, and by TLS where that is wanted.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(socket: S, around: Around) -> io::Result<()> {
-    let acceptor = around.exports.served.acceptor();
-    let security = match acceptor {
+    let security = match around.exports.served.acceptor {
         Some(_) => Security::Needed,
         None => Security::Plain,
     };
     let mut plain = Conversation::new(socket, Session::new(security), around);
     plain.send(&GREETING).await?;
-    let (Ended::StartTls, Some(acceptor)) = (plain.go_on().await?, acceptor) else {
+    let ended = plain.go_on().await?;
+    // That of now: certificates may have been read again since it came.
+    let acceptor = plain.around.exports.served.acceptor();
+    let (Ended::StartTls, Some(acceptor)) = (ended, acceptor) else {
         return plain.close().await;
     };
     let Conversation {
@@ -87,6 +96,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(socket: S, around: Around) 
     } = plain;
     let shaken = tokio::select! {
         shaken = shake(&acceptor, socket, around.limits) => shaken,
+        () = sleep_until(around.chosen_by) => Err("it took too long".to_owned()),
         () = around.shutdown.clone().wait() => return Ok(()),
     };
     match shaken {
@@ -151,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                     return Ok(Ended::StartTls);
                 }
                 Event::List => {
+                    let _answering = self.around.traffic.begin();
                     let names = self.around.exports.list().await;
                     let names = names.as_ref().map(|names| names.iter().map(String::as_str));
                     let answer = self.session.listed(names);
@@ -169,8 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
     }
 
-    /// Reads as many bytes as are wanted; none at the end of the client, or of the server. Who has a disk open may be silent between
-    /// requests as long as he likes.
+    /// Reads as many bytes as are wanted; none at the end of the client, or of the server, which waits for nothing that is not whole.
+    /// Who has a disk open may be silent between requests as long as he likes.
     async fn wanted(&mut self) -> io::Result<Option<usize>> {
         let Self {
             socket,
@@ -182,24 +193,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let wanted = session.wants();
         let buffer = &mut buffer[..wanted];
         let silence = around.limits.silence();
-        let first = async {
-            match session.is_transmitting() {
-                true => socket.read(buffer).await,
-                false => in_time(timeout(silence, socket.read(buffer)).await),
+        let is_transmitting = session.is_transmitting();
+        let read = async {
+            let count = socket.read(buffer).await?;
+            if count == 0 {
+                return Ok(None);
+            }
+            in_time(timeout(silence, socket.read_exact(&mut buffer[count..])).await)?;
+            Ok(Some(wanted))
+        };
+        let late = async {
+            match is_transmitting {
+                true => std::future::pending().await,
+                false => sleep_until(around.chosen_by).await,
             }
         };
-        let count = tokio::select! {
-            count = first => count?,
-            () = around.shutdown.clone().wait() => return Ok(None),
-        };
-        if count == 0 {
-            return Ok(None);
+        tokio::select! {
+            // Who always has something to say is not heard for ever.
+            biased;
+            () = around.shutdown.clone().wait() => Ok(None),
+            () = late => Err(io::ErrorKind::TimedOut.into()),
+            read = read => read,
         }
-        in_time(timeout(silence, socket.read_exact(&mut buffer[count..])).await)?;
-        Ok(Some(wanted))
     }
 
     async fn find(&mut self, name: &str) -> Event {
+        let _answering = self.around.traffic.begin();
         let found = self.around.exports.find(name).await;
         let peer = self.around.peer;
         let found = match found {
@@ -278,9 +297,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.socket.flush().await
     }
 
-    /// Ends TLS, where it is spoken, before the connection.
+    /// Ends TLS, where it is spoken, and then the connection. What the client has asked for meanwhile is read and thrown away: a socket
+    /// that is closed with something unread tells its peer at once, which forgets what it has not taken of the last answer.
     async fn close(mut self) -> io::Result<()> {
-        in_time(timeout(self.around.limits.silence(), self.socket.shutdown()).await)
+        let closed = async {
+            self.socket.shutdown().await?;
+            while self.socket.read(&mut self.buffer[..]).await? > 0 {}
+            Ok(())
+        };
+        in_time(timeout(CLOSING, closed).await)
     }
 
     fn measure(&self, outcome: &'static str) {
