@@ -410,7 +410,7 @@ fn image(fields: &HeaderMap) -> Result<Option<ImageName>, Refusal> {
 }
 
 /// Whether it is only that this process, or the host, has too much open.
-fn is_out_of_descriptors(error: &Error) -> bool {
+pub(super) fn is_out_of_descriptors(error: &Error) -> bool {
     let Error::File { source, .. } = error else {
         return false;
     };

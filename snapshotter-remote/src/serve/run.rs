@@ -50,7 +50,7 @@ const OTHER_DESCRIPTORS: u64 = 64;
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A full table of descriptors stays full for a while; asking at once again would burn a core.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is refused again and again fills no log.
 const TOLD_EVERY: Duration = Duration::from_secs(60);

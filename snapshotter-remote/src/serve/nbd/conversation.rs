@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::body::Buf;
 use snapshot_core::daemon::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -251,8 +252,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                     Ok(contents) => {
                         let from = usize::try_from(part.before).expect("a chunk is short");
                         let count = usize::try_from(count).expect("a chunk is short");
-                        self.socket.write_all(&read.before_data(at, bytes)).await?;
-                        self.socket.write_all(&contents[from..from + count]).await?;
+                        let head = read.before_data(at, bytes);
+                        // At once: one segment, or one record of TLS, where they fit into it.
+                        let mut both = Buf::chain(&head[..], &contents[from..from + count]);
+                        self.socket.write_all_buf(&mut both).await?;
                     }
                     Err(why) => return self.fail(&read, at, why).await,
                 },

@@ -13,7 +13,10 @@ use crate::{
     chunk::{self, ChunkId},
     error::{Error, Result},
     nbd::Failure,
-    serve::answer::Served,
+    serve::{
+        answer::{Served, is_out_of_descriptors},
+        run::PAUSE,
+    },
     signature::digest,
     store::{FlatDisk, Name},
 };
@@ -92,7 +95,7 @@ impl Exports {
         id: ChunkId,
         blocks: u32,
     ) -> Result<Arc<Vec<u8>>, Failure> {
-        if let Some(contents) = self.chunks.get(id) {
+        if let Some(contents) = self.chunks.get(id, blocks) {
             return Ok(contents);
         }
         let read = self.read(move |this| {
@@ -111,14 +114,29 @@ impl Exports {
         })
     }
 
-    /// On one of the places of those who read files.
+    /// On one of the places of those who read files. NBD has no word for "later", so what too many open files keep from being read is
+    /// tried again as long as the connection may be without an answer.
     async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+        work: impl Fn(&Self) -> Result<T> + Copy + Send + 'static,
     ) -> Result<T> {
-        let this = Arc::clone(self);
-        let done = self.served.blocking(move || work(&this)).await;
-        done.unwrap_or_else(|_ending| Err(Error::Setting("the server is ending".to_owned())))
+        let mut is_told = false;
+        loop {
+            let this = Arc::clone(self);
+            let done = self.served.blocking(move || work(&this)).await;
+            let done = done
+                .unwrap_or_else(|_ending| Err(Error::Setting("the server is ending".to_owned())));
+            match done {
+                Err(error) if is_out_of_descriptors(&error) => {
+                    if !is_told {
+                        tracing::warn!(%error, "no more files can be opened: an NBD client waits");
+                        is_told = true;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     fn disks(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<FlatDisk>>> {
