@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tempfile::NamedTempFile;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const PRIVATE: &str = "key";
-const PUBLIC: &str = "key.pub";
+pub(super) const PUBLIC: &str = "key.pub";
 
 /// A line with a key is short.
 const BYTES_MAX: u64 = 200;
@@ -36,11 +36,10 @@ pub(super) fn load(directory: &Path) -> Result<PrivateKey> {
     line.parse().map_err(|what| Error::Key { path, what })
 }
 
-/// The public key of the store in that directory.
-pub(super) fn public(directory: &Path) -> Result<PublicKey> {
-    let path = directory.join(PUBLIC);
+/// The public key that is in a file, which was opened at that path.
+pub(super) fn public(file: File, path: PathBuf) -> Result<PublicKey> {
     let mut line = String::new();
-    let read = File::open(&path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut line));
+    let read = file.take(BYTES_MAX).read_to_string(&mut line);
     read.map_err(|source| unreadable(&path, source))?;
     line.parse().map_err(|what| Error::Key { path, what })
 }

@@ -2,10 +2,10 @@
 //! directory, name by name, and no symbolic link is followed.
 
 use std::{
-    fs::{self, File},
+    fs::{File, Metadata},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{FileExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -13,6 +13,7 @@ use std::{
 
 use disk::Digest;
 use nix::{
+    dir::Dir,
     errno::Errno,
     fcntl::{OFlag, open, openat},
     sys::stat::Mode,
@@ -66,18 +67,9 @@ impl Reader {
     /// # Errors
     /// What the file system answers, and anything else than a file under an object's name.
     pub fn object(&self, name: Name) -> Result<Option<Opened>> {
-        let shown = name.to_string();
-        let failed = |source: io::Error| unreadable(&self.path.join(&shown), source);
-        let file = match self.descend(&shown) {
-            Ok(file) => file,
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(failed(errno.into())),
+        let Some((file, metadata)) = self.file(&name.to_string())? else {
+            return Ok(None);
         };
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let what = "it is no regular file";
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
-        }
         Ok(Some(Opened {
             bytes: metadata.len(),
             modified: i128::from(metadata.mtime()) * 1_000_000_000
@@ -106,9 +98,14 @@ impl Reader {
     /// The key that has signed what is to be believed.
     ///
     /// # Errors
-    /// What the file system answers, and a file that has no key.
+    /// [`Error::NoStore`] where there is none, what the file system answers, and what is no regular file or has no key.
     pub fn key(&self) -> Result<PublicKey> {
-        key::public(&self.path)
+        let Some((file, _)) = self.file(key::PUBLIC)? else {
+            return Err(Error::NoStore {
+                directory: self.path.clone(),
+            });
+        };
+        key::public(file, self.path.join(key::PUBLIC))
     }
 
     /// Chains that there are manifests of, by name, if they are no more than so many.
@@ -116,16 +113,17 @@ impl Reader {
     /// # Errors
     /// What the file system answers.
     pub fn disks(&self, most: usize) -> Result<Option<Vec<Digest>>> {
-        let directory = self.path.join(Name::Disk(Digest([0; 32])).directory());
-        let failed = |source| unreadable(&directory, source);
+        let shown = Name::Disk(Digest([0; 32])).directory();
+        let failed = |errno: Errno| unreadable(&self.path.join(&shown), errno.into());
         let mut found = Vec::new();
-        let read = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(found)),
-            read => read.map_err(failed)?,
+        let opened = self.descend(&shown, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let mut directory = match opened.and_then(Dir::from_fd) {
+            Err(Errno::ENOENT) => return Ok(Some(found)),
+            opened => opened.map_err(failed)?,
         };
-        for entry in read {
-            let name = entry.map_err(failed)?.file_name();
-            found.extend(name.to_str().and_then(digest));
+        for entry in directory.iter() {
+            let entry = entry.map_err(failed)?;
+            found.extend(entry.file_name().to_str().ok().and_then(digest));
             // What else there is, is not looked at.
             if found.len() > most {
                 return Ok(None);
@@ -135,26 +133,37 @@ impl Reader {
         Ok(Some(found))
     }
 
-    fn descend(&self, name: &str) -> nix::Result<File> {
-        let (directories, last) = name.rsplit_once('/').unwrap_or(("", name));
+    /// A regular file by its name below the store's directory, if it is there.
+    fn file(&self, name: &str) -> Result<Option<(File, Metadata)>> {
+        let failed = |source: io::Error| unreadable(&self.path.join(name), source);
+        // Not blocking: what else may lie under the name (a fifo) is not waited for.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = match self.descend(name, flags) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            let what = "it is no regular file";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        Ok(Some((file, metadata)))
+    }
+
+    /// Opens a name below the store's directory with these flags.
+    fn descend(&self, name: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let never_followed = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut below: Option<OwnedFd> = None;
-        for directory in directories.split('/') {
+        let mut rest = name;
+        while let Some((directory, behind)) = rest.split_once('/') {
             let above = below.as_ref().unwrap_or(&self.directory);
-            below = Some(openat(
-                above.as_fd(),
-                directory,
-                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )?);
+            let on_the_way = OFlag::O_PATH | OFlag::O_DIRECTORY | never_followed;
+            below = Some(openat(above, directory, on_the_way, Mode::empty())?);
+            rest = behind;
         }
         let above = below.as_ref().unwrap_or(&self.directory);
-        // Not blocking: what else may lie under the name (a fifo) is not waited for.
-        let flags = OFlag::O_RDONLY
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_NONBLOCK
-            | OFlag::O_NOCTTY
-            | OFlag::O_CLOEXEC;
-        openat(above.as_fd(), last, flags, Mode::empty()).map(File::from)
+        openat(above, rest, flags | never_followed, Mode::empty())
     }
 }
 
@@ -195,7 +204,7 @@ impl Opened {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use tempfile::tempdir;
 
@@ -274,6 +283,20 @@ mod tests {
         fs::rename(path.join("tables"), path.join("elsewhere")).unwrap();
         symlink(path.join("elsewhere"), path.join("tables")).unwrap();
         assert!(reader.object(table).is_err(), "a directory that is a link");
+
+        assert_eq!(reader.disks(1).unwrap(), Some(Vec::new()));
+        fs::rename(path.join("disks/1"), path.join("others")).unwrap();
+        symlink(path.join("others"), path.join("disks/1")).unwrap();
+        assert!(reader.disks(1).is_err(), "disks behind a link");
+        reader.key().unwrap();
+        fs::rename(path.join("key.pub"), path.join("other.pub")).unwrap();
+        let error = reader.key().unwrap_err();
+        assert!(matches!(error, Error::NoStore { .. }), "{error}");
+        symlink(path.join("other.pub"), path.join("key.pub")).unwrap();
+        assert!(reader.key().is_err(), "a key that is a link");
+        fs::remove_file(path.join("key.pub")).unwrap();
+        nix::unistd::mkfifo(&path.join("key.pub"), Mode::S_IRWXU).unwrap();
+        assert!(reader.key().is_err(), "a fifo");
     }
 
     #[test]
