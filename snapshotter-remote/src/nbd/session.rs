@@ -263,7 +263,13 @@ impl Session {
             return Some(Event::More);
         }
         self.phase = Phase::Option;
-        Some(Event::Send(answer(option, reply::ERR_TOO_BIG, &[])))
+        let kind = match (option, self.security) {
+            (option::ABORT, _) => return Some(self.end_with(answer(option, reply::ACK, &[]))),
+            (option::STARTTLS, _) => reply::ERR_TOO_BIG,
+            (_, Security::Needed) => reply::ERR_TLS_REQD,
+            _ => reply::ERR_TOO_BIG,
+        };
+        Some(Event::Send(answer(option, kind, &[])))
     }
 
     /// An option with all its data.

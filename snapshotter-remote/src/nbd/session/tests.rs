@@ -193,8 +193,11 @@ fn options_that_are_wrong_or_unknown_are_answered_and_others_may_follow() {
         );
     }
     let end = Event::End(replied(2, 1, b""));
-    assert_eq!(take(&mut session, &option(2, b"")), end);
-    assert_eq!(session.wants(), 0);
+    for data in [&b""[..], &long] {
+        let mut session = haggling(Security::Plain);
+        assert_eq!(take(&mut session, &option(2, data)), end);
+        assert_eq!(session.wants(), 0);
+    }
 }
 
 #[test]
@@ -213,6 +216,8 @@ fn where_tls_is_needed_nothing_goes_before_it() {
     for number in [3, 6, 7, 8, 4711] {
         let sent = Event::Send(replied(number, (1 << 31) + 5, b""));
         assert_eq!(take(&mut session, &option(number, b"")), sent, "{number}");
+        let long = option(number, &vec![0; WANTED_BYTES_MAX + 1]);
+        assert_eq!(take(&mut session, &long), sent, "{number}, too long");
     }
     let begins = Event::StartTls(replied(5, 1, b""));
     assert_eq!(take(&mut session, &option(5, b"")), begins);
