@@ -473,6 +473,9 @@ impl Client {
                 StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT => {}
                 StatusCode::NOT_FOUND => return Ok(Answer::Absent),
                 StatusCode::ACCEPTED => return Ok(Answer::Later),
+                StatusCode::RANGE_NOT_SATISFIABLE if received.is_all(response.headers()) => {
+                    return Ok(Answer::Found(received.into_bytes()));
+                }
                 other => return Err(format!("it answered {other}")),
             }
             if !received.begins(status, response.headers()) {
@@ -652,6 +655,14 @@ pub(super) mod tests {
         format!("HTTP/1.1 {status}\r\nContent-Length: {bytes}\r\n{fields}\r\n")
     }
 
+    /// An answer of unknown length that breaks behind these bytes.
+    fn unended(text: &str) -> String {
+        let length = text.len();
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{TAG}\r\n{length:x}\r\n{text}\r\n"
+        )
+    }
+
     const TAG: &str = "ETag: \"x\"\r\n";
 
     #[test]
@@ -680,6 +691,16 @@ pub(super) mod tests {
         let (store, served) = say(vec![head("200 OK", 10, TAG) + "0123", other]);
         assert_eq!(asks(store).unwrap().unwrap(), b"other");
         served.join().unwrap();
+
+        // All of it had come, and only its end had not.
+        let end = head(
+            "416 Range Not Satisfiable",
+            0,
+            "Content-Range: bytes */10\r\n",
+        );
+        let (store, served) = say(vec![unended("0123456789"), end]);
+        assert_eq!(asks(store).unwrap().unwrap(), b"0123456789");
+        served.join().unwrap();
     }
 
     #[test]
@@ -701,6 +722,22 @@ pub(super) mod tests {
         let from = |at| format!("Content-Range: bytes {at}-9/10\r\n{TAG}");
         let others = head("206 Partial Content", 8, &from(2)) + "23456789";
         fails(vec![begun(), others], "not what was asked for");
+        for (range, tag) in [
+            ("1-9/10", "ETag: \"y\"\r\n"),
+            ("1-9/10", weak),
+            ("1-8/10", TAG),
+            ("1-9/*", TAG),
+            ("1-9", TAG),
+        ] {
+            let fields = format!("Content-Range: bytes {range}\r\n{tag}");
+            let other = head("206 Partial Content", 9, &fields) + "123456789";
+            fails(vec![begun(), other], "not what was asked for");
+        }
+        for range in ["bytes */11", "bytes */0"] {
+            let fields = format!("Content-Range: {range}\r\n");
+            let no_end = head("416 Range Not Satisfiable", 0, &fields);
+            fails(vec![unended("0123456789"), no_end], "it answered 416");
+        }
         // More than was asked for by anybody.
         fails(
             vec![head("206 Partial Content", 8, &from(2))],

@@ -45,16 +45,31 @@ impl Received {
     /// An answer begins: whether it goes on where the last one broke, or is whole; else nothing of it is wanted.
     pub(super) fn begins(&mut self, status: StatusCode, fields: &HeaderMap) -> bool {
         if status == StatusCode::PARTIAL_CONTENT {
-            let range = fields.get(header::CONTENT_RANGE);
-            let range = range.and_then(|range| range.to_str().ok());
             let from = format!("bytes {}-", self.bytes.len());
-            return !self.bytes.is_empty() && range.is_some_and(|range| range.starts_with(&from));
+            let rest = range(fields).and_then(|range| range.strip_prefix(&from)?.split_once('/'));
+            let is_to_the_end = rest.is_some_and(|(last, total)| {
+                let (last, total) = (last.parse::<u64>().ok(), total.parse::<u64>().ok());
+                last.is_some() && last == total.and_then(|total| total.checked_sub(1))
+            });
+            return !self.bytes.is_empty() && is_to_the_end && self.is_of_the_same(fields);
         }
         self.bytes.clear();
         let tag = fields.get(header::ETAG);
         // A weak one is of what may have other bytes (RFC 9110, 13.1.5).
         self.tag = tag.filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
         true
+    }
+
+    /// Whether the answer to a request for the rest says that there is none: it broke behind its last byte.
+    pub(super) fn is_all(&self, fields: &HeaderMap) -> bool {
+        let end = format!("bytes */{}", self.bytes.len());
+        !self.bytes.is_empty() && range(fields) == Some(&end) && self.is_of_the_same(fields)
+    }
+
+    /// An answer need not say again what it is of, for it was asked for by that (RFC 9110, 15.3.7).
+    fn is_of_the_same(&self, fields: &HeaderMap) -> bool {
+        let tag = fields.get(header::ETAG);
+        tag.is_none_or(|tag| self.tag.as_ref() == Some(tag))
     }
 
     /// All that comes, if it is not too long.
@@ -92,4 +107,8 @@ impl Received {
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
+}
+
+fn range(fields: &HeaderMap) -> Option<&str> {
+    fields.get(header::CONTENT_RANGE)?.to_str().ok()
 }
