@@ -297,9 +297,9 @@ impl Disks {
                 unused.push((directory, manifest));
             }
         }
-        let sources = sources_of_mounts()?;
         let mut gone = Gone::default();
         let mut taken = BTreeSet::new();
+        let mut left = Vec::new();
         for (directory, manifest) in unused {
             let before = gone.bytes;
             for device in &manifest.devices {
@@ -307,17 +307,23 @@ impl Disks {
                     self.take_blob(device.table, sweep, &mut gone)?;
                 }
             }
-            let metadata = directory.join(METADATA);
+            left.push((directory.join(METADATA), gone.bytes > before));
+        }
+        // Not before: blobs take long, and a disk may have been mounted meanwhile.
+        let sources = sources_of_mounts()?;
+        for (metadata, mut has_less) in left {
             // Before it goes it is unmounted, if it can be.
             if let Ok(about) = fs::metadata(&metadata)
                 && (sweep == Sweep::Count || !sources.contains(&metadata))
             {
-                gone.bytes += about.blocks() * 512;
+                let bytes = about.blocks() * 512;
+                gone.bytes += bytes;
+                has_less |= bytes > 0;
                 if sweep == Sweep::Remove {
                     fs::remove_file(&metadata).map_err(CoreError::io("delete", &metadata))?;
                 }
             }
-            gone.disks += u64::from(gone.bytes > before);
+            gone.disks += u64::from(has_less);
         }
         if sweep == Sweep::Remove {
             self.measure();
