@@ -141,7 +141,7 @@ impl Served {
             address: address("http://")
                 .or_else(|| address("https://"))
                 .context("no address")?,
-            nbd_address: address("nbd://"),
+            nbd_address: address("nbd://").or_else(|| address("nbds://")),
             running,
         })
     }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use prometheus_client::registry::Registry;
 use snapshot_core::daemon::{Logging, MetricsListener, Shutdown, notify};
 use tokio::{
@@ -39,6 +40,12 @@ const BACKLOG: u32 = 4096;
 /// and takes more when a third of them is free, which of a client that is slow, but steady, looks like a
 /// long silence.
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
+/// A host that is silent is asked after this whether it is there, then again and again, so often: after two minutes it is gone. The
+/// kernel's own times are two hours and more.
+const KEEPALIVE_IDLE_SECONDS: u32 = 60;
+const KEEPALIVE_PROBE_SECONDS: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 6;
 
 /// Threads for what is no object: the page of metrics.
 const OTHER_THREADS: usize = 4;
@@ -203,7 +210,8 @@ fn status(
     let address = listener.local_addr()?;
     let mut status = format!("serving {} on {scheme}://{address}", config.dir.display());
     if let Some(nbd) = nbd {
-        status += &format!(" and nbd://{}", nbd.local_addr()?);
+        let scheme = if config.tls.is_on() { "nbds" } else { "nbd" };
+        status += &format!(" and {scheme}://{}", nbd.local_addr()?);
     }
     Ok(status)
 }
@@ -245,6 +253,9 @@ fn listen(address: SocketAddr) -> std::io::Result<Listener> {
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     // So is this: a client that may be silent for days, and whose host is gone, does not keep its place.
     socket.set_keepalive(true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE_PROBE_SECONDS)?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
@@ -277,6 +288,11 @@ fn warn_about(config: &Config, served: &Served) {
                 .count();
             tracing::info!(tokens, "only hosts with a token are answered");
         }
+    }
+    if config.nbd.listen.is_some() && config.token_file.is_some() {
+        tracing::warn!(
+            "NBD has no place for a token: whoever has a certificate of client_ca_file reads every disk by it, without one"
+        );
     }
     if config.convert.enabled {
         let images = config.convert.images.join(" ");
