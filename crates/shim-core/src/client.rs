@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,30 +75,42 @@ impl Client {
     /// Connects to the shim that serves the container of that bundle.
     ///
     /// # Errors
-    /// [`Code::Unavailable`] when nobody serves it.
+    /// [`Code::Unavailable`] when nobody serves it, and nothing else; [`Code::DeadlineExceeded`] when somebody does who
+    /// does not take the connection.
     pub fn connect(bundle: &Path, container: &str) -> Result<Self, ShimError> {
-        let away = |why: String| {
-            ShimError::new(
-                Code::Unavailable,
-                format!("no shim serves container {container}: {why}"),
-            )
-        };
         let recorded = bundle.join(names::ADDRESS);
+        let failed = |what: &str, path: &Path, error: &io::Error| {
+            let what = format!("{what} {}: {error}", path.display());
+            let (kind, message) = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => (
+                    Code::Unavailable,
+                    format!("no shim serves container {container}: {what}"),
+                ),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => (
+                    Code::DeadlineExceeded,
+                    format!("the shim of container {container} takes no connection: {what}"),
+                ),
+                _ => (
+                    Code::Internal,
+                    format!("find the shim of container {container}: {what}"),
+                ),
+            };
+            ShimError::new(kind, message)
+        };
         let address = std::fs::read_to_string(&recorded)
-            .map_err(|error| away(format!("read {}: {error}", recorded.display())))?;
-        let path = socket::path_of(address.trim())
-            .ok_or_else(|| away(format!("{} names no socket", recorded.display())))?;
+            .map_err(|error| failed("read", &recorded, &error))?;
+        let no_socket = io::Error::other("it names no socket");
+        let path =
+            socket::path_of(address.trim()).ok_or_else(|| failed("read", &recorded, &no_socket))?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| ShimError::failed("start a runtime", &error))?;
         let connected = runtime
             .block_on(async { tokio::time::timeout(QUICK, UnixStream::connect(path)).await });
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(away(format!("connect to {}: {error}", path.display()))),
-            Err(_elapsed) => return Err(away(format!("it takes no connection in {QUICK:?}"))),
-        };
+        let stream = connected
+            .unwrap_or_else(|_elapsed| Err(ErrorKind::TimedOut.into()))
+            .map_err(|error| failed("connect to", path, &error))?;
         let tasks = {
             // It starts tasks of the runtime.
             let _entered = runtime.enter();
@@ -110,21 +123,42 @@ impl Client {
         })
     }
 
-    fn ask<T>(&self, request: impl Future<Output = ttrpc::Result<T>>) -> Result<T, ShimError> {
-        let answer = self.runtime.block_on(request);
-        answer.map_err(|error| status::from_wire(&error))
+    /// Waits for the answer to a request, so long at most.
+    fn ask<T, F>(
+        &self,
+        limit: Option<Duration>,
+        request: impl FnOnce(Context) -> F,
+    ) -> Result<T, ShimError>
+    where
+        F: Future<Output = ttrpc::Result<T>>,
+    {
+        let Some(limit) = limit else {
+            let answer = self.runtime.block_on(request(Context::default()));
+            return answer.map_err(|error| status::from_wire(&error));
+        };
+        // That ttrpc itself gives up later: it does not say by a code why it did.
+        let answer = request(ttrpc::context::with_duration(limit * 2));
+        let answer = async { tokio::time::timeout(limit, answer).await };
+        match self.runtime.block_on(answer) {
+            Ok(answer) => answer.map_err(|error| status::from_wire(&error)),
+            Err(_elapsed) => {
+                let who = &self.container;
+                let message = format!("the shim of container {who} does not answer in {limit:?}");
+                Err(ShimError::new(Code::DeadlineExceeded, message))
+            }
+        }
     }
 
     /// Where the container is in its life.
     ///
     /// # Errors
-    /// What the shim says, as for every call here.
+    /// What the shim says, as for every call here, and [`Code::DeadlineExceeded`] when it says nothing.
     pub fn state(&self) -> Result<State, ShimError> {
         let request = api::StateRequest {
             id: self.container.clone(),
             ..Default::default()
         };
-        let state = self.ask(self.tasks.state(quick(), &request))?;
+        let state = self.ask(Some(QUICK), |it| self.tasks.state(it, &request))?;
         let status = match state.status.enum_value() {
             Ok(wire::Status::CREATED) => Status::Created,
             Ok(wire::Status::RUNNING | wire::Status::PAUSING) => Status::Running,
@@ -161,7 +195,8 @@ impl Client {
             }),
             ..Default::default()
         };
-        self.ask(self.tasks.exec(quick(), &request)).map(drop)
+        self.ask(Some(QUICK), |it| self.tasks.exec(it, &request))
+            .map(drop)
     }
 
     /// Starts it.
@@ -174,21 +209,21 @@ impl Client {
             exec_id: exec.to_owned(),
             ..Default::default()
         };
-        self.ask(self.tasks.start(slow(), &request)).map(drop)
+        self.ask(Some(SLOW), |it| self.tasks.start(it, &request))
+            .map(drop)
     }
 
     /// Waits for its end, so long at most; gives its exit code.
     ///
     /// # Errors
-    /// [`Code::Unavailable`] when the shim ends before, or the time does.
+    /// [`Code::Unavailable`] when the shim ends before, [`Code::DeadlineExceeded`] when the time does.
     pub fn wait(&self, exec: &str, limit: Option<Duration>) -> Result<u32, ShimError> {
         let request = api::WaitRequest {
             id: self.container.clone(),
             exec_id: exec.to_owned(),
             ..Default::default()
         };
-        let context = limit.map_or_else(Context::default, ttrpc::context::with_duration);
-        let ended = self.ask(self.tasks.wait(context, &request))?;
+        let ended = self.ask(limit, |it| self.tasks.wait(it, &request))?;
         Ok(ended.exit_status)
     }
 
@@ -203,7 +238,8 @@ impl Client {
             signal,
             ..Default::default()
         };
-        self.ask(self.tasks.kill(quick(), &request)).map(drop)
+        self.ask(Some(QUICK), |it| self.tasks.kill(it, &request))
+            .map(drop)
     }
 
     /// Tells its terminal the size.
@@ -218,7 +254,8 @@ impl Client {
             height: size.rows.into(),
             ..Default::default()
         };
-        self.ask(self.tasks.resize_pty(quick(), &request)).map(drop)
+        self.ask(Some(QUICK), |it| self.tasks.resize_pty(it, &request))
+            .map(drop)
     }
 
     /// Ends its input, behind what is in the fifo.
@@ -232,7 +269,8 @@ impl Client {
             stdin: true,
             ..Default::default()
         };
-        self.ask(self.tasks.close_io(quick(), &request)).map(drop)
+        self.ask(Some(QUICK), |it| self.tasks.close_io(it, &request))
+            .map(drop)
     }
 
     /// Removes one that was not started or has ended.
@@ -245,41 +283,49 @@ impl Client {
             exec_id: exec.to_owned(),
             ..Default::default()
         };
-        self.ask(self.tasks.delete(slow(), &request)).map(drop)
+        self.ask(Some(SLOW), |it| self.tasks.delete(it, &request))
+            .map(drop)
     }
-}
-
-fn quick() -> Context {
-    ttrpc::context::with_duration(QUICK)
-}
-
-fn slow() -> Context {
-    ttrpc::context::with_duration(SLOW)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::socket::Backlog;
+
     use super::*;
 
     #[test]
-    fn who_is_not_served_is_told_so() {
+    fn who_is_not_served_is_told_from_who_gets_no_answer() {
         let bundle = tempfile::tempdir().unwrap();
-        let check = |expected: &str| {
+        let check = |kind: Code, expected: &str| {
             let error = Client::connect(bundle.path(), "c").unwrap_err();
-            assert_eq!(error.kind, Code::Unavailable);
+            assert_eq!(error.kind, kind, "{error}");
             let message = error.message;
-            assert!(
-                message.starts_with("no shim serves container c: "),
-                "{message}"
-            );
+            assert!(message.contains("container c"), "{message}");
             assert!(message.contains(expected), "{message}");
         };
         let address = bundle.path().join(names::ADDRESS);
-        check("read ");
+        check(Code::Unavailable, "read ");
         std::fs::write(&address, "vsock://3").unwrap();
-        check("names no socket");
-        let dead = bundle.path().join("dead");
-        std::fs::write(&address, socket::address(&dead)).unwrap();
-        check("connect to ");
+        check(Code::Internal, "it names no socket");
+        let path = bundle.path().join("dead");
+        std::fs::write(&address, socket::address(&path)).unwrap();
+        check(Code::Unavailable, "connect to ");
+        drop(UnixListener::bind(&path).unwrap());
+        check(Code::Unavailable, "connect to ");
+        std::fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = Client::connect(bundle.path(), "c").unwrap();
+        let limit = Duration::from_millis(100);
+        let error = client.wait("e", Some(limit)).unwrap_err();
+        assert_eq!(error.kind, Code::DeadlineExceeded, "{error}");
+        // One more has room to wait.
+        nix::sys::socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        check(Code::DeadlineExceeded, "takes no connection");
+        drop(listener);
+        let error = client.state().unwrap_err();
+        assert_eq!(error.kind, Code::Unavailable, "{error}");
     }
 }
