@@ -345,15 +345,29 @@ impl Cri {
 
     /// Changes the limits of a container: memory in bytes, and processor time in microseconds of each 100 ms.
     pub fn update(&self, id: &str, memory_bytes: i64, quota_us: i64) -> Result<()> {
+        let limits = LinuxContainerResources {
+            memory_limit_in_bytes: memory_bytes,
+            cpu_quota: quota_us,
+            cpu_period: 100_000,
+            ..LinuxContainerResources::default()
+        };
+        self.update_only(id, limits)
+    }
+
+    /// Changes a container's share of the processors.
+    pub fn update_shares(&self, id: &str, shares: i64) -> Result<()> {
+        let limits = LinuxContainerResources {
+            cpu_shares: shares,
+            ..LinuxContainerResources::default()
+        };
+        self.update_only(id, limits)
+    }
+
+    fn update_only(&self, id: &str, limits: LinuxContainerResources) -> Result<()> {
         let mut client = self.client.clone();
         let request = UpdateContainerResourcesRequest {
             container_id: id.to_owned(),
-            linux: Some(LinuxContainerResources {
-                memory_limit_in_bytes: memory_bytes,
-                cpu_quota: quota_us,
-                cpu_period: 100_000,
-                ..LinuxContainerResources::default()
-            }),
+            linux: Some(limits),
             ..UpdateContainerResourcesRequest::default()
         };
         self.call(

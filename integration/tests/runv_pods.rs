@@ -6,6 +6,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -76,15 +77,39 @@ fn limits_grow_as_far_as_the_pod_said_and_no_further() {
         ensure!(takes(300)? == 0, "it has 1 GiB");
         let script = "nproc; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
         let seen = || Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", script])?.stdout);
-        let expected = format!("2\n{}\n200000 100000\n", 1 << 30);
+        let processors = thread::available_parallelism()?.get().min(2);
+        let expected = format!("{processors}\n{}\n200000 100000\n", 1 << 30);
         ensure!(seen()? == expected, "{}", seen()?);
         let refused = cri.update(&id, 4 << 30, 200_000);
         let refused = format!("{:#}", refused.err().context("it has no 4 GiB")?);
         let why = "more than the 2048 MiB of the virtual machine";
         ensure!(refused.contains(why), "{refused}");
         ensure!(seen()? == expected, "{}", seen()?);
+        larger_than_its_machine(node, &pod, &pod_id)?;
         cri.remove_pod(&pod_id)
     });
+}
+
+/// What a container was created with is not asked for again by an update of something else, in which CRI says it.
+fn larger_than_its_machine(node: &Node<'_>, pod: &Pod, pod_id: &str) -> Result<()> {
+    let cri = &node.cri;
+    let container = Container {
+        memory_bytes: 4 << 30,
+        ..shell("large", "echo started; sleep 100000")
+    };
+    let id = cri.create(pod, pod_id, &container)?;
+    cri.start(&id)?;
+    let seen = || {
+        let script = "cat /sys/fs/cgroup/cpu.weight /sys/fs/cgroup/memory.max";
+        Ok::<_, anyhow::Error>(cri.exec(&id, &["sh", "-c", script])?.stdout)
+    };
+    let before = seen()?;
+    let memory = format!("\n{}\n", 4_u64 << 30);
+    ensure!(before.ends_with(&memory), "{before}");
+    cri.update_shares(&id, 512)?;
+    let after = seen()?;
+    ensure!(after != before && after.ends_with(&memory), "{after}");
+    Ok(())
 }
 
 /// A directory that nobody writes, as of a token or a configuration, and an emptyDir as the kubelet has it.

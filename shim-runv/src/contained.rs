@@ -15,7 +15,7 @@ use shim_core::{ExecRequest, ProcessIo, SignalTarget, Started, UpdateRequest, Wi
 use crate::journal::{Journal, StateDir};
 use crate::machine::{Machine, next_pid};
 use crate::pod::{Plugged, Sandbox};
-use crate::size::host_processors;
+use crate::size::{Limits, host_processors};
 use crate::stage::Staged;
 use crate::{Error, streams};
 
@@ -64,6 +64,8 @@ pub struct Contained {
     /// By which the host knows its init.
     pub(crate) pid: i32,
     pub(crate) part: Part,
+    /// Those of its config.json, or of the last Update.
+    pub(crate) limits: Mutex<Limits>,
     /// What came and goes with it.
     pub(crate) brought: Mutex<Brought>,
 }
@@ -290,12 +292,18 @@ impl shim_core::Container for Contained {
         }
         let resources = serde_json::from_slice(&request.resources_json)
             .map_err(|error| Error::Usage(format!("the limits: {error}")))?;
-        self.machine().size.check(&resources, host_processors())?;
+        // No code panics while it holds the lock; held, so that the last one to be told is the last one known.
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = limits.updated(&resources);
+        let size = self.machine().size;
+        size.check(*limits, wanted, host_processors())?;
         let call = Call::Update {
             container: self.id.clone(),
             resources: request.resources_json.clone(),
         };
-        self.tell("the update", call)
+        self.tell("the update", call)?;
+        *limits = wanted;
+        Ok(())
     }
 
     fn pids(&self) -> Result<Vec<i32>> {

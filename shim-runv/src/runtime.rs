@@ -22,7 +22,7 @@ use crate::machine::{Machine, next_pid};
 use crate::pod::{Kind, Place, Plugged, Sandbox};
 use crate::qemu::{self, Arguments, Facts, Volumes, Wires};
 use crate::sharing::{Asked, Sharing};
-use crate::size::{self, Size};
+use crate::size::{self, Limits, Size};
 use crate::template::{self, Key, Kind as TemplateKind, Places};
 use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
 use crate::{Error, links, rootfs, specification};
@@ -390,6 +390,7 @@ impl RunV {
             dir: dir.clone(),
             pid,
             part,
+            limits: Mutex::new(Limits::of(&wanted.config["linux"]["resources"])),
             brought: Mutex::new(brought),
             journal,
         };

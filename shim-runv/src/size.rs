@@ -56,26 +56,28 @@ impl Size {
         }
     }
 
-    /// Whether limits fit into it that a container is to have from now on: an OCI `linux.resources` object. A
-    /// machine does not grow.
+    /// Whether limits fit into it that a container is to have from now on, in place of those that it has. A machine does
+    /// not grow; but what it was too small for at create is not asked for again by who leaves it as it is.
     ///
     /// # Errors
     /// [`Error::Usage`] with the limit, what the machine has, and how to get a larger one.
-    pub(crate) fn check(self, resources: &Value, host_processors: u32) -> Result<()> {
-        let memory_mib = resources["memory"]["limit"].as_u64().map(|it| it >> 20);
-        if let Some(wanted) = memory_mib.filter(|it| *it > self.memory_mib) {
+    pub(crate) fn check(self, before: Limits, wanted: Limits, host_processors: u32) -> Result<()> {
+        let memory_mib = wanted.memory_mib();
+        if memory_mib > before.memory_mib()
+            && let Some(wanted) = memory_mib
+            && wanted.saturating_add(OVERHEAD_MIB) > self.memory_mib
+        {
             let has = self.memory_mib;
             return Err(Error::Usage(format!(
-                "a memory limit of {wanted} MiB is more than the {has} MiB of the virtual machine, which does not grow: \
-                 create the container or pod with the annotation {RUNV_MEMORY_MAX}={wanted}"
+                "a memory limit of {wanted} MiB, and {OVERHEAD_MIB} MiB for kernel and agent, are more than the {has} MiB \
+                 of the virtual machine, which does not grow: create the container or pod with the annotation \
+                 {RUNV_MEMORY_MAX}={wanted}"
             )));
         }
-        let cpu = &resources["cpu"];
-        let quota = cpu["quota"].as_u64();
-        let wanted = processors(quota, cpu["period"].as_u64());
         // As at create, nobody gets more than the host has.
-        let wanted = wanted.min(host_processors.into());
-        if wanted > self.processors.into() {
+        let [before, wanted] =
+            [before, wanted].map(|it| it.processors().min(host_processors.into()));
+        if wanted > before && wanted > self.processors.into() {
             let has = self.processors;
             return Err(Error::Usage(format!(
                 "a CPU quota of {wanted} processors is more than the {has} of the virtual machine, which does not \
@@ -83,6 +85,46 @@ impl Size {
             )));
         }
         Ok(())
+    }
+}
+
+/// Limits of a container, as far as they say how large its machine has to be.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// In bytes.
+    memory: Option<u64>,
+    /// In microseconds of a period.
+    quota: Option<u64>,
+    /// In microseconds.
+    period: Option<u64>,
+}
+
+impl Limits {
+    /// Those of an OCI `linux.resources` object.
+    pub(crate) fn of(resources: &Value) -> Self {
+        Self::default().updated(resources)
+    }
+
+    /// These, and what such an object says in their place: 0 or nothing leaves one as it is, -1 takes it away.
+    pub(crate) fn updated(self, resources: &Value) -> Self {
+        let updated = |before: Option<u64>, told: &Value| match told.as_i64() {
+            None | Some(0) => before,
+            Some(told) => u64::try_from(told).ok(),
+        };
+        let cpu = &resources["cpu"];
+        Self {
+            memory: updated(self.memory, &resources["memory"]["limit"]),
+            quota: updated(self.quota, &cpu["quota"]),
+            period: updated(self.period, &cpu["period"]),
+        }
+    }
+
+    fn memory_mib(self) -> Option<u64> {
+        self.memory.map(|bytes| bytes.div_ceil(1 << 20))
+    }
+
+    fn processors(self) -> u64 {
+        processors(self.quota, self.period)
     }
 }
 
@@ -247,26 +289,33 @@ mod tests {
         check(json!({RUNV_PROCESSORS_MAX: "0"}), None, Err(none));
     }
 
+    const MACHINE: Size = Size {
+        memory_mib: 256,
+        processors: 1,
+    };
+
     #[test]
     fn limits_that_a_machine_has_no_room_for_are_refused_with_what_it_has() {
-        let machine = Size {
-            memory_mib: 256,
-            processors: 1,
+        let fits = |resources: Value, host: u32| {
+            MACHINE.check(Limits::default(), Limits::of(&resources), host)
         };
-        let fits = |resources: Value, host: u32| machine.check(&resources, host);
         for resources in [
             json!({}),
             json!({"memory": {"limit": -1}, "cpu": {"quota": -1, "period": 100_000}}),
-            json!({"memory": {"limit": 256 << 20}, "cpu": {"quota": 50_000}}),
+            json!({"memory": {"limit": 128 << 20}, "cpu": {"quota": 50_000}}),
         ] {
             fits(resources, 4).unwrap();
         }
         // The host has no more.
         fits(json!({"cpu": {"quota": 400_000}}), 1).unwrap();
         let error = fits(json!({"memory": {"limit": 1 << 30}}), 4).unwrap_err();
-        let expected = "a memory limit of 1024 MiB is more than the 256 MiB of the virtual machine, which does not \
-                        grow: create the container or pod with the annotation org.pouch.runv.memory-max=1024";
+        let expected = "a memory limit of 1024 MiB, and 128 MiB for kernel and agent, are more than the 256 MiB of the \
+                        virtual machine, which does not grow: create the container or pod with the annotation \
+                        org.pouch.runv.memory-max=1024";
         assert_eq!(error.to_string(), expected);
+        let error = fits(json!({"memory": {"limit": (128 << 20) + 1}}), 4).unwrap_err();
+        let error = error.to_string();
+        assert!(error.ends_with("org.pouch.runv.memory-max=129"), "{error}");
         let error = fits(json!({"cpu": {"quota": 150_000, "period": 100_000}}), 4).unwrap_err();
         let error = error.to_string();
         assert!(
@@ -276,6 +325,35 @@ mod tests {
         assert!(
             error.ends_with("org.pouch.runv.processors-max=2"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn what_an_update_does_not_raise_is_not_refused() {
+        let created = json!({"memory": {"limit": 1 << 30}, "cpu": {"quota": 300_000}});
+        let before = Limits::of(&created);
+        let fits = |resources: Value| {
+            let wanted = before.updated(&resources);
+            MACHINE.check(before, wanted, 4).is_ok()
+        };
+        // CRI says all that a container has, and the one new value.
+        let mut whole = created.clone();
+        whole["cpu"]["shares"] = json!(512);
+        assert!(fits(whole));
+        assert!(fits(json!({"cpu": {"cpus": "0"}})));
+        assert!(fits(
+            json!({"memory": {"limit": 1 << 29}, "cpu": {"quota": 200_000}})
+        ));
+        assert!(fits(
+            json!({"memory": {"limit": 0}, "cpu": {"quota": 0, "period": 0}})
+        ));
+        assert!(!fits(json!({"memory": {"limit": (1 << 30) + 1}})));
+        assert!(!fits(json!({"cpu": {"quota": 300_001}})));
+        // The quota that it has, in less time.
+        assert!(!fits(json!({"cpu": {"period": 50_000}})));
+        assert_eq!(
+            before.updated(&json!({"memory": {"limit": -1}})).memory,
+            None
         );
     }
 }
