@@ -196,6 +196,10 @@ impl Connection {
 
     fn line(&mut self, until: Instant) -> Result<Value> {
         loop {
+            // Who talks without a pause is waited for no longer than who is silent.
+            if Instant::now() >= until {
+                return Err(gone(ErrorKind::TimedOut.into()));
+            }
             let socket = self.reader.get_ref();
             socket.set_read_timeout(Some(left(until))).map_err(gone)?;
             let bytes = match self.reader.fill_buf() {
@@ -325,5 +329,21 @@ mod tests {
         let until = Instant::now() + LIMIT;
         let answer = connection.execute("next", &json!({}), until).unwrap();
         assert_eq!(answer, json!(2));
+    }
+
+    #[test]
+    fn a_monitor_that_talks_without_a_pause_is_given_up_in_time() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all((UP.join("\n") + "\n").as_bytes()).unwrap();
+        let Monitor(connection) = Monitor::new(ours).unwrap();
+        let mut connection = connection.into_inner().unwrap();
+        let events = "{\"event\": \"RESUME\"}\n".repeat(1000);
+        let talks =
+            std::thread::spawn(move || while theirs.write_all(events.as_bytes()).is_ok() {});
+        let until = Instant::now() + Duration::from_millis(100);
+        let error = connection.execute("x", &json!({}), until);
+        assert!(matches!(error, Err(Error::Timeout { .. })), "{error:?}");
+        drop(connection);
+        talks.join().unwrap();
     }
 }
