@@ -1,6 +1,6 @@
 //! The operator's own programs in containers that run in virtual machines, through their shims and past containerd.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 use integration::{
@@ -41,7 +41,8 @@ fn an_operator_runs_programs_in_a_container_and_leaves_nothing_there() {
         if bench.version() == Version::V2_4 {
             signals(&task)?;
             terminal(&task)?;
-            is_killed(&task)?;
+            is_not_held_up(&task)?;
+            is_killed(bench, &task)?;
         }
         states(bench, &task)
     });
@@ -119,15 +120,45 @@ fn terminal(task: &Task<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A command that is killed leaves no file of the host, and its program gets no more input.
-fn is_killed(task: &Task<'_>) -> Result<()> {
+/// By a program whose output nobody takes any more, and by one that leaves its output to another.
+fn is_not_held_up(task: &Task<'_>) -> Result<()> {
+    let script = "{ \"$@\"; echo $? >&2; } | head -n 1";
+    let program = exec(task, &["yes"])?;
+    let mut piped = command("sh");
+    piped.args(["-c", script, "sh"]).arg(program.get_program());
+    piped.args(program.get_args());
+    let ended = Running::start(&mut piped)?.finish(SOON)?.success()?;
+    let (stdout, stderr) = (ended.stdout(), ended.stderr());
+    ensure!(stdout == "y\n" && stderr == "141\n", "{ended}");
+    let script = "sleep 1000 & echo left; exit 3";
+    let ended = Running::start(&mut exec(task, &["sh", "-c", script])?)?.finish(SOON)?;
+    ensure!(ended.with_code(3)?.stdout() == "left\n");
+    Ok(())
+}
+
+/// All in the directories of a container on the host.
+fn files(bench: &Bench<'_>, task: &Task<'_>) -> Result<BTreeSet<OsString>> {
+    let state = Path::new("/run/containerd/runv").join(&bench.containerd.namespace);
+    let mut names = BTreeSet::new();
+    for directory in [bench.containerd.bundle(&task.id), state.join(&task.id)] {
+        for entry in fs::read_dir(directory)? {
+            names.insert(entry?.path().into_os_string());
+        }
+    }
+    Ok(names)
+}
+
+/// A command that is killed leaves no file of the host, and its program runs on.
+fn is_killed(bench: &Bench<'_>, task: &Task<'_>) -> Result<()> {
+    let before = files(bench, task)?;
     let script = "echo $$ > /tmp/left; echo ready; exec sleep 1000";
     let mut running = Running::start(&mut exec(task, &["sh", "-c", script])?)?;
     running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
     let pid = running.pid();
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     running.finish(SOON)?;
-    ensure!(!Path::new(&format!("/proc/{pid}")).exists());
+    let after = files(bench, task)?;
+    ensure!(after == before, "{before:?}, and then {after:?}");
     task.exec(&["sh", "-c", "kill $(cat /tmp/left)"])?
         .success()?;
     Ok(())

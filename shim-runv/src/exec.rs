@@ -7,7 +7,7 @@
 //!          ── signals, window size ──> Task API ──┘
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ use sys::Signal;
 
 use crate::{Error, Result};
 
-/// A program that is killed because its caller cannot stay has so long to end.
+/// A program that is killed because its caller cannot stay has so long to end; and when one has ended, others that
+/// have its output may be silent for so long.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a program has to read and write.
@@ -51,7 +52,8 @@ pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result
         why,
     };
     let mut config: Value = serde_json::from_slice(&text).map_err(|it| wrong(it.to_string()))?;
-    let mut process = config["process"].take();
+    let process = config.get_mut("process").map(Value::take);
+    let mut process = process.unwrap_or_default();
     let Some(fields) = process.as_object_mut() else {
         return Err(wrong("it has no process".to_owned()));
     };
@@ -127,7 +129,26 @@ struct Added<'a> {
 struct Output {
     from: OwnedFd,
     to: OwnedFd,
+    /// Whether that is the caller's, and not /dev/null.
+    is_taken: bool,
     flow: Flow,
+}
+
+impl Output {
+    /// Whether nothing comes any more that anybody takes.
+    fn is_over(&self) -> bool {
+        self.flow.is_over() || !self.is_taken
+    }
+
+    /// Takes what comes and gives it to nobody, so that the program is not held up.
+    fn take_for_nobody(&mut self) -> Result<()> {
+        let path = Path::new("/dev/null");
+        let nobody = File::options().write(true).open(path);
+        self.to = nobody.map_err(Error::on("open", path))?.into();
+        self.is_taken = false;
+        self.flow = Flow::default();
+        Ok(())
+    }
 }
 
 impl<'a> Added<'a> {
@@ -143,14 +164,7 @@ impl<'a> Added<'a> {
         let now = now.unwrap_or_default().as_nanos();
         let name = format!("runv-{}-{now}", std::process::id());
         let error_path = stderr.as_ref().map(path);
-        client.exec(&Program {
-            exec: &name,
-            process_json: process,
-            wants_terminal: ends == Ends::Terminal,
-            stdin: &path(&stdin),
-            stdout: &path(&stdout),
-            stderr: error_path.as_deref(),
-        })?;
+        // What takes too long may be done yet: it is undone all the same.
         let mut this = Self {
             client,
             name,
@@ -158,8 +172,19 @@ impl<'a> Added<'a> {
             stdin: Some(our_stdin),
             outputs: Vec::new(),
         };
-        client.start(&this.name)?;
-        this.life = Life::Started;
+        client.exec(&Program {
+            exec: &this.name,
+            process_json: process,
+            wants_terminal: ends == Ends::Terminal,
+            stdin: &path(&stdin),
+            stdout: &path(&stdout),
+            stderr: error_path.as_deref(),
+        })?;
+        let started = client.start(&this.name);
+        if !matches!(&started, Err(error) if error.kind != Code::DeadlineExceeded) {
+            this.life = Life::Started;
+        }
+        started?;
         // The shim has them; from here on their ends are seen.
         drop((stdin, stdout, stderr));
         this.stdin.iter().try_for_each(set_nonblocking)?;
@@ -174,6 +199,7 @@ impl<'a> Added<'a> {
             this.outputs.push(Output {
                 from,
                 to: to.map_err(Error::io("duplicate a descriptor"))?,
+                is_taken: true,
                 flow: Flow::default(),
             });
         }
@@ -249,6 +275,13 @@ impl End {
     }
 }
 
+/// Whether something came in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    ForSomething,
+    InVain,
+}
+
 /// The caller, who stays.
 #[derive(Debug)]
 struct Foreground<'a> {
@@ -265,24 +298,31 @@ impl Foreground<'_> {
         self.resize();
         let mut code = None;
         loop {
-            let is_over = |it: &Output| it.flow.is_over();
             if let Some(code) = code
-                && self.added.outputs.iter().all(is_over)
+                && self.added.outputs.iter().all(Output::is_over)
             {
                 return Ok(code);
             }
-            self.wait_for_something()?;
+            if self.wait_for_something(code)? == Waited::InVain
+                && let Some(code) = code
+            {
+                return Ok(code);
+            }
             self.pass_signals()?;
-            self.copy();
+            self.copy()?;
             let is_told = |end: &mut End| stdio::is_readable(end.is_told.as_fd());
             if let Some(end) = self.end.take_if(is_told) {
                 code = Some(end.code()?);
                 self.added.life = Life::Ended;
+                // Nobody reads it.
+                self.added.stdin = None;
             }
         }
     }
 
-    fn wait_for_something(&self) -> Result<()> {
+    /// Without a limit as long as the program runs, or the caller is to take something. Once it has ended, somebody may
+    /// have its output who does not end (a daemon), and others nothing more to come.
+    fn wait_for_something(&self, code: Option<u8>) -> Result<Waited> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let end = self.end.iter();
         fds.extend(end.map(|it| PollFd::new(it.is_told.as_fd(), PollFlags::POLLIN)));
@@ -290,16 +330,22 @@ impl Foreground<'_> {
         if let Some(stdin) = &self.added.stdin {
             fds.extend(polled(&self.input, caller.as_fd(), stdin.as_fd()));
         }
-        for Output { from, to, flow } in &self.added.outputs {
+        for Output { from, to, flow, .. } in &self.added.outputs {
             fds.extend(polled(flow, from.as_fd(), to.as_fd()));
         }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+        let are_empty = !self.added.outputs.iter().any(|it| it.flow.has_some());
+        let limit = match code {
+            Some(_) if are_empty => PollTimeout::try_from(END_LIMIT).unwrap_or(PollTimeout::MAX),
+            _ => PollTimeout::NONE,
+        };
+        match poll(&mut fds, limit) {
+            Ok(0) => Ok(Waited::InVain),
+            Ok(_) | Err(Errno::EINTR) => Ok(Waited::ForSomething),
             Err(errno) => Err(Error::io("poll")(errno)),
         }
     }
 
-    fn copy(&mut self) {
+    fn copy(&mut self) -> Result<()> {
         if let Some(stdin) = &self.added.stdin {
             let caller = io::stdin();
             if stdio::is_readable(caller.as_fd()) {
@@ -311,12 +357,24 @@ impl Foreground<'_> {
             let closed = self.added.client.close_stdin(&self.added.name);
             self.added.unless_ended("the end of its input", closed);
         }
-        for Output { from, to, flow } in &mut self.added.outputs {
-            if stdio::is_readable(from.as_fd()) {
-                flow.fill(from.as_fd());
+        let mut are_broken = false;
+        for it in &mut self.added.outputs {
+            if stdio::is_readable(it.from.as_fd()) {
+                it.flow.fill(it.from.as_fd());
             }
-            flow.empty_into(to.as_fd());
+            it.flow.empty_into(it.to.as_fd());
+            if it.flow.is_broken() {
+                it.take_for_nobody()?;
+                are_broken = true;
+            }
         }
+        if are_broken && self.end.is_some() {
+            // As who writes to such a pipe is told.
+            let signal = Signal::SIGPIPE as u32;
+            let told = self.added.client.kill(&self.added.name, signal);
+            self.added.unless_ended("a broken pipe", told);
+        }
+        Ok(())
     }
 
     fn pass_signals(&self) -> Result<()> {
@@ -362,8 +420,6 @@ fn polled<'a>(flow: &Flow, from: BorrowedFd<'a>, to: BorrowedFd<'a>) -> Option<P
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     #[test]
@@ -388,6 +444,7 @@ mod tests {
         let config = r#"{"process": {"args": ["sh"], "cwd": "/", "consoleSize": {"height": 1, "width": 1}}}"#;
         check(config, Ok(json!({"args": ["ls", "/"], "cwd": "/"})));
         check("{}", Err("it has no process"));
+        check("[]", Err("it has no process"));
         check("{", Err("config.json: "));
         fs::remove_file(&path).unwrap();
         let gone = process(bundle.path(), &arguments, Ends::Pipes);

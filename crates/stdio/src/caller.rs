@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
@@ -16,14 +17,24 @@ const BUFFER_BYTES: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Flow {
     bytes: Vec<u8>,
-    ended: bool,
+    state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// Its source is at its end.
+    Ended,
+    /// Nobody takes what it writes.
+    Broken,
 }
 
 impl Flow {
     /// Whether there is something to wait for at its source.
     #[must_use]
     pub fn wants_more(&self) -> bool {
-        self.bytes.is_empty() && !self.ended
+        self.bytes.is_empty() && self.state == State::Open
     }
 
     /// Whether there is something to write.
@@ -32,10 +43,16 @@ impl Flow {
         !self.bytes.is_empty()
     }
 
-    /// Whether nothing comes any more, and all that came was written.
+    /// Whether nothing comes any more, and all that came was written or nobody takes it.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.bytes.is_empty() && self.ended
+        self.bytes.is_empty() && self.state != State::Open
+    }
+
+    /// Whether nobody takes what it writes, which says nothing of its source.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.state == State::Broken
     }
 
     /// Reads once. EIO on a master says that nobody has the slave any more.
@@ -45,23 +62,26 @@ impl Flow {
         }
         let mut buffer = [0; BUFFER_BYTES];
         match read(from, &mut buffer) {
-            Ok(0) => self.ended = true,
+            Ok(0) => self.state = State::Ended,
             Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_errno) => self.ended = true,
+            Err(_errno) => self.state = State::Ended,
         }
     }
 
-    /// Writes as much as fits; what nobody reads any more is dropped.
+    /// Writes as much as is taken at once; what nobody takes any more is dropped.
     pub fn empty_into(&mut self, to: BorrowedFd<'_>) {
-        while self.has_some() {
-            match write(to, &self.bytes) {
+        // The caller's streams may block, which nobody but the caller can change: a pipe that says that it takes
+        // something takes so much (pipe(7), PIPE_BUF).
+        while self.has_some() && is_ready(to, PollFlags::POLLOUT) {
+            let count = self.bytes.len().min(PIPE_BUF);
+            match write(to, &self.bytes[..count]) {
                 Ok(count) => drop(self.bytes.drain(..count)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
                 Err(_errno) => {
                     self.bytes.clear();
-                    self.ended = true;
+                    self.state = State::Broken;
                 }
             }
         }
@@ -71,7 +91,11 @@ impl Flow {
 /// Whether reading gives something, or the end, at once.
 #[must_use]
 pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    is_ready(fd, PollFlags::POLLIN)
+}
+
+fn is_ready(fd: BorrowedFd<'_>, event: PollFlags) -> bool {
+    let mut fds = [PollFd::new(fd, event)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
@@ -116,5 +140,58 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         // The terminal may be gone; there is nothing to restore then.
         let _gone = termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::*;
+
+    /// One that has read so many bytes, and the pipe that it is to write to.
+    fn filled(bytes: usize) -> (Flow, OwnedFd, OwnedFd) {
+        let (reader, writer) = sys::pipe_cloexec().unwrap();
+        write(&writer, &vec![b'x'; bytes]).unwrap();
+        let mut flow = Flow::default();
+        flow.fill(reader.as_fd());
+        assert!(flow.has_some() && !flow.wants_more());
+        let (reader, writer) = sys::pipe_cloexec().unwrap();
+        (flow, reader, writer)
+    }
+
+    #[test]
+    fn a_pipe_that_is_full_holds_nobody_up() {
+        let (mut flow, reader, writer) = filled(BUFFER_BYTES);
+        let mut bytes = 0;
+        // It blocks; with nobody who reads, it would for ever.
+        while is_ready(writer.as_fd(), PollFlags::POLLOUT) {
+            bytes += write(&writer, &[b'-'; PIPE_BUF]).unwrap();
+        }
+        flow.empty_into(writer.as_fd());
+        assert!(flow.has_some() && !flow.is_over());
+        let mut reader = File::from(reader);
+        let mut taken = vec![0; bytes];
+        reader.read_exact(&mut taken).unwrap();
+        flow.empty_into(writer.as_fd());
+        assert!(flow.wants_more());
+        drop(writer);
+        assert_eq!(reader.read_to_end(&mut taken).unwrap(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn who_does_not_take_it_is_told_from_the_end_of_the_source() {
+        let (mut flow, reader, writer) = filled(1);
+        drop(reader);
+        flow.empty_into(writer.as_fd());
+        assert!(flow.is_over() && flow.is_broken());
+        let (mut flow, reader, writer) = filled(1);
+        flow.empty_into(writer.as_fd());
+        drop(writer);
+        let mut byte = [0];
+        assert_eq!(read(&reader, &mut byte).unwrap(), 1);
+        flow.fill(reader.as_fd());
+        assert!(flow.is_over() && !flow.is_broken());
     }
 }

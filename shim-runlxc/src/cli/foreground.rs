@@ -143,6 +143,9 @@ impl Attached {
         if self.output.wants_more() {
             master |= PollFlags::POLLIN;
         }
+        if self.output.has_some() {
+            fds.push(PollFd::new(self.streams.1.as_fd(), PollFlags::POLLOUT));
+        }
         if self.input.has_some() {
             master |= PollFlags::POLLOUT;
         }
@@ -163,12 +166,17 @@ impl Attached {
 
     /// Copies what is left of the output once the process has ended.
     fn drain(&mut self) {
-        while self.output.wants_more() {
+        while !self.output.is_over() {
             self.output.fill(self.master.as_fd());
             if !self.output.has_some() {
                 return;
             }
-            self.output.empty_into(self.streams.1.as_fd());
+            let stdout = self.streams.1.as_fd();
+            let mut fds = [PollFd::new(stdout, PollFlags::POLLOUT)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => self.output.empty_into(stdout),
+                Err(_errno) => return,
+            }
         }
     }
 }

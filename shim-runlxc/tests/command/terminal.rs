@@ -47,6 +47,12 @@ fn an_exec_gets_one_too() {
     assert_eq!(said.code, 5, "{said:?}");
     assert!(said.out.contains("/dev/pts/"), "{said:?}");
     assert!(!said.out.contains('\r'), "{said:?}");
+    // Much of it, to its last line.
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); echo $i; done";
+    let said = place.run(&["exec", "-t", &place.id, "sh", "-c", script]);
+    let lines: Vec<_> = said.out.lines().collect();
+    let ends = (lines.len(), lines.last());
+    assert_eq!(ends, (20000, Some(&"20000")), "{}", said.err);
     place.run(&["delete", "--force", &place.id]).ok();
     place.finish();
 }
