@@ -74,6 +74,15 @@ fn streams(task: &Task<'_>) -> Result<()> {
     let mut nobody = runv(&["exec", "nobody", "true"])?;
     let ended = Running::start(&mut nobody)?.finish(SOON)?;
     ended.failing_with("there is no container nobody")?;
+    // The shim would open what has its pid on the host.
+    let program = exec(task, &["true"])?;
+    let mut elsewhere = command("unshare");
+    elsewhere
+        .args(["--pid", "--fork"])
+        .arg(program.get_program());
+    elsewhere.args(program.get_args());
+    let ended = Running::start(&mut elsewhere)?.finish(SOON)?;
+    ended.failing_with("is in another pid namespace")?;
     Ok(())
 }
 

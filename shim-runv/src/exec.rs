@@ -77,6 +77,12 @@ pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result
 /// What the shim says against it; nothing is left then.
 pub(crate) fn run(bundle: &Path, container: &str, process: &[u8], ends: Ends) -> Result<u8> {
     let client = Client::connect(bundle, container)?;
+    if client.is_outside_our_pids() {
+        return Err(Error::Usage(format!(
+            "the shim of container {container} is in another pid namespace, and cannot open pipes of a command in this \
+             one: run it in that of containerd"
+        )));
+    }
     let waiting = Client::connect(bundle, container)?;
     // Threads begin with the mask of the one that makes them.
     let signals = take_signals()?;

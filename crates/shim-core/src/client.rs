@@ -34,6 +34,8 @@ pub struct Client {
     runtime: Runtime,
     tasks: TaskClient,
     container: String,
+    /// Of who began to listen, in our pid namespace: 0 for one that is outside it.
+    pid: Option<i32>,
 }
 
 impl fmt::Debug for Client {
@@ -111,6 +113,7 @@ impl Client {
         let stream = connected
             .unwrap_or_else(|_elapsed| Err(ErrorKind::TimedOut.into()))
             .map_err(|error| failed("connect to", path, &error))?;
+        let pid = stream.peer_cred().ok().and_then(|it| it.pid());
         let tasks = {
             // It starts tasks of the runtime.
             let _entered = runtime.enter();
@@ -120,7 +123,14 @@ impl Client {
             runtime,
             tasks,
             container: container.to_owned(),
+            pid,
         })
+    }
+
+    /// Whether the shim is outside of our pid namespace, so that our pid is nobody's or another's there.
+    #[must_use]
+    pub fn is_outside_our_pids(&self) -> bool {
+        self.pid == Some(0)
     }
 
     /// Waits for the answer to a request, so long at most.
@@ -318,6 +328,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         let client = Client::connect(bundle.path(), "c").unwrap();
+        assert!(!client.is_outside_our_pids());
         let limit = Duration::from_millis(100);
         let error = client.wait("e", Some(limit)).unwrap_err();
         assert_eq!(error.kind, Code::DeadlineExceeded, "{error}");
