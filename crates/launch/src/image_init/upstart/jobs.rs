@@ -14,6 +14,11 @@ use crate::plan::When;
 /// CentOS' terminals know when to come.
 pub(super) const OF_LEVELS: &str = "rc.conf";
 
+const OF_LEVELS_OVERRIDDEN: &str = "rc.override";
+
+/// What our names begin with.
+const OWN_PREFIX: &str = "pouch-";
+
 /// The image's job that boots as Ubuntu does.
 const UBUNTU: &str = "rc-sysinit.conf";
 
@@ -91,6 +96,12 @@ pub(super) enum Service {
     Script(Script),
 }
 
+/// The name of the job that a file is about; none: upstart does not read it.
+pub(super) fn name_of(file: &str) -> Option<&str> {
+    let mut endings = [".conf", ".override"].into_iter();
+    endings.find_map(|ending| file.strip_suffix(ending))
+}
+
 impl Job {
     fn new(name: &str, text: String) -> Self {
         Self {
@@ -121,10 +132,13 @@ impl Job {
     }
 
     fn is_for_a_machine(&self) -> bool {
-        let endings = [".conf", ".override"].into_iter();
-        let Some(name) = endings.filter_map(|it| self.file.strip_suffix(it)).next() else {
+        let Some(name) = name_of(&self.file) else {
             return true;
         };
+        // What has the level's scripts or the program wait for somebody else.
+        if name.starts_with(OWN_PREFIX) || self.file == OF_LEVELS_OVERRIDDEN {
+            return true;
+        }
         let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let stem = stem.strip_suffix(".sh").unwrap_or(stem);
         LEFT_OUT.contains(&stem) || FAMILIES.iter().any(|first| name.starts_with(first))
@@ -278,7 +292,7 @@ fn end() -> String {
 }
 
 fn job_of(component: &str) -> String {
-    format!("pouch-component-{component}")
+    format!("{OWN_PREFIX}component-{component}")
 }
 
 fn component(component: &Component) -> Job {
@@ -321,6 +335,8 @@ mod tests {
             ("cron.conf", false),
             ("cron.override", false),
             ("cron.conf.dpkg-old", true),
+            ("rc.override", true),
+            ("pouch-application.override", true),
             ("checkout.conf", false),
             ("shutdown-notify.conf", false),
             ("mountnfs-bootclean.sh.conf", true),

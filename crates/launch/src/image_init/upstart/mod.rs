@@ -140,6 +140,9 @@ fn found() -> Result<Vec<Job>> {
         let Ok(file) = entry.file_name().into_string() else {
             continue;
         };
+        if jobs::name_of(&file).is_none() {
+            continue;
+        }
         let path = format!("{JOBS}/{file}");
         let content = read_bounded(&path, left as u64 + 1)
             .map_err(host(|| format!("read {path} of the image")))?;
