@@ -75,7 +75,9 @@ fn number_names(links: &mut [Carried<'_>], mut taken: BTreeSet<String>) -> Resul
 
 /// As far as it goes: what is told is why another one was not moved.
 fn give_back(link: &Carried<'_>, (from, to): (&Namespace, &Namespace)) {
-    let _not_there = carry((&link.new_name, link.name), (to, from));
+    // The kernel moves a link before it refuses its new name.
+    let _not_there = carry((&link.new_name, link.name), (to, from))
+        .or_else(|_not_there| carry((link.name, link.name), (to, from)));
     let was_up = link.flags & LinkFlags::Up;
     let _not_there = from.run(|| set_up(link.name, &link.addresses, was_up));
 }
