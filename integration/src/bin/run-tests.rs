@@ -26,6 +26,7 @@ const FIRST: &[&[&str]] = &[
     &[
         "test",
         "--locked",
+        "--no-fail-fast",
         "--workspace",
         "--exclude",
         "integration",
@@ -33,7 +34,7 @@ const FIRST: &[&[&str]] = &[
         "runlxc",
     ],
     &["test", "--locked", "-p", "integration", "--test", "tidy"],
-    &["test", "--locked", "-p", "runlxc"],
+    &["test", "--locked", "--no-fail-fast", "-p", "runlxc"],
     &["test", "--locked", "-p", "integration", "--lib", "--bins"],
 ];
 
