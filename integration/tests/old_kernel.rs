@@ -275,7 +275,11 @@ impl Bundle {
     }
 
     fn runlxc(&self, kernel: &str, words: &[&str]) -> Result<Finished> {
-        let mut before = launcher(kernel).into_iter();
+        self.runlxc_by(launcher(kernel), words)
+    }
+
+    fn runlxc_by(&self, launcher: Vec<OsString>, words: &[&str]) -> Result<Finished> {
+        let mut before = launcher.into_iter();
         let mut runlxc = command(before.next().context("a launcher")?);
         runlxc
             .args(before)
@@ -315,9 +319,18 @@ fn the_command_tells_what_was_left_out() -> Result<()> {
         state.contains("\"org.pouch.left-out\": \"process.noNewPrivileges\""),
         "{state}"
     );
-    bundle
-        .runlxc(KERNEL, &["exec", "--preserve-fds", "1", &id, "sh"])?
-        .with_code(255)?;
+    // Of descriptors that are not open there are none to preserve.
+    let preserving = ["exec", "--preserve-fds", "1", &id, "sh", "-c", ":"];
+    bundle.runlxc(KERNEL, &preserving)?.success()?;
+    let with_one = ["sh", "-c", "exec 3</dev/null; exec \"$@\"", "sh"].map(OsString::from);
+    let with_one = with_one.into_iter().chain(launcher(KERNEL)).collect();
+    let refused = bundle.runlxc_by(with_one, &preserving)?.with_code(255)?;
+    ensure!(
+        refused
+            .stderr()
+            .contains("an exec with further descriptors"),
+        "{refused}"
+    );
     bundle
         .runlxc(KERNEL, &["delete", "--force", &id])?
         .success()
