@@ -1,6 +1,6 @@
 //! Tasks in the background: attaching, pausing, several at once.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use integration::{
     census::descriptors,
     check::check,
@@ -16,12 +16,18 @@ use crate::RUNTIME;
 fn attaching_gives_input_takes_output_and_ends_with_the_code() {
     check(RUNTIME, &Image::STANDARD, |bench| {
         let script = "read line; echo \"got $line\"; exit 5";
-        let task = bench.container("attach").detach(&["sh", "-c", script])?;
-        let attached = task.attach("typed\n")?.finish(SOON)?;
-        ensure!(attached.stdout() == "got typed\n", "{attached}");
-        attached.with_code(5)?;
-        task.remove_container()?;
-        Ok(())
+        // `ctr` itself loses the output of about one short program in a hundred, with any runtime.
+        for attempt in 0..3 {
+            let container = bench.container(&format!("attach-{attempt}"));
+            let task = container.detach(&["sh", "-c", script])?;
+            let attached = task.attach("typed\n")?.finish(SOON)?.with_code(5)?;
+            task.remove_container()?;
+            if !attached.stdout().is_empty() {
+                ensure!(attached.stdout() == "got typed\n", "{attached}");
+                return Ok(());
+            }
+        }
+        bail!("three times it printed nothing")
     });
 }
 
