@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{
     process::{code_of, command, show},
-    wait::{Deadline, for_end_of},
+    wait::{Deadline, SOON, for_end_of},
 };
 
 /// Rows and columns.
@@ -28,6 +28,17 @@ pub struct Size {
     /// Columns.
     pub columns: u16,
 }
+
+/// What [`Terminal::is_a_programs`] wants to be run: it tells its terminal, takes a line, and goes on when
+/// the size has changed.
+pub const USES: &str = "tty; until stty size 2>/dev/null | grep '24 80'; do :; done; read line; echo \"<$line>\"; \
+                        until stty size | grep '30 100'; do :; done";
+
+/// The size of the terminal that it begins with.
+pub const FIRST: Size = Size {
+    rows: 24,
+    columns: 80,
+};
 
 /// A session on a terminal.
 #[derive(Debug)]
@@ -93,6 +104,19 @@ impl Terminal {
             ws_ypixel: 0,
         };
         rustix::termios::tcsetwinsize(&self.master, winsize).context("resizing the terminal")
+    }
+
+    /// A program that begins with [`USES`] finds a terminal of its own with the size [`FIRST`], reads what is
+    /// typed, and is told of another size.
+    pub fn is_a_programs(&mut self) -> Result<()> {
+        self.expect("/dev/pts/", SOON)?;
+        self.expect("24 80", SOON)?;
+        self.type_text("typed\n")?;
+        self.expect("<typed>", SOON)?;
+        self.resize(Size {
+            rows: 30,
+            columns: 100,
+        })
     }
 
     /// Reads until that text comes, after what earlier calls found; what comes up to its end is returned.

@@ -25,7 +25,7 @@ use integration::{
     images::Image,
     process::{command, output_of},
     runtime::{BOOT, Home, Runtime, built},
-    terminal::Size,
+    terminal,
     versions::Version,
     wait::{SOON, Sources, for_end_of, is_readable, until},
 };
@@ -126,21 +126,8 @@ fn a_life(bench: &Bench<'_>) -> Result<()> {
     task.exec(&["sh", "-c", "exit 3"])?.with_code(3)?;
     let missing = task.exec(&["/no/such/program"])?;
     ensure!(missing.code() != 0, "{missing}");
-    let size = Size {
-        rows: 24,
-        columns: 80,
-    };
-    let script = "tty; until stty size 2>/dev/null | grep '24 80'; do :; done; read line; echo \"<$line>\"; \
-                  until stty size | grep '30 100'; do :; done";
-    let mut terminal = task.exec_in_terminal(size, &["sh", "-c", script])?;
-    terminal.expect("/dev/pts/", SOON)?;
-    terminal.expect("24 80", SOON)?;
-    terminal.type_text("typed\n")?;
-    terminal.expect("<typed>", SOON)?;
-    terminal.resize(Size {
-        rows: 30,
-        columns: 100,
-    })?;
+    let mut terminal = task.exec_in_terminal(terminal::FIRST, &["sh", "-c", terminal::USES])?;
+    terminal.is_a_programs()?;
     terminal.expect("30 100", SOON)?;
     terminal.finish(SOON)?;
     task.kill(Signal::SIGTERM)?;

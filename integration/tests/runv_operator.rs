@@ -9,7 +9,7 @@ use integration::{
     images::Image,
     process::{Running, command},
     runtime::{Runtime, built},
-    terminal::{Size, Terminal},
+    terminal::{FIRST, Terminal, USES},
     versions::Version,
     wait::SOON,
 };
@@ -105,22 +105,10 @@ fn signals(task: &Task<'_>) -> Result<()> {
 }
 
 fn terminal(task: &Task<'_>) -> Result<()> {
-    let size = Size {
-        rows: 24,
-        columns: 80,
-    };
-    let script = "tty; until stty size | grep '24 80'; do :; done; read line; echo \"<$line>\"; \
-                  until stty size | grep '30 100'; do :; done; trap 'exit 6' INT; echo ready; while :; do sleep 0.1; done";
-    let program = runv(&["exec", "--tty", &task.id, "sh", "-c", script])?;
-    let mut terminal = Terminal::start(&program, size)?;
-    terminal.expect("/dev/pts/", SOON)?;
-    terminal.expect("24 80", SOON)?;
-    terminal.type_text("typed\n")?;
-    terminal.expect("<typed>", SOON)?;
-    terminal.resize(Size {
-        rows: 30,
-        columns: 100,
-    })?;
+    let script = format!("{USES}; trap 'exit 6' INT; echo ready; while :; do sleep 0.1; done");
+    let program = runv(&["exec", "--tty", &task.id, "sh", "-c", &script])?;
+    let mut terminal = Terminal::start(&program, FIRST)?;
+    terminal.is_a_programs()?;
     terminal.expect("ready", SOON)?;
     // The key, not a signal to the command: its terminal is raw.
     terminal.type_text("\x03")?;

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
-    path::Path,
     time::Duration,
 };
 
@@ -19,7 +18,7 @@ use super::{
     added::layers,
     images::{layer, noise},
     served::{metrics_of, store_of},
-    server::{Server, command},
+    server::{Server, refuses},
 };
 
 const NBD: &str = "[nbd]\nlisten = \"127.0.0.1:0\"\n";
@@ -257,17 +256,7 @@ fn tokens_without_certificates_and_plain_text_for_others_are_refused() {
     let (directory, ..) = store_of(&layers());
     let store = directory.path().join("store");
     let place = tempdir().unwrap();
-    let fails = |config: &str, expected: &str| {
-        let output = command(place.path(), Path::new(&store), config)
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            !output.status.success() && said.contains(expected),
-            "{said}"
-        );
-        assert_eq!(said.lines().count(), 1, "{said}");
-    };
+    let fails = |config: &str, why: &str| refuses(place.path(), &store, config, why);
     fails(
         &format!("token_file = \"x\"\n{NBD}"),
         "NBD has no place for a token",

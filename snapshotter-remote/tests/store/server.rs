@@ -160,6 +160,15 @@ pub(crate) fn command(directory: &Path, store: &Path, config: &str) -> Command {
     command
 }
 
+/// The server does not begin with this configuration, and says why in one line.
+#[track_caller]
+pub(crate) fn refuses(directory: &Path, store: &Path, config: &str, why: &str) {
+    let output = command(directory, store, config).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains(why), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 /// An answer, taken apart.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -21,7 +21,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::{
     served::metrics_of,
-    server::{Answer, Server, command},
+    server::{Answer, Server, refuses},
 };
 
 /// An authority.
@@ -215,15 +215,7 @@ fn files_that_make_no_tls_are_told_before_it_serves() {
     let (directory, files, authority) = store();
     let place = tempdir().unwrap();
     let fails = |expected: &str| {
-        let output = command(place.path(), directory.path(), &files.config())
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            !output.status.success() && said.contains(expected),
-            "{said}"
-        );
-        assert_eq!(said.lines().count(), 1, "{said}");
+        refuses(place.path(), directory.path(), &files.config(), expected);
     };
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     open(&files.path("key.pem"));

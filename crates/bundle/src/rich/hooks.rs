@@ -152,15 +152,8 @@ pub(super) fn process(args: Vec<String>, program: &Process) -> Process {
 /// The words of a hook, and the script of the host that it is.
 fn words(field: &str, text: &str) -> Result<(Vec<String>, Option<String>)> {
     let Some(rest) = text.strip_prefix(OF_HOST) else {
-        let is_known = text.starts_with('/') || text.starts_with(INLINE);
-        if !is_known && text.len() <= COMMAND_BYTES_MAX {
-            let why = format!(
-                "{text:?} is neither an absolute path in the container, with arguments, nor \
-                 {INLINE}COMMAND, nor {OF_HOST}NAME"
-            );
-            return Err(Error::invalid(field, why));
-        }
-        return Ok((arguments(field, text)?, None));
+        let other = format!(", nor {OF_HOST}NAME");
+        return Ok((split(field, text, &other)?, None));
     };
     let name = rest.split_whitespace().next().unwrap_or_default();
     if !components::is_name(name) {
@@ -173,6 +166,11 @@ fn words(field: &str, text: &str) -> Result<(Vec<String>, Option<String>)> {
 
 /// The words of a command as an annotation has it; `field` says it.
 pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
+    split(field, text, "")
+}
+
+/// The same; a refusal tells of the other form that there is, too.
+fn split(field: &str, text: &str, other: &str) -> Result<Vec<String>> {
     let refuse = |why: String| Err(Error::invalid(field, why));
     if text.len() > COMMAND_BYTES_MAX {
         let why = format!("{} bytes, and {COMMAND_BYTES_MAX} are the most", text.len());
@@ -190,7 +188,7 @@ pub(super) fn arguments(field: &str, text: &str) -> Result<Vec<String>> {
     if !text.starts_with('/') {
         let why = format!(
             "{text:?} is neither an absolute path in the container, with arguments, nor \
-             {INLINE}COMMAND"
+             {INLINE}COMMAND{other}"
         );
         return refuse(why);
     }
