@@ -58,13 +58,9 @@ impl Image {
         let Ok(wanted) = std::env::var(IMAGES) else {
             return Ok(images.to_vec());
         };
-        let is_wanted = |image: &&Self| {
-            wanted
-                .split_whitespace()
-                .any(|name| name == image.recipe().0)
-        };
+        let is_wanted = |image: &&Self| wanted.split_whitespace().any(|name| name == image.name());
         for image in images.iter().filter(|image| !is_wanted(image)) {
-            let name = format!("image {}", image.recipe().0);
+            let name = format!("image {}", image.name());
             skip(&name, &format!("{IMAGES} leaves it out"));
         }
         let left: Vec<_> = images.iter().filter(is_wanted).copied().collect();
@@ -73,16 +69,13 @@ impl Image {
     }
 
     /// Those of `images` whose packages are to be had; of the others it is reported that they are skipped.
-    pub fn to_be_had(images: &[Self]) -> Result<Vec<Self>> {
+    pub(crate) fn to_be_had(images: &[Self]) -> Result<Vec<Self>> {
         let mut found = Vec::new();
         for &image in images {
             match image.archive() {
                 Ok(_) => found.push(image),
                 Err(error) if error.downcast_ref::<Unreachable>().is_some() => {
-                    skip(
-                        &format!("image {}", image.recipe().0),
-                        &format!("{error:#}"),
-                    );
+                    skip(&format!("image {}", image.name()), &format!("{error:#}"));
                 }
                 Err(error) => return Err(error),
             }

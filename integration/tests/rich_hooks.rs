@@ -153,7 +153,7 @@ fn cycles() -> Result<usize> {
 
 #[test]
 fn cycles_of_start_and_end_run_each_hook_once_in_each() {
-    check(RUNTIME, &Image::to_be_had(&MODES).unwrap(), |bench| {
+    check(RUNTIME, &MODES, |bench| {
         let name = match bench.image {
             Image::DebianSystemd => "systemd-cycles",
             Image::DebianSysvinit => "sbin-init-cycles",

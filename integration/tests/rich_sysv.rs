@@ -35,8 +35,8 @@ fn rich<'a>(bench: &Bench<'a>, name: &str) -> Container<'a> {
 
 /// With each init that has runlevels.
 fn on_each(behaviour: impl Fn(&Bench<'_>) -> Result<()>) {
-    let images = Image::to_be_had(&[Image::DebianSysvinit, Image::UbuntuUpstart]);
-    check(RUNTIME, &images.expect("images can be made"), behaviour);
+    let images = [Image::DebianSysvinit, Image::UbuntuUpstart];
+    check(RUNTIME, &images, behaviour);
 }
 
 /// What the program's parent is started with.
@@ -229,8 +229,7 @@ exec /etc/init.d/rc $RUNLEVEL
 
 #[test]
 fn upstart_boots_without_the_jobs_of_ubuntu_and_runs_jobs_that_were_off() {
-    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
-    check(RUNTIME, &images, |bench| {
+    check(RUNTIME, &[Image::UbuntuUpstart], |bench| {
         let directory = tempfile::tempdir()?;
         let jobs = directory.path().join("init");
         fs::create_dir(&jobs)?;
@@ -269,8 +268,7 @@ fn upstart_boots_without_the_jobs_of_ubuntu_and_runs_jobs_that_were_off() {
 
 #[test]
 fn upstart_is_asked_where_its_initctl_was_put_away_and_the_first_status_counts() {
-    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
-    check(RUNTIME, &images, |bench| {
+    check(RUNTIME, &[Image::UbuntuUpstart], |bench| {
         let directory = tempfile::tempdir()?;
         let copied = bench.container("copy").bound(directory.path(), "/out");
         copied
@@ -305,8 +303,7 @@ fn upstart_is_asked_where_its_initctl_was_put_away_and_the_first_status_counts()
 
 #[test]
 fn a_second_upstart_in_a_network_namespace_is_refused() {
-    let images = Image::to_be_had(&[Image::UbuntuUpstart]).unwrap();
-    check(RUNTIME, &images, |bench| {
+    check(RUNTIME, &[Image::UbuntuUpstart], |bench| {
         let first = rich(bench, "first").detach(&["sleep", "600"])?;
         let namespace = format!("network:/proc/{}/ns/net", first.pid()?);
         let second = rich(bench, "second").flags(&["--with-ns", &namespace]);

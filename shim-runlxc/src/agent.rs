@@ -42,7 +42,7 @@ pub(crate) fn join(
     request: &Request<'_>,
     init: ProcessId,
 ) -> Result<Prepared> {
-    if request.inherited_fds > 0 {
+    if request.process.preserve_fds > 0 {
         return Err(Error::unsupported(
             "an exec with further descriptors",
             "on a kernel without setns(2), which Linux has from 3.0",

@@ -173,17 +173,13 @@ pub(crate) fn refuse_joined(plan: &Plan) -> Result<()> {
         namespaces.any(|it| it.kind == kind && it.path.is_some())
     };
     let has_mounts = plan.namespaces.iter().any(|it| it.kind == Mount);
-    if !plan.net_devices.is_empty() {
-        let why = "it has links of the host (linux.netDevices)";
-        return Err(Error::unsupported(
-            "checkpoint and restore of this container",
-            why,
-        ));
-    }
-    let why = match [User, Mount, Cgroup]
+    let joined = [User, Mount, Cgroup]
         .into_iter()
-        .find(|kind| is_joined(*kind))
-    {
+        .find(|kind| is_joined(*kind));
+    let why = match joined {
+        _ if !plan.net_devices.is_empty() => {
+            "it has links of the host (linux.netDevices)".to_owned()
+        }
         Some(kind) => format!("it joined a {} namespace", kind.as_str()),
         None if !has_mounts => "it is in the host's mount namespace".to_owned(),
         None => return Ok(()),

@@ -27,8 +27,6 @@ pub struct Request<'a> {
     pub process: Process,
     /// Its descriptors.
     pub stdio: Stdio<'a>,
-    /// How many numbers from 3 up it has of the caller's descriptors, to the highest that is open.
-    pub inherited_fds: u32,
     /// Whether a paused container is good enough: the process starts to run when it is resumed.
     pub paused: Paused,
 }
@@ -124,7 +122,8 @@ impl Container {
         channel: &Channel,
     ) -> Result<Child> {
         let image = Image::get(&self.dir)?;
-        let control_fd = inherited::end(request.inherited_fds);
+        let inherited_fds = request.process.preserve_fds;
+        let control_fd = inherited::end(inherited_fds);
         let image_fd = control_fd + 1;
         let mut spawn = Spawn::new(Path::new(&format!("/proc/self/fd/{image_fd}")))
             .fd(image_fd, image.as_fd())
@@ -136,7 +135,7 @@ impl Container {
         if let Stdio::Streams([stdin, stdout, stderr]) = request.stdio {
             spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
         }
-        let spawn = inherited::pass_on(spawn, request.inherited_fds)?.fd(control_fd, control);
+        let spawn = inherited::pass_on(spawn, inherited_fds)?.fd(control_fd, control);
         let cpus = &request.process.scheduling.cpus_initial;
         let started = match self.cgroup.open_unified()? {
             // The first affinity is for the time before it is in the cgroup.

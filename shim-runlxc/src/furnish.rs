@@ -91,8 +91,7 @@ impl Furnishing<'_> {
         }
         let failed = |source| Error::NetDevices { source };
         let own = Namespace::open(Path::new("/proc/self/ns/net")).map_err(failed)?;
-        let path = format!("/proc/{}/ns/net", self.init);
-        let theirs = Namespace::open(Path::new(&path)).map_err(failed)?;
+        let theirs = Namespace::of_process(self.init).map_err(failed)?;
         if theirs.is_hosts() {
             let why = "the network namespace that the container joins is the host's";
             return Err(Error::unsupported("linux.netDevices", why));

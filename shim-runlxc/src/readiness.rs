@@ -65,12 +65,12 @@ impl Container {
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let path = format!("/proc/{}/ns/net", self.init()?.pid);
+        let init = self.init()?.pid;
         let failed = |source| Error::Traffic {
             field: what.clone(),
             source,
         };
-        let namespace = Namespace::open(Path::new(&path)).map_err(failed)?;
+        let namespace = Namespace::of_process(init).map_err(failed)?;
         let bound = namespace.run(|| Ok(bind())).map_err(failed)?;
         bound.map_err(Error::io(what.clone()))
     }

@@ -187,7 +187,6 @@ impl Container {
         let prepared = self.exec(&exec::Request {
             process: command.process(&plan.init.process),
             stdio: streams.lend(),
-            inherited_fds: 0,
             paused: Paused::Refuse,
         });
         let prepared = prepared.map_err(cannot)?;

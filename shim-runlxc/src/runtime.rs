@@ -292,7 +292,6 @@ impl shim_core::Container for Shimmed {
         let prepared = self.container.exec(&exec::Request {
             process: self.process(&request.process_json)?,
             stdio: stdio(&request.io),
-            inherited_fds: 0,
             paused: Paused::Refuse,
         })?;
         let (child, terminal) = prepared.start()?;

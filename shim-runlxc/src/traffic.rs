@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bundle::traffic::{Rate, is_in_pod};
 use bundle::{Traffic, names};
@@ -59,8 +59,7 @@ impl Container {
             source,
         };
         let init = self.init()?;
-        let path = format!("/proc/{}/ns/net", init.pid);
-        let namespace = Namespace::open(Path::new(&path)).map_err(failed)?;
+        let namespace = Namespace::of_process(init.pid).map_err(failed)?;
         if init.liveness()? != Liveness::Alive {
             return Err(Error::NotRunning);
         }

@@ -32,27 +32,37 @@ pub(crate) fn wanted(linux: &Linux, colocation: &Colocation) -> Result<Option<Wa
         let why = format!("{class:?} is no name of a class of resctrl");
         return Err(Error::invalid(format!("{FIELD}.closID"), why));
     }
-    let of = |field: &str, line: &Option<String>, prefix: &str| match line {
-        Some(line) if !line.is_empty() => schema(field, line, prefix).map(Some),
-        _ => Ok(None),
-    };
-    let l3 = of("l3CacheSchema", spec.l3_cache_schema(), "")?;
-    let memory = of("memBwSchema", spec.mem_bw_schema(), "MB:")?;
     let lines = spec.schemata().iter().flatten();
     let schemata = lines.map(|line| schema("schemata", line, ""));
     Ok(Some(Wanted {
         class,
-        shared: l3.into_iter().chain(memory).collect(),
+        shared: shared(
+            spec.l3_cache_schema().as_ref(),
+            spec.mem_bw_schema().as_ref(),
+        )?,
         schemata: schemata.collect::<Result<_>>()?,
         is_monitored: spec.enable_monitoring().unwrap_or(false),
     }))
+}
+
+/// `l3CacheSchema` and `memBwSchema`, as far as they say something.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is not one line, or is about another resource.
+pub fn shared(l3: Option<&String>, memory: Option<&String>) -> Result<Vec<String>> {
+    let lines = [("l3CacheSchema", l3, ""), ("memBwSchema", memory, "MB:")];
+    let given = lines.into_iter().filter_map(|(field, line, prefix)| {
+        let line = line.filter(|line| !line.is_empty())?;
+        Some(schema(field, line, prefix))
+    });
+    given.collect()
 }
 
 /// One line, as the kernel takes it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for another number of lines, and another resource than that.
-pub fn schema(field: &str, line: &str, prefix: &str) -> Result<String> {
+fn schema(field: &str, line: &str, prefix: &str) -> Result<String> {
     let invalid = |why: &str| {
         let why = format!("{line:?} {why}");
         Err(Error::invalid(format!("{FIELD}.{field}"), why))

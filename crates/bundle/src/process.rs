@@ -15,7 +15,7 @@ use crate::{Error, Result, capabilities, scheduling};
 pub struct ProcessContext {
     /// What the host can do.
     pub host: HostFacts,
-    /// Descriptors from 3 up that the program keeps.
+    /// How many numbers from 3 up it keeps of the caller's descriptors, to the highest that is open.
     pub preserve_fds: u32,
     /// Whether it gets a session keyring of its own.
     pub new_keyring: Toggle,

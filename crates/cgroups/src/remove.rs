@@ -94,7 +94,7 @@ fn is_busy(error: &Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-fn rmdir(path: &Path) -> Result<()> {
+pub(crate) fn rmdir(path: &Path) -> Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A file system mounted read-only says so even of what is not there.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::priority::Applied;
+use crate::remove::rmdir;
 use crate::{Error, Result, file};
 
 /// Where a kernel that has resctrl shows it.
@@ -150,19 +151,8 @@ impl Class {
     /// [`Error::Remove`].
     pub fn remove(&self) -> Result<()> {
         let own = self.is_own.then_some(&self.directory);
-        for path in [self.monitor.as_ref(), own].into_iter().flatten() {
-            match fs::remove_dir(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    let path = path.clone();
-                    return Err(Error::Remove {
-                        path,
-                        source: error,
-                    });
-                }
-                _removed_or_gone => {}
-            }
-        }
-        Ok(())
+        let mut all = [self.monitor.as_ref(), own].into_iter().flatten();
+        all.try_for_each(|path| rmdir(path))
     }
 
     /// False: it was there.

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use nix::net::if_::if_nametoindex;
 
 use crate::apply::{add_address, set};
 use crate::namespace::Namespace;
@@ -89,7 +90,8 @@ fn look(names: &BTreeMap<String, String>) -> Result<Vec<Carried<'_>>> {
     let there = links_by_name(&mut kernel)?;
     let mut links = Vec::new();
     for (name, new_name) in names {
-        let (index, flags) = number(&there, name)?;
+        let found = there.get(name).copied();
+        let (index, flags) = found.ok_or_else(|| Error::NoSuchLink(name.clone()))?;
         // To be asked, the kernel wants it down, and with it whoever uses it.
         if flags.contains(LinkFlags::Loopback) {
             return Err(Error::Loopback(name.clone()));
@@ -125,9 +127,9 @@ fn links_by_name(kernel: &mut Rtnetlink) -> Result<BTreeMap<String, (u32, LinkFl
     Ok(links)
 }
 
-fn number(links: &BTreeMap<String, (u32, LinkFlags)>, name: &str) -> Result<(u32, LinkFlags)> {
-    let found = links.get(name).copied();
-    found.ok_or_else(|| Error::NoSuchLink(name.to_owned()))
+/// Of a link in this thread's namespace.
+fn index_of(name: &str) -> Result<u32> {
+    if_nametoindex(name).map_err(Error::io(format!("find link {name}")))
 }
 
 /// Moves one; it is down then, and has no address.
@@ -135,7 +137,7 @@ fn carry((name, new_name): (&str, &str), (from, to): (&Namespace, &Namespace)) -
     let target = to.descriptor()?;
     from.run(|| {
         let mut kernel = Rtnetlink::open()?;
-        let (index, _) = number(&links_by_name(&mut kernel)?, name)?;
+        let index = index_of(name)?;
         // One that is up is not renamed.
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -159,7 +161,7 @@ fn carry((name, new_name): (&str, &str), (from, to): (&Namespace, &Namespace)) -
 /// Gives a link of this thread's namespace addresses, and sets it up if `flags` say so.
 fn set_up(name: &str, addresses: &[Address], flags: LinkFlags) -> Result<()> {
     let mut kernel = Rtnetlink::open()?;
-    let (index, _) = number(&links_by_name(&mut kernel)?, name)?;
+    let index = index_of(name)?;
     for address in addresses {
         add_address(&mut kernel, name, index, address)?;
     }

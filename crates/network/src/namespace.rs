@@ -58,6 +58,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// What keeps it from being opened.
+    pub fn of_process(pid: i32) -> Result<Self> {
+        Self::open(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
     /// The one whose file that is.
     ///
     /// # Errors

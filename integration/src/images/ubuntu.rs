@@ -48,8 +48,7 @@ pub(super) fn layer() -> Result<Layer> {
 }
 
 fn check(keyring: &Path) -> Result<()> {
-    let found = Sha256::digest(fs::read(keyring)?);
-    let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = format!("{:x}", Sha256::digest(fs::read(keyring)?));
     ensure!(
         found == KEYRING_SHA256,
         "{} is not Ubuntu's: sha256 {found}",

@@ -35,7 +35,6 @@ pub(crate) fn exec(root: &Path, arguments: &Exec) -> Result<ExitCode> {
     let below = below(container.cgroup(), &arguments.cgroup)?;
     let streams = OwnStreams::get();
     let prepared = container.exec(&Request {
-        inherited_fds: process.preserve_fds,
         process,
         stdio: match terminal {
             Toggle::On => Stdio::Terminal,

@@ -58,15 +58,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// What a class of resctrl is to have.
 fn schemata(limits: &Limits) -> Result<Vec<String>> {
-    let lines = [
-        ("l3CacheSchema", &limits.l3_cache_schema, ""),
-        ("memBwSchema", &limits.mem_bw_schema, "MB:"),
-    ];
-    let given = lines.into_iter().filter_map(|(field, line, prefix)| {
-        let line = line.as_ref().filter(|line| !line.is_empty())?;
-        Some(bundle::intel_rdt::schema(field, line, prefix))
-    });
-    Ok(given.collect::<bundle::Result<_>>()?)
+    let (l3, memory) = (&limits.l3_cache_schema, &limits.mem_bw_schema);
+    Ok(bundle::intel_rdt::shared(l3.as_ref(), memory.as_ref())?)
 }
 
 /// The options as the JSON of a file: one parser for both ways.
