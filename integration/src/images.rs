@@ -114,7 +114,7 @@ impl Image {
     /// What it is called in containerd.
     #[must_use]
     pub fn reference(self) -> String {
-        format!("pouch.test/{}:1", self.recipe().0)
+        format!("pouch.test/{}:1", self.name())
     }
 
     /// The OCI archive, made if it is not there.

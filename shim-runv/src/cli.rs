@@ -185,8 +185,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 true => Ends::Terminal,
                 false => Ends::Pipes,
             };
-            let process = exec::process(it.bundle()?, &program, ends)?;
-            exec::run(it.bundle()?, &it.id, &process, ends).map(ExitCode::from)
+            exec::run(it.bundle()?, &it.id, &program, ends).map(ExitCode::from)
         }
         Command::Template(command) => {
             templates(command, &home, &mut out)?;

@@ -16,13 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bundle::names;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::{Value, json};
 use shim_core::{Client, Code, Program, ShimError};
-use stdio::{Flow, RawTerminal};
+use stdio::{Flow, RawTerminal, Signals};
 use sys::Signal;
 
 use crate::{Error, Result};
@@ -44,7 +41,7 @@ pub(crate) enum Ends {
 ///
 /// # Errors
 /// What reading says; [`Error::Journal`] for what is no config.json.
-pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result<Vec<u8>> {
+fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result<Vec<u8>> {
     let path = bundle.join(names::CONFIG);
     let text = fs::read(&path).map_err(Error::on("read", &path))?;
     let wrong = |why: String| Error::Journal {
@@ -53,8 +50,7 @@ pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result
     };
     let mut config: Value = serde_json::from_slice(&text).map_err(|it| wrong(it.to_string()))?;
     let process = config.get_mut("process").map(Value::take);
-    let mut process = process.unwrap_or_default();
-    let Some(fields) = process.as_object_mut() else {
+    let Some(Value::Object(mut fields)) = process else {
         return Err(wrong("it has no process".to_owned()));
     };
     fields.insert("args".to_owned(), json!(arguments));
@@ -68,14 +64,15 @@ pub(crate) fn process(bundle: &Path, arguments: &[String], ends: Ends) -> Result
             environment.push(json!(format!("TERM={term}")));
         }
     }
-    Ok(process.to_string().into_bytes())
+    Ok(Value::Object(fields).to_string().into_bytes())
 }
 
 /// Runs a program in a container until it has ended; gives its exit code.
 ///
 /// # Errors
-/// What the shim says against it; nothing is left then.
-pub(crate) fn run(bundle: &Path, container: &str, process: &[u8], ends: Ends) -> Result<u8> {
+/// As [`process`]; what the shim says against it. Nothing is left then.
+pub(crate) fn run(bundle: &Path, container: &str, arguments: &[String], ends: Ends) -> Result<u8> {
+    let process = process(bundle, arguments, ends)?;
     let client = Client::connect(bundle, container)?;
     if client.is_outside_our_pids() {
         return Err(Error::Usage(format!(
@@ -85,8 +82,8 @@ pub(crate) fn run(bundle: &Path, container: &str, process: &[u8], ends: Ends) ->
     }
     let waiting = Client::connect(bundle, container)?;
     // Threads begin with the mask of the one that makes them.
-    let signals = take_signals()?;
-    let added = Added::start(&client, process, ends)?;
+    let signals = Signals::take().map_err(Error::io("take signals"))?;
+    let added = Added::start(&client, &process, ends)?;
     let Added { name, .. } = &added;
     let end = End::follow(waiting, name.clone())?;
     let raw = match ends {
@@ -103,28 +100,13 @@ pub(crate) fn run(bundle: &Path, container: &str, process: &[u8], ends: Ends) ->
     .stay()
 }
 
-/// All signals, to be read.
-fn take_signals() -> Result<SignalFd> {
-    let mask = SigSet::all();
-    mask.thread_block().map_err(Error::io("block signals"))?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(Error::io("make a signalfd"))
-}
-
-/// What a program is to its shim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Added,
-    Started,
-    Ended,
-}
-
 /// A program in its container, and our ends of its streams. Dropped, it is killed and deleted.
 #[derive(Debug)]
 struct Added<'a> {
     client: &'a Client,
     name: String,
-    life: Life,
+    /// Whether it is to be killed before it is deleted.
+    is_running: bool,
     /// None once its end was written.
     stdin: Option<OwnedFd>,
     /// With what was read there, and is to be written where.
@@ -174,7 +156,7 @@ impl<'a> Added<'a> {
         let mut this = Self {
             client,
             name,
-            life: Life::Added,
+            is_running: false,
             stdin: Some(our_stdin),
             outputs: Vec::new(),
         };
@@ -187,13 +169,10 @@ impl<'a> Added<'a> {
             stderr: error_path.as_deref(),
         })?;
         let started = client.start(&this.name);
-        if !matches!(&started, Err(error) if error.kind != Code::DeadlineExceeded) {
-            this.life = Life::Started;
-        }
+        this.is_running = !matches!(&started, Err(error) if error.kind != Code::DeadlineExceeded);
         started?;
         // The shim has them; from here on their ends are seen.
         drop((stdin, stdout, stderr));
-        this.stdin.iter().try_for_each(set_nonblocking)?;
         let ours = [Some(our_stdout), our_stderr];
         let callers = [
             io::stdout().as_fd().try_clone_to_owned(),
@@ -201,7 +180,6 @@ impl<'a> Added<'a> {
         ];
         for (from, to) in ours.into_iter().zip(callers) {
             let Some(from) = from else { continue };
-            set_nonblocking(&from)?;
             this.outputs.push(Output {
                 from,
                 to: to.map_err(Error::io("duplicate a descriptor"))?,
@@ -225,7 +203,7 @@ impl<'a> Added<'a> {
 impl Drop for Added<'_> {
     fn drop(&mut self) {
         let Self { client, name, .. } = self;
-        if self.life == Life::Started {
+        if self.is_running {
             // Whatever keeps it, `delete` says so.
             let _ended = client.kill(name, Signal::SIGKILL as u32);
             let _code = client.wait(name, Some(END_LIMIT));
@@ -243,14 +221,6 @@ impl Drop for Added<'_> {
 fn path(end: &OwnedFd) -> PathBuf {
     let (pid, number) = (std::process::id(), end.as_raw_fd());
     PathBuf::from(format!("/proc/{pid}/fd/{number}"))
-}
-
-fn set_nonblocking(end: &OwnedFd) -> Result<()> {
-    let set = || {
-        let flags = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL)?);
-        fcntl(end, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))
-    };
-    set().map(drop).map_err(Error::io("set up a pipe"))
 }
 
 /// A thread that waits for the end of a program.
@@ -292,7 +262,7 @@ enum Waited {
 #[derive(Debug)]
 struct Foreground<'a> {
     added: Added<'a>,
-    signals: SignalFd,
+    signals: Signals,
     /// Until it was told.
     end: Option<End>,
     raw: Option<RawTerminal>,
@@ -319,7 +289,7 @@ impl Foreground<'_> {
             let is_told = |end: &mut End| stdio::is_readable(end.is_told.as_fd());
             if let Some(end) = self.end.take_if(is_told) {
                 code = Some(end.code()?);
-                self.added.life = Life::Ended;
+                self.added.is_running = false;
                 // Nobody reads it.
                 self.added.stdin = None;
             }
@@ -354,9 +324,7 @@ impl Foreground<'_> {
     fn copy(&mut self) -> Result<()> {
         if let Some(stdin) = &self.added.stdin {
             let caller = io::stdin();
-            if stdio::is_readable(caller.as_fd()) {
-                self.input.fill(caller.as_fd());
-            }
+            self.input.fill(caller.as_fd());
             self.input.empty_into(stdin.as_fd());
         }
         if self.input.is_over() && self.added.stdin.take().is_some() {
@@ -365,16 +333,14 @@ impl Foreground<'_> {
         }
         let mut are_broken = false;
         for it in &mut self.added.outputs {
-            if stdio::is_readable(it.from.as_fd()) {
-                it.flow.fill(it.from.as_fd());
-            }
+            it.flow.fill(it.from.as_fd());
             it.flow.empty_into(it.to.as_fd());
             if it.flow.is_broken() {
                 it.take_for_nobody()?;
                 are_broken = true;
             }
         }
-        if are_broken && self.end.is_some() {
+        if are_broken && self.added.is_running {
             // As who writes to such a pipe is told.
             let signal = Signal::SIGPIPE as u32;
             let told = self.added.client.kill(&self.added.name, signal);
@@ -384,24 +350,19 @@ impl Foreground<'_> {
     }
 
     fn pass_signals(&self) -> Result<()> {
-        loop {
-            let signal = match self.signals.read_signal() {
-                Ok(Some(info)) => info.ssi_signo,
-                Ok(None) | Err(Errno::EINTR) => return Ok(()),
-                Err(errno) => return Err(Error::io("read a signalfd")(errno)),
-            };
-            let is = |other: Signal| signal == other as u32;
-            // Ours: there are no children, and writes tell of broken pipes.
-            if is(Signal::SIGCHLD) || is(Signal::SIGPIPE) {
-                continue;
-            }
-            if is(Signal::SIGWINCH) && self.raw.is_some() {
+        let read = || self.signals.read().map_err(Error::io("read a signalfd"));
+        while let Some(signal) = read()? {
+            if signal == Signal::SIGWINCH as i32 && self.raw.is_some() {
                 self.resize();
                 continue;
             }
-            let passed = self.added.client.kill(&self.added.name, signal);
+            let passed = self
+                .added
+                .client
+                .kill(&self.added.name, signal.cast_unsigned());
             self.added.unless_ended("a signal", passed);
         }
+        Ok(())
     }
 
     /// Gives the program's terminal the size of the caller's.

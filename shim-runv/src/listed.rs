@@ -50,10 +50,16 @@ pub(crate) enum Room {
 /// # Errors
 /// What reading says.
 pub(crate) fn all(root: &Path) -> Result<Vec<Listed>> {
+    those(root, |_, _| true)
+}
+
+/// Those whose namespace and id are wanted; nothing is read of others.
+fn those(root: &Path, is_wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<Listed>> {
     let mut all = Vec::new();
     for namespace in names(root)? {
         let below = root.join(&namespace);
-        for id in names(&below)? {
+        let ids = names(&below)?.into_iter();
+        for id in ids.filter(|id| is_wanted(&namespace, id)) {
             let dir = StateDir::at(&below, &id);
             let read = dir
                 .read()
@@ -80,8 +86,8 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Listed>> {
 /// # Errors
 /// [`Error::Usage`] when there is none, or one in several namespaces and none was named.
 pub(crate) fn find(root: &Path, namespace: Option<&str>, id: &str) -> Result<Listed> {
-    let is_it = |it: &Listed| it.id == id && namespace.is_none_or(|wanted| it.namespace == wanted);
-    let mut found = all(root)?.into_iter().filter(is_it);
+    let is_it = |its: &str, it: &str| it == id && namespace.is_none_or(|wanted| its == wanted);
+    let mut found = those(root, is_it)?.into_iter();
     match (found.next(), found.next()) {
         (Some(it), None) => Ok(it),
         (None, _) => Err(Error::Usage(format!(

@@ -151,8 +151,7 @@ pub(crate) fn size(config: &Value, host_processors: u32) -> Result<Size> {
     let limit = limit.map(|bytes| bytes.div_ceil(1 << 20).max(memory_max));
     let memory_mib = match limit {
         Some(limit) => limit + OVERHEAD_MIB,
-        None if memory_max > 0 => MEMORY_MIB.max(memory_max + OVERHEAD_MIB),
-        None => MEMORY_MIB,
+        None => MEMORY_MIB.max(memory_max + OVERHEAD_MIB),
     };
     Ok(Size {
         memory_mib: class(memory_mib),

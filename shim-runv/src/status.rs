@@ -16,7 +16,6 @@ fn code(error: &Error) -> Code {
         Error::Usage(_) => Code::InvalidArgument,
         Error::Exists(_) => Code::AlreadyExists,
         Error::NotRunning => Code::NotFound,
-        Error::Shim(error) => error.kind,
         Error::Unsupported { .. } | Error::Bundle(bundle::Error::Unsupported { .. }) => {
             Code::Unimplemented
         }

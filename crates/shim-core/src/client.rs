@@ -12,13 +12,12 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
-use containerd_shim_protos::types::task as wire;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
 
-use crate::{Code, ShimError, WindowSize, socket, status};
+use crate::{Code, ShimError, WindowSize, convert, socket, status};
 
 /// What a shim may take for what it does at once, and for taking the connection.
 const QUICK: Duration = Duration::from_secs(20);
@@ -169,18 +168,8 @@ impl Client {
             ..Default::default()
         };
         let state = self.ask(Some(QUICK), |it| self.tasks.state(it, &request))?;
-        let status = match state.status.enum_value() {
-            Ok(wire::Status::CREATED) => Status::Created,
-            Ok(wire::Status::RUNNING | wire::Status::PAUSING) => Status::Running,
-            Ok(wire::Status::PAUSED) => Status::Paused,
-            Ok(wire::Status::STOPPED) => Status::Stopped,
-            Ok(wire::Status::UNKNOWN) | Err(_) => {
-                let message = format!("the shim says status {:?}", state.status);
-                return Err(ShimError::new(Code::Internal, message));
-            }
-        };
         Ok(State {
-            status,
+            status: convert::api::status_of(&state)?,
             pid: state.pid,
         })
     }

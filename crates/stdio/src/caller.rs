@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
 use sys::pty::{self, WindowSize};
@@ -55,9 +57,9 @@ impl Flow {
         self.state == State::Broken
     }
 
-    /// Reads once. EIO on a master says that nobody has the slave any more.
+    /// Reads once what is there. EIO on a master says that nobody has the slave any more.
     pub fn fill(&mut self, from: BorrowedFd<'_>) {
-        if !self.wants_more() {
+        if !self.wants_more() || !is_readable(from) {
             return;
         }
         let mut buffer = [0; BUFFER_BYTES];
@@ -97,6 +99,46 @@ pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
 fn is_ready(fd: BorrowedFd<'_>, event: PollFlags) -> bool {
     let mut fds = [PollFd::new(fd, event)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
+/// All signals of this thread and of those that it makes from now on, to be read.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take() -> io::Result<Self> {
+        let mask = SigSet::all();
+        mask.thread_block()?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Self(SignalFd::with_flags(&mask, flags)?))
+    }
+
+    /// The next one to be passed on. SIGCHLD is ours, and writes tell of broken pipes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self) -> io::Result<Option<i32>> {
+        loop {
+            let number = match self.0.read_signal() {
+                Ok(Some(info)) => i32::try_from(info.ssi_signo).unwrap_or_default(),
+                Ok(None) | Err(Errno::EINTR) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+            if ![Signal::SIGCHLD as i32, Signal::SIGPIPE as i32].contains(&number) {
+                return Ok(Some(number));
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// The caller's terminal in raw mode but for its output; as it was when this is dropped.

@@ -37,7 +37,7 @@ mod port;
 mod streams;
 mod uri;
 
-pub use caller::{Flow, RawTerminal, is_readable};
+pub use caller::{Flow, RawTerminal, Signals, is_readable};
 pub use copier::{Copier, Drained};
 pub use error::Error;
 pub use streams::{Ends, Identity, Mode, Owner, Request, Streams};

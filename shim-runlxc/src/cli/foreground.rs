@@ -7,10 +7,8 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{self, OutputFlags, SetArg};
-use stdio::{Flow, RawTerminal};
+use stdio::{Flow, RawTerminal, Signals};
 use sys::{Signal, pty};
 
 use crate::joined::Joined;
@@ -19,19 +17,14 @@ use crate::{Error, Result};
 
 /// Ready to stay: signals are ours, the caller's terminal is raw.
 pub(crate) struct Foreground {
-    signals: SignalFd,
+    signals: Signals,
     terminal: Option<Attached>,
 }
 
 /// Takes over signals, and the caller's terminal when the process has one of its own.
 pub(crate) fn attach(terminal: Option<OwnedFd>) -> Result<Foreground> {
-    let mask = SigSet::all();
-    mask.thread_block()
-        .map_err(|e| Error::io("block signals")(e.into()))?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(|e| Error::io("make a signalfd")(e.into()))?;
     Ok(Foreground {
-        signals,
+        signals: Signals::take().map_err(Error::io("take signals"))?,
         terminal: terminal.map(Attached::new).transpose()?,
     })
 }
@@ -76,15 +69,8 @@ impl Foreground {
     }
 
     fn pass_signals(&self, child: &Joined) -> Result<()> {
-        loop {
-            let signal = match self.signals.read_signal() {
-                Ok(Some(info)) => i32::try_from(info.ssi_signo).unwrap_or_default(),
-                Ok(None) | Err(Errno::EINTR) => return Ok(()),
-                Err(e) => return Err(Error::io("read a signalfd")(e.into())),
-            };
-            if signal == Signal::SIGCHLD as i32 || signal == Signal::SIGPIPE as i32 {
-                continue; // Ours: the loop looks at the child, writes tell of broken pipes.
-            }
+        let read = || self.signals.read().map_err(Error::io("read a signalfd"));
+        while let Some(signal) = read()? {
             match &self.terminal {
                 Some(terminal) if signal == Signal::SIGWINCH as i32 => terminal.resize(),
                 _ => match child.kill_number(signal) {
@@ -95,6 +81,7 @@ impl Foreground {
                 },
             }
         }
+        Ok(())
     }
 }
 
@@ -156,9 +143,7 @@ impl Attached {
     }
 
     fn copy(&mut self) {
-        if stdio::is_readable(self.streams.0.as_fd()) {
-            self.input.fill(self.streams.0.as_fd());
-        }
+        self.input.fill(self.streams.0.as_fd());
         self.input.empty_into(self.master.as_fd());
         self.output.fill(self.master.as_fd());
         self.output.empty_into(self.streams.1.as_fd());

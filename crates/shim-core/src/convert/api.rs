@@ -92,6 +92,20 @@ pub(crate) fn process_name(exec_id: &str) -> Result<ProcessName, ShimError> {
     Ok(ProcessName::Exec(ExecId::new(exec_id)?))
 }
 
+/// What a shim says of a process, the other way round than [`state`].
+pub(crate) fn status_of(state: &wire_api::StateResponse) -> Result<bundle::Status, ShimError> {
+    match state.status.enum_value() {
+        Ok(wire::Status::CREATED) => Ok(bundle::Status::Created),
+        Ok(wire::Status::RUNNING | wire::Status::PAUSING) => Ok(bundle::Status::Running),
+        Ok(wire::Status::PAUSED) => Ok(bundle::Status::Paused),
+        Ok(wire::Status::STOPPED) => Ok(bundle::Status::Stopped),
+        Ok(wire::Status::UNKNOWN) | Err(_) => {
+            let message = format!("the shim says status {:?}", state.status);
+            Err(ShimError::new(Code::Internal, message))
+        }
+    }
+}
+
 pub(crate) fn state(state: ProcessState) -> wire_api::StateResponse {
     let status = match state.status {
         Status::Created => wire::Status::CREATED,
