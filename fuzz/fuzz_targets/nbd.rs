@@ -33,7 +33,7 @@ fuzz_target!(|input: (bool, &[u8])| {
         match event {
             Event::End(_) => return assert_eq!(session.wants(), 0),
             Event::StartTls(_) => session.encrypted(),
-            Event::List => drop(session.listed(Some(["x"].into_iter()))),
+            Event::List => drop(session.listed(Some(&["x".to_owned()]))),
             Event::Read(read) => {
                 assert!(session.is_transmitting() && (1..=READ_BYTES_MAX).contains(&read.bytes));
                 assert!(read.offset + u64::from(read.bytes) <= DISK_BYTES);

@@ -66,6 +66,21 @@ pub struct Device {
     pub table: [u8; 32],
 }
 
+impl Device {
+    /// Its table, of the bytes of that object.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for other bytes, and a table of another length.
+    pub fn open_table(&self, object: &str, bytes: &[u8]) -> Result<Table> {
+        let table = Table::open(object, bytes, self.table)?;
+        if table.blocks() != self.blocks {
+            let what = "it is of another length than its disk says";
+            return Err(Error::damaged(object, what));
+        }
+        Ok(table)
+    }
+}
+
 impl Manifest {
     /// The name that containerd asks for: the last of [`chain_ids`].
     #[must_use]

@@ -21,13 +21,14 @@ use super::{converted::Converted, expected, store::store};
 
 const LISTEN: &str = "[nbd]\nlisten = \"127.0.0.1:0\"\n";
 
-/// A store with images, and its server; `more` is before its tables.
+/// A store with images, and its server.
 struct Exported {
     store: Store,
     served: Served,
 }
 
 impl Exported {
+    /// `more` is behind its table of NBD.
     fn of(images: &[Image], more: &str) -> Result<Self> {
         let store = Store::with_images(images)?;
         let served = Served::start_with(&store.path(), FREE_PORT, &format!("{LISTEN}{more}"))?;
@@ -42,8 +43,7 @@ impl Exported {
     /// The disk as a file.
     fn file(&self, chain_id: &str) -> Result<PathBuf> {
         let file = self.store.path().with_file_name("exported.erofs");
-        let path = file.to_str().context("a path that is text")?;
-        store(&["export", chain_id, path], &self.store.path())?;
+        store(&["export", chain_id, text(&file)?], &self.store.path())?;
         Ok(file)
     }
 }

@@ -22,10 +22,9 @@ impl Read {
     #[must_use]
     pub fn before_data(&self, offset: u64, bytes: u32) -> Vec<u8> {
         if self.is_structured {
-            return self
-                .chunk_head(chunk::OFFSET_DATA, self.done(offset, bytes), 8 + bytes)
-                .u64(offset)
-                .done();
+            let flags = self.done(offset, bytes);
+            let head = structured(self.cookie, chunk::OFFSET_DATA, flags, 8 + bytes);
+            return head.u64(offset).done();
         }
         if offset != self.offset {
             return Vec::new();
@@ -36,11 +35,12 @@ impl Read {
     /// What says that there are so many zeros; none where these have to be sent themselves.
     #[must_use]
     pub fn hole(&self, offset: u64, bytes: u32) -> Option<Vec<u8>> {
-        let hole = |this: &Self| {
-            let head = this.chunk_head(chunk::OFFSET_HOLE, this.done(offset, bytes), 12);
-            head.u64(offset).u32(bytes).done()
-        };
-        self.is_structured.then(|| hole(self))
+        if !self.is_structured {
+            return None;
+        }
+        let flags = self.done(offset, bytes);
+        let head = structured(self.cookie, chunk::OFFSET_HOLE, flags, 12);
+        Some(head.u64(offset).u32(bytes).done())
     }
 
     /// What says that the bytes from there on cannot be had; none where the client can only be told by the end of the connection.
@@ -54,10 +54,6 @@ impl Read {
     fn done(&self, offset: u64, bytes: u32) -> u16 {
         let is_last = offset + u64::from(bytes) == self.offset + u64::from(self.bytes);
         if is_last { DONE } else { 0 }
-    }
-
-    fn chunk_head(&self, kind: u16, flags: u16, bytes: u32) -> Writing {
-        structured(self.cookie, kind, flags, bytes)
     }
 }
 

@@ -160,7 +160,7 @@ impl Session {
     /// The disks there are; none where they are too many, or cannot be listed.
     ///
     /// Sent at once, so there should not be too many.
-    pub fn listed<'n>(&mut self, names: Option<impl Iterator<Item = &'n str>>) -> Vec<u8> {
+    pub fn listed(&mut self, names: Option<&[String]>) -> Vec<u8> {
         self.phase = Phase::Option;
         let Some(names) = names else {
             let text =

@@ -99,6 +99,12 @@ impl Config {
         Ok(config::read(file, Path::new(FILE))?)
     }
 
+    /// The first address, of HTTP or NBD, that other hosts reach.
+    pub(super) fn reached(&self) -> Option<SocketAddr> {
+        let mut addresses = [Some(self.listen), self.nbd.listen].into_iter().flatten();
+        addresses.find(|address| !address.ip().is_loopback())
+    }
+
     /// Refuses what nobody could serve with, or would not want to.
     ///
     /// # Errors
@@ -111,12 +117,12 @@ impl Config {
                     .to_owned(),
             ));
         }
-        if !self.plaintext && !self.tls.is_on() && !self.listen.ip().is_loopback() {
+        let reached = self.reached();
+        if let Some(address) = reached.filter(|_| !self.plaintext && !self.tls.is_on()) {
             return Err(Error::Setting(format!(
-                "{} can be reached from other hosts, and images and tokens would be sent there as plain \
+                "{address} can be reached from other hosts, and images and tokens would be sent there as plain \
                  text: give it a certificate (--tls-certificate, --tls-key), or say so with \
-                 --plaintext (plaintext = true) where the network is trusted",
-                self.listen
+                 --plaintext (plaintext = true) where the network is trusted"
             )));
         }
         // Certificates of hosts need TLS, so only tokens say who asks here.

@@ -17,15 +17,9 @@ struct Outcome {
     code: u16,
 }
 
-/// How a conversion ended.
+/// How a conversion, or a request of an NBD client, ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Conversion {
-    outcome: &'static str,
-}
-
-/// How a request of an NBD client ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NbdOutcome {
+struct Ended {
     outcome: &'static str,
 }
 
@@ -48,25 +42,24 @@ struct Metrics {
     connections_refused: Counter,
     connections_silent: Counter,
     handshakes_failed: Counter,
-    conversions: Family<Conversion, Counter>,
+    conversions: Family<Ended, Counter>,
     conversions_running: Gauge,
     conversions_refused: Family<Why, Counter>,
-    nbd_requests: Family<NbdOutcome, Counter>,
+    nbd_requests: Family<Ended, Counter>,
     nbd_sent_bytes: Counter,
     nbd_connections: Gauge,
 }
 
-/// A connection that is open; counted until it is dropped.
+/// Something that goes on; counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Open(Measured);
+pub(super) struct Counted(Gauge);
 
-/// A connection of an NBD client that is open; counted until it is dropped.
+/// A conversion that runs.
 #[derive(Debug)]
-pub(super) struct NbdOpen(Measured);
-
-/// A conversion that runs; counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Converting(Measured);
+pub(super) struct Converting {
+    measured: Measured,
+    _running: Counted,
+}
 
 impl Measured {
     /// With everything in that registry.
@@ -171,8 +164,10 @@ impl Measured {
     }
 
     pub(super) fn conversion_begins(&self) -> Converting {
-        self.0.conversions_running.inc();
-        Converting(self.clone())
+        Converting {
+            measured: self.clone(),
+            _running: Counted::of(&self.0.conversions_running),
+        }
     }
 
     pub(super) fn conversion_refused(&self, why: Refused) {
@@ -181,7 +176,7 @@ impl Measured {
     }
 
     pub(super) fn nbd_answered(&self, outcome: &'static str) {
-        let outcome = NbdOutcome { outcome };
+        let outcome = Ended { outcome };
         self.0.nbd_requests.get_or_create(&outcome).inc();
     }
 
@@ -189,39 +184,32 @@ impl Measured {
         self.0.nbd_sent_bytes.inc_by(bytes);
     }
 
-    pub(super) fn nbd_opened(&self) -> NbdOpen {
-        self.0.nbd_connections.inc();
-        NbdOpen(self.clone())
+    pub(super) fn nbd_opened(&self) -> Counted {
+        Counted::of(&self.0.nbd_connections)
     }
 
-    pub(super) fn opened(&self) -> Open {
-        self.0.connections.inc();
-        Open(self.clone())
+    pub(super) fn opened(&self) -> Counted {
+        Counted::of(&self.0.connections)
     }
 }
 
 impl Converting {
     pub(super) fn ends(self, is_made: bool) {
         let outcome = if is_made { "made" } else { "failed" };
-        let outcome = Conversion { outcome };
-        self.0.0.conversions.get_or_create(&outcome).inc();
+        let outcome = Ended { outcome };
+        self.measured.0.conversions.get_or_create(&outcome).inc();
     }
 }
 
-impl Drop for Converting {
-    fn drop(&mut self) {
-        self.0.0.conversions_running.dec();
+impl Counted {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
-impl Drop for NbdOpen {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.nbd_connections.dec();
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.0.connections.dec();
+        self.0.dec();
     }
 }

@@ -273,9 +273,7 @@ impl Config {
 }
 
 fn warn_about(config: &Config, served: &Served) {
-    let addresses = [Some(config.listen), config.nbd.listen];
-    let mut reached = addresses.iter().flatten();
-    let is_reached = reached.any(|address| !address.ip().is_loopback());
+    let is_reached = config.reached().is_some();
     match &served.tokens {
         None if !served.is_limited() && is_reached => tracing::warn!(
             "there is no token_file and no authority of hosts: whoever reaches the address can read every image"

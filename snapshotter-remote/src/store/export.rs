@@ -8,11 +8,12 @@ use std::{
 
 use disk::Digest;
 
-use super::{Store, layer, objects::Name};
+use super::{Store, objects::Name};
 use crate::{
     chunk::{self, ChunkId},
     error::{Error, Result},
     manifest::Manifest,
+    table,
 };
 
 impl Store {
@@ -44,12 +45,9 @@ impl Store {
         let stored = |id: ChunkId| self.objects.get(Name::Chunk(id), chunk::STORED_BYTES_MAX);
         manifest.flat_metadata.restore(stored, &mut out)?;
         for device in &manifest.devices {
-            let table = layer::table(&self.objects, device.table)?;
-            if table.blocks() != device.blocks {
-                let name = Name::Table(device.table);
-                let what = "it is of another length than its disk says";
-                return Err(Error::damaged(name.to_string(), what));
-            }
+            let name = Name::Table(device.table);
+            let bytes = self.objects.get(name, table::BYTES_MAX)?;
+            let table = device.open_table(&name.to_string(), &bytes)?;
             table.restore(stored, &mut out)?;
         }
         out.flush().map_err(Error::Write)

@@ -13,11 +13,15 @@ use crate::{
 /// Metadata and blobs, one behind the other, of a manifest that the store's key has signed.
 #[derive(Debug, Default)]
 pub struct FlatDisk {
-    pieces: Vec<Piece>,
-    /// The first block of each piece.
-    starts: Vec<u32>,
+    /// Each with its first block.
+    pieces: Vec<(u32, Piece)>,
     blocks: u32,
 }
+
+const _: () = assert!(
+    size_of::<(u32, Piece)>() == 44,
+    "so many bytes each takes, says docs/remote.md"
+);
 
 /// The piece that has a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +47,11 @@ impl FlatDisk {
         this.push(&manifest.flat_metadata)?;
         for device in &manifest.devices {
             let name = Name::Table(device.table);
-            let object = name.to_string();
-            let table = reader.get(name, table::BYTES_MAX)?;
-            let table = Table::open(&object, &table, device.table)?;
-            if table.blocks() != device.blocks {
-                let what = "it is of another length than its disk says";
-                return Err(Error::damaged(object, what));
-            }
-            this.push(&table)?;
+            let bytes = reader.get(name, table::BYTES_MAX)?;
+            this.push(&device.open_table(&name.to_string(), &bytes)?)?;
         }
+        // It stays as long as somebody has it open.
+        this.pieces.shrink_to_fit();
         Ok(this)
     }
 
@@ -69,11 +69,11 @@ impl FlatDisk {
     pub fn part(&self, offset: u64) -> Part {
         let block = offset / BLOCK_BYTES;
         let behind = self
-            .starts
-            .partition_point(|start| u64::from(*start) <= block);
+            .pieces
+            .partition_point(|(start, _)| u64::from(*start) <= block);
         let index = behind.checked_sub(1).expect("the first piece begins at 0");
-        let piece = self.pieces[index];
-        let before = offset - u64::from(self.starts[index]) * BLOCK_BYTES;
+        let (start, piece) = self.pieces[index];
+        let before = offset - u64::from(start) * BLOCK_BYTES;
         let left = (u64::from(piece.blocks()) * BLOCK_BYTES).checked_sub(before);
         Part {
             piece,
@@ -90,8 +90,7 @@ impl FlatDisk {
             });
         }
         for piece in table.pieces() {
-            self.pieces.push(*piece);
-            self.starts.push(self.blocks);
+            self.pieces.push((self.blocks, *piece));
             // No manifest has more.
             self.blocks += piece.blocks();
         }

@@ -99,7 +99,9 @@ impl Client {
 fn every_byte_of_a_disk_comes_as_it_is() {
     // With holes: a sparse file's.
     let (directory, chain_id, expected) = store_of(&layers());
-    let server = Server::start(&directory.path().join("store"), NBD);
+    let metrics = directory.path().join("metrics.sock");
+    let config = format!("{NBD}[metrics]\naddress = \"unix:{}\"\n", metrics.display());
+    let server = Server::start(&directory.path().join("store"), &config);
     let name = format!("sha256:{chain_id}");
     let mut client = Client::of(&server, &name).unwrap();
     let length = u64::try_from(expected.len()).unwrap();
@@ -120,6 +122,16 @@ fn every_byte_of_a_disk_comes_as_it_is() {
     assert!(other.read(0, whole) == (0, expected), "all at once");
     // What is wrong, or would write, ends nothing.
     assert_eq!(client.read(length, 1).0, 22);
+    // Who is answered again was counted before.
+    assert_eq!(other.read(length, 1).0, 22);
+    let page = metrics_of(&metrics);
+    for counted in [
+        format!("nbd_sent_bytes_total {}\n", 3 * length),
+        "nbd_connections 2\n".to_owned(),
+    ] {
+        let counted = format!("snapshotter_remote_store_{counted}");
+        assert!(page.contains(&counted), "{counted}{page}");
+    }
     client.ask(1, 0, 3);
     client.socket.write_all(b"xyz").unwrap();
     assert_eq!(client.hears(0).0, 1);
@@ -176,8 +188,8 @@ fn what_is_damaged_is_an_error_and_never_other_bytes() {
 #[test]
 fn more_than_may_be_are_closed_and_the_end_waits_for_answers() {
     let (directory, chain_id, expected) = store_of(&[layer(&[("x", &noise(2, 24 << 20))])]);
-    let one = format!("{NBD}connections_max = 2\n");
-    let mut server = Server::start(&directory.path().join("store"), &one);
+    let two = format!("{NBD}connections_max = 2\n");
+    let mut server = Server::start(&directory.path().join("store"), &two);
     let name = format!("sha256:{chain_id}");
     let mut idle = Client::of(&server, &name).unwrap();
     let mut busy = Client::of(&server, &name).unwrap();

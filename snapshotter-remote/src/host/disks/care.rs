@@ -310,11 +310,14 @@ impl Disks {
             left.push((directory.join(METADATA), gone.bytes > before));
         }
         // Not before: blobs take long, and a disk may have been mounted meanwhile.
-        let sources = sources_of_mounts()?;
+        let sources = match sweep {
+            Sweep::Remove => sources_of_mounts()?,
+            Sweep::Count => BTreeSet::new(),
+        };
         for (metadata, mut has_less) in left {
             // Before it goes it is unmounted, if it can be.
             if let Ok(about) = fs::metadata(&metadata)
-                && (sweep == Sweep::Count || !sources.contains(&metadata))
+                && !sources.contains(&metadata)
             {
                 let bytes = about.blocks() * 512;
                 gone.bytes += bytes;

@@ -143,7 +143,7 @@ fn what_is_not_there_is_told_and_others_are_asked_for() {
         assert_eq!(sent[12..16], kind.to_be_bytes());
         assert!(sent.len() > 20, "with a text");
         assert_eq!(take(&mut session, &option(3, b"")), Event::List);
-        let listed = session.listed(Some(["one", "two"].into_iter()));
+        let listed = session.listed(Some(&["one", "two"].map(str::to_owned)));
         let expected = [
             replied(3, 2, b"\0\0\0\x03one"),
             replied(3, 2, b"\0\0\0\x03two"),
@@ -157,7 +157,7 @@ fn what_is_not_there_is_told_and_others_are_asked_for() {
 fn too_many_disks_are_told_as_such() {
     let mut session = haggling(Security::Plain);
     assert_eq!(take(&mut session, &option(3, b"")), Event::List);
-    let listed = session.listed(None::<std::iter::Empty<&str>>);
+    let listed = session.listed(None);
     assert_eq!(listed[12..16], ((1_u32 << 31) + 9).to_be_bytes());
     assert_eq!(session.wants(), 16);
 }

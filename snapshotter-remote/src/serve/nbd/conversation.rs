@@ -149,11 +149,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             let Some(wanted) = self.wanted().await? else {
                 return Ok(Ended::Over);
             };
-            let mut event = self.session.take(&self.buffer[..wanted]);
-            if let Event::Find(name) = &event {
-                let name = name.clone();
-                event = self.find(&name).await;
-            }
+            let event = match self.session.take(&self.buffer[..wanted]) {
+                Event::Find(name) => self.find(&name).await,
+                event => event,
+            };
             match event {
                 Event::More | Event::Find(_) => {}
                 Event::Send(answer) => self.send(&answer).await?,
@@ -164,8 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 Event::List => {
                     let _answering = self.around.traffic.begin();
                     let names = self.around.exports.list().await;
-                    let names = names.as_ref().map(|names| names.iter().map(String::as_str));
-                    let answer = self.session.listed(names);
+                    let answer = self.session.listed(names.as_deref());
                     self.send(&answer).await?;
                 }
                 Event::Read(read) => self.read(read).await?,
@@ -203,17 +201,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             in_time(timeout(silence, socket.read_exact(&mut buffer[count..])).await)?;
             Ok(Some(wanted))
         };
-        let late = async {
-            match is_transmitting {
-                true => std::future::pending().await,
-                false => sleep_until(around.chosen_by).await,
-            }
-        };
         tokio::select! {
             // Who always has something to say is not heard for ever.
             biased;
             () = around.shutdown.clone().wait() => Ok(None),
-            () = late => Err(io::ErrorKind::TimedOut.into()),
+            () = sleep_until(around.chosen_by), if !is_transmitting => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
             read = read => read,
         }
     }
