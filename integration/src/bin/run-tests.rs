@@ -2,13 +2,14 @@
 //! this package, of which two run side by side, one that computes and one that waits, as long as
 //! there are both.
 //!
-//! What failed is shown again at the end. The last line is `N passed, N failed, N skipped`; it exits
-//! with 1 when anything failed.
+//! It does not begin where a disk has no room for it. What failed is shown again at the end. The last
+//! line is `N passed, N failed, N skipped`; it exits with 1 when anything failed.
 
 #![expect(clippy::print_stdout, reason = "this program is its output")]
 
 use std::{
     collections::VecDeque,
+    env,
     io::{self, BufRead, BufReader},
     mem,
     path::Path,
@@ -19,7 +20,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use integration::{skip::SKIPS_FILE, sweep::sweep_abandoned};
+use integration::{cache, skip::SKIPS_FILE, sweep::sweep_abandoned};
+use nix::sys::statvfs::statvfs;
 
 /// What cargo is asked first, in this order: what is quick fails first.
 const FIRST: &[&[&str]] = &[
@@ -77,6 +79,10 @@ const SHOWN_AGAIN: usize = 12;
 fn main() -> Result<ExitCode> {
     // What a run that was killed has left would be counted as this one's leaks.
     sweep_abandoned()?;
+    // This program is where cargo builds.
+    for place in [env::current_exe()?, cache::directory()?, env::temp_dir()] {
+        has_room(&place)?;
+    }
     let skips = tempfile::NamedTempFile::new()?;
     let mut counts = Counts::default();
     for words in FIRST {
@@ -106,6 +112,25 @@ fn main() -> Result<ExitCode> {
     })?;
     counts.add_all(run_program("traces", skips.path())?);
     sum_up(counts, skips.path())
+}
+
+/// What a whole run writes at most: test programs, images and disks of the tests, in bytes.
+const ROOM: u64 = ROOM_GIB << 30;
+const ROOM_GIB: u64 = 12;
+
+/// A disk that gets full in the middle makes every test after that fail, for nothing that it is there to find.
+fn has_room(place: &Path) -> Result<()> {
+    let about =
+        statvfs(place).with_context(|| format!("asking how much room {} has", place.display()))?;
+    let free = about.blocks_available() * about.fragment_size();
+    ensure!(
+        free >= ROOM,
+        "the disk of {} has {} MiB free, and the tests need {ROOM_GIB} GiB: make room there, or name other \
+         places by CARGO_TARGET_DIR, POUCH_CACHE and TMPDIR",
+        place.display(),
+        free >> 20
+    );
+    Ok(())
 }
 
 /// How the test programs of this package are run.
