@@ -113,9 +113,6 @@ pub(super) struct Containerd {
     /// Its namespace: that of CRI is k8s.io.
     #[arg(short, long, default_value = "default")]
     pub(super) namespace: String,
-    /// The name under which it has this daemon as a proxy plug-in.
-    #[arg(long, value_name = "NAME", default_value = "remote")]
-    pub(super) snapshotter: String,
     /// For which machines: OS/ARCHITECTURE. This machine's, unless said.
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<Platform>,
@@ -128,6 +125,9 @@ pub(super) struct PullImage {
     pub(super) image: ImageName,
     #[command(flatten)]
     pub(super) containerd: Containerd,
+    /// The name under which containerd has this daemon as a proxy plug-in.
+    #[arg(long, value_name = "NAME", default_value = "remote")]
+    pub(super) snapshotter: String,
     #[command(flatten)]
     pub(super) registries: Registries,
 }

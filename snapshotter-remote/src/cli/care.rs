@@ -9,12 +9,11 @@ use super::{
     arguments::{ChainId, GcHost, VerifyHost, Warm},
     bytes,
     daemon::Daemon,
-    host::{config, of_image},
+    host::{config, place},
     out,
 };
 use crate::{
     error::{Error, Result},
-    image::Access,
     pull::chain_of_image,
 };
 
@@ -28,7 +27,7 @@ pub(super) fn warm(asked: &Warm) -> Result<ExitCode> {
                 let image = name.parse().map_err(|what| {
                     Error::Setting(format!("{name:?} is no chainID (sha256:...), and {what}"))
                 })?;
-                chain_of_image(&of_image(image, &asked.containerd, Access::default()))?
+                chain_of_image(&place(image, &asked.containerd))?
             }
         };
         let last = warm_one(&daemon, chain_id)?;

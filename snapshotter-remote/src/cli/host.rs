@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     Result, host,
-    image::{Access, ImageName, Platform},
-    pull::{self, Pull},
+    image::{ImageName, Platform},
+    pull::{self, Place, Pull},
 };
 
 /// `snapshotter-remote serve`.
@@ -49,11 +49,11 @@ fn override_by(config: &mut host::Config, asked: &HostServe) {
 
 /// `snapshotter-remote pull`.
 pub(super) fn pull(asked: &PullImage) -> Result<ExitCode> {
-    let pulled = pull::pull(&of_image(
-        asked.image.clone(),
-        &asked.containerd,
-        asked.registries.access(),
-    ))?;
+    let pulled = pull::pull(&Pull {
+        place: place(asked.image.clone(), &asked.containerd),
+        snapshotter: asked.snapshotter.clone(),
+        access: asked.registries.access(),
+    })?;
     let layers = pulled.known + pulled.ready + pulled.unpacked;
     let plural = if layers == 1 { "" } else { "s" };
     let mut text = format!(
@@ -78,14 +78,12 @@ pub(super) fn pull(asked: &PullImage) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn of_image(image: ImageName, of: &Containerd, access: Access) -> Pull {
-    Pull {
+pub(super) fn place(image: ImageName, of: &Containerd) -> Place {
+    Place {
         image,
         containerd: of.containerd.clone(),
         namespace: of.namespace.clone(),
-        snapshotter: of.snapshotter.clone(),
         platform: of.platform.clone().unwrap_or_else(Platform::host),
-        access,
     }
 }
 

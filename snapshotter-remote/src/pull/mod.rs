@@ -14,4 +14,4 @@ mod layers;
 mod registry;
 mod run;
 
-pub use run::{Pull, Pulled, chain_of_image, pull};
+pub use run::{Place, Pull, Pulled, chain_of_image, pull};

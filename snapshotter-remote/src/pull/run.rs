@@ -21,19 +21,26 @@ use crate::{
     signature::digest,
 };
 
-/// What is asked for.
+/// An image in containerd.
 #[derive(Debug, Clone)]
-pub struct Pull {
+pub struct Place {
     /// The image.
     pub image: ImageName,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// Its namespace.
     pub namespace: String,
-    /// The name it has for our daemon.
-    pub snapshotter: String,
     /// For which machines.
     pub platform: Platform,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// What comes where.
+    pub place: Place,
+    /// The name that containerd has for our daemon.
+    pub snapshotter: String,
     /// How its registry is asked.
     pub access: Access,
 }
@@ -69,12 +76,13 @@ struct Documents {
 /// [`Error::Registry`] and [`Error::Image`] for what the registry answers; [`Error::Setting`] for what containerd does.
 pub fn pull(asked: &Pull) -> Result<Pulled> {
     // It ends outside of the event loop: it has one of its own.
-    let client = image::Registry::of(asked.image.clone(), &asked.access)?;
+    let client = image::Registry::of(asked.place.image.clone(), &asked.access)?;
     let registry = Registry::new(client);
     runtime()?.block_on(async {
-        let documents = Documents::of(&registry, &asked.platform).await?;
+        let documents = Documents::of(&registry, &asked.place.platform).await?;
         let lease = lease_id();
-        let containerd = Containerd::connect(&asked.containerd, &asked.namespace).await?;
+        let containerd =
+            Containerd::connect(&asked.place.containerd, &asked.place.namespace).await?;
         let containerd = containerd.with_lease(&lease).await?;
         let pulled = Box::pin(put(asked, &containerd, &registry, documents)).await;
         let ended = containerd.end_lease(&lease).await;
@@ -88,7 +96,7 @@ pub fn pull(asked: &Pull) -> Result<Pulled> {
 ///
 /// # Errors
 /// [`Error::Setting`] when it has none of that name, or only part of it.
-pub fn chain_of_image(asked: &Pull) -> Result<Digest> {
+pub fn chain_of_image(asked: &Place) -> Result<Digest> {
     runtime()?.block_on(async {
         let name = asked.image.to_string();
         let containerd = Containerd::connect(&asked.containerd, &asked.namespace).await?;
