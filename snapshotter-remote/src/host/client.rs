@@ -553,6 +553,8 @@ pub(super) mod tests {
         net::{SocketAddr, TcpListener},
     };
 
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
     use super::*;
 
     /// Answers so many requests, each on a connection of its own: their first lines.
@@ -641,13 +643,28 @@ pub(super) mod tests {
     }
 
     fn asks(address: SocketAddr) -> Result<Option<Vec<u8>>> {
+        asks_and_counts(address, &Measured::default())
+    }
+
+    fn asks_and_counts(address: SocketAddr, measured: &Measured) -> Result<Option<Vec<u8>>> {
         let config = StoreConfig {
             urls: vec![format!("http://{address}")],
             ..StoreConfig::default()
         };
-        let client = Client::new(&config, Measured::default()).unwrap();
+        let client = Client::new(&config, measured.clone()).unwrap();
         let patience = (Patience::Once, Way::Usual);
         client.get(Name::Table([0xab; 32]), 10, patience)
+    }
+
+    /// How many answers were gone on with, as an operator is told.
+    fn resumed(measured: &Measured) -> String {
+        let mut registry = Registry::default();
+        measured.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let mut lines = text.lines();
+        let count = lines.find_map(|line| line.strip_prefix("transfers_resumed_total "));
+        count.unwrap().to_owned()
     }
 
     /// An answer that says that it has so many bytes.
@@ -675,7 +692,10 @@ pub(super) mod tests {
             part(4, "45"),
             part(6, "6789"),
         ]);
-        assert_eq!(asks(store).unwrap().unwrap(), b"0123456789");
+        let measured = Measured::default();
+        let whole = asks_and_counts(store, &measured).unwrap().unwrap();
+        assert_eq!(whole, b"0123456789");
+        assert_eq!(resumed(&measured), "2");
         let asked = served.join().unwrap();
         assert!(!asked[0].contains("range: "), "{asked:?}");
         for (head, from) in [(&asked[1], 4), (&asked[2], 6)] {
