@@ -9,17 +9,14 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::fd::memfd;
 use crate::pre_content::FileId;
+use crate::shared_slots::SharedSlots;
 
 /// Room for one event with its range (48 bytes), and not for two.
 pub(crate) const EVENT_BYTES: usize = 64;
-
-const SLOT_WORDS: usize = 16;
 
 /// Where the file stands.
 const DEVICE: usize = 8;
@@ -31,19 +28,11 @@ const RANGE: u8 = 6;
 /// `FANOTIFY_METADATA_VERSION` of linux/fanotify.h.
 const VERSION: u8 = 3;
 
-/// The journal, mapped. Its pages are there and are not swapped out, so that the kernel never has to wait for one while it
-/// writes an event into it.
+/// The journal, mapped.
 #[derive(Debug)]
 pub struct EventJournal {
-    memory: OwnedFd,
-    base: *mut AtomicU64,
-    slots: usize,
+    slots: SharedSlots,
 }
-
-// SAFETY: the mapping belongs to the value, and everybody looks at it by atomic loads and stores.
-unsafe impl Send for EventJournal {}
-// SAFETY: as above.
-unsafe impl Sync for EventJournal {}
 
 /// An event that a process had read and not answered when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +60,8 @@ impl EventJournal {
     /// # Errors
     /// ENOMEM, among others, when it is more than RLIMIT_MEMLOCK allows.
     pub fn new(slots: usize) -> io::Result<Self> {
-        let memory = memfd(c"fanotify-journal")?;
-        let bytes = slots * SLOT_WORDS * 8;
-        nix::unistd::ftruncate(&memory, i64::try_from(bytes).map_err(io::Error::other)?)?;
-        Self::open(memory)
+        let slots = SharedSlots::new(c"fanotify-journal", slots)?;
+        Ok(Self { slots })
     }
 
     /// The one that another process made.
@@ -82,25 +69,14 @@ impl EventJournal {
     /// # Errors
     /// As [`EventJournal::new`], and `InvalidData` for a file that is none.
     pub fn open(memory: OwnedFd) -> io::Result<Self> {
-        let length = nix::sys::stat::fstat(&memory)?.st_size;
-        let length = usize::try_from(length).map_err(io::Error::other)?;
-        let slots = length / (SLOT_WORDS * 8);
-        if slots == 0 || length % (SLOT_WORDS * 8) != 0 {
-            let why = "it is no journal of events";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        }
-        let base = map(&memory, length)?;
-        Ok(Self {
-            memory,
-            base: base.cast(),
-            slots,
-        })
+        let slots = SharedSlots::open(memory)?;
+        Ok(Self { slots })
     }
 
     /// How many events it has room for.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.slots
+        self.slots.len()
     }
 
     /// Says that an event was answered, or was none: its slot is free. A process that is killed in between leaves an event of
@@ -126,7 +102,7 @@ impl EventJournal {
                 file: (inode != 0).then_some(FileId { device, inode }),
             })
         };
-        (0..self.slots).filter_map(owed).collect()
+        (0..self.slots()).filter_map(owed).collect()
     }
 
     /// Writes down which file an event is of.
@@ -138,7 +114,7 @@ impl EventJournal {
 
     /// Where the kernel writes an event: [`EVENT_BYTES`].
     pub(crate) fn place(&self, slot: usize) -> *mut c_void {
-        self.words(slot).as_ptr().cast_mut().cast()
+        self.slots.place(slot)
     }
 
     /// What is in a slot that is not free.
@@ -161,61 +137,12 @@ impl EventJournal {
     }
 
     fn words(&self, slot: usize) -> &[AtomicU64] {
-        assert!(slot < self.slots, "a slot of this journal");
-        // SAFETY: the slot lies within the mapping.
-        let first = unsafe { self.base.add(slot * SLOT_WORDS) };
-        // SAFETY: the mapping is aligned, stays as long as `self`, and whoever writes to it does so by atomics, or is the
-        // kernel in a read(2) of the process that uses the slot.
-        unsafe { std::slice::from_raw_parts(first, SLOT_WORDS) }
+        self.slots.words(slot)
     }
 }
 
 impl AsFd for EventJournal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
-    }
-}
-
-impl Drop for EventJournal {
-    fn drop(&mut self) {
-        // SAFETY: it was mapped with that length by `map`, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.base.cast(), self.slots * SLOT_WORDS * 8) };
-    }
-}
-
-/// All of it, shared, its pages held in memory.
-fn map(memory: &OwnedFd, length: usize) -> io::Result<*mut c_void> {
-    use nix::sys::mman::{MapFlags, ProtFlags, mlock, mmap};
-
-    let length = NonZeroUsize::new(length).expect("it has slots");
-    let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
-    // SAFETY: a new mapping at a place that the kernel chooses.
-    let base = unsafe { mmap(None, length, rights, flags, memory, 0) }?;
-    // SAFETY: the range is the mapping that was just made.
-    let locked = unsafe { mlock(base, length.get()) };
-    if let Err(errno) = locked {
-        // SAFETY: as above; nobody has seen it yet.
-        unsafe { libc::munmap(base.as_ptr(), length.get()) };
-        return Err(errno.into());
-    }
-    Ok(base.as_ptr())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_journal_is_opened_as_one() {
-        let memory = memfd(c"another").unwrap();
-        for length in [0, 100] {
-            nix::unistd::ftruncate(&memory, length).unwrap();
-            let error = EventJournal::open(memory.try_clone().unwrap()).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        }
-        nix::unistd::ftruncate(&memory, 256).unwrap();
-        let journal = EventJournal::open(memory).unwrap();
-        assert_eq!((journal.slots(), journal.owed()), (2, Vec::new()));
+        self.slots.as_fd()
     }
 }
