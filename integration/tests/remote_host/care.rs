@@ -13,7 +13,7 @@ use integration::{
 
 use super::{
     faults::damage,
-    host::{Host, has_pre_content},
+    host::{BackEnd, Host},
     lazy::{metric, only_read, told},
     truth::Truth,
 };
@@ -134,9 +134,8 @@ fn check_gc(host: &Host, truth: &Truth, layer: &str, chain_id: &str) -> Result<(
     host.remove(&["d", layer])
 }
 
-#[test]
-fn disks_are_fetched_verified_and_taken_away_when_an_operator_asks() {
-    if !has_pre_content() {
+fn check_care(by: BackEnd) {
+    if !by.is_there() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -144,11 +143,21 @@ fn disks_are_fetched_verified_and_taken_away_when_an_operator_asks() {
     let store = Store::with_images(&[Image::Debian]).unwrap();
     let truth = Truth::of(&store).unwrap();
     let chain_id = store.chain_ids[0].clone();
-    let host = Host::of(store, &only_read(&metrics)).unwrap();
+    let host = Host::of(store, &only_read(by, &metrics)).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     check_warm(&host, &metrics, &chain_id).unwrap();
     check_verify(&host, &metrics, &truth, &layer, &chain_id).unwrap();
     check_gc(&host, &truth, &layer, &chain_id).unwrap();
     truth.end().unwrap();
     host.finish().unwrap();
+}
+
+#[test]
+fn disks_are_fetched_verified_and_taken_away_when_an_operator_asks() {
+    check_care(BackEnd::Lazy);
+}
+
+#[test]
+fn disks_that_are_asked_for_by_fuse_are_as_well() {
+    check_care(BackEnd::Fuse);
 }

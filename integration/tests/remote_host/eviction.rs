@@ -25,7 +25,7 @@ use integration::{
 use sys::page_cache::extents_of;
 
 use super::{
-    host::{Host, has_pre_content},
+    host::{BackEnd, Host, has_pre_content},
     kills::{self, Done},
     lazy::{is_input_output_error, metric, only_read, told},
     truth::Truth,
@@ -38,9 +38,9 @@ const CACHE_BYTES: u64 = 24 << 20;
 const CHUNKS: u64 = 600;
 
 /// What is added to the configuration.
-fn within(metrics: &Path, more: &str) -> String {
-    let cache = format!("[cache]\nmax_bytes = {CACHE_BYTES}\n{more}");
-    only_read(metrics) + &cache
+fn within(by: BackEnd, metrics: &Path) -> String {
+    let cache = format!("[cache]\nmax_bytes = {CACHE_BYTES}\n");
+    only_read(by, metrics) + &cache
 }
 
 /// Files of the image are read while `meanwhile` runs.
@@ -97,8 +97,13 @@ fn check_lazily(host: &Host, truth: &Truth, metrics: &Path, mounted: &Mounted) -
 }
 
 /// Of one that is whole, and watched no more, under the same mount.
-fn check_whole(host: &mut Host, truth: &Truth, metrics: &Path, mounted: &Mounted) -> Result<()> {
-    let all = host.store.config(&host.address) + &only_read(metrics);
+fn check_whole(
+    host: &mut Host,
+    truth: &Truth,
+    (by, metrics): (BackEnd, &Path),
+    mounted: &Mounted,
+) -> Result<()> {
+    let all = host.store.config(&host.address) + &only_read(by, metrics);
     let all = all.replace("complete_mebibytes = 0", "complete_after_seconds = 0");
     host.snapshotter.stop()?;
     host.snapshotter.start_again_with(&all)?;
@@ -110,7 +115,7 @@ fn check_whole(host: &mut Host, truth: &Truth, metrics: &Path, mounted: &Mounted
             .then_some(()))
     })?;
     host.snapshotter.stop()?;
-    let config = host.store.config(&host.address) + &within(metrics, "");
+    let config = host.store.config(&host.address) + &within(by, metrics);
     host.snapshotter.start_again_with(&config)?;
     while_read(truth, mounted, |_| until_gone(metrics, CHUNKS))
 }
@@ -148,26 +153,35 @@ fn check_pinned(host: &Host, truth: &Truth, metrics: &Path, mounted: &Mounted) -
     while_read(truth, mounted, |_| until_gone(metrics, 1))
 }
 
-#[test]
-fn what_goes_under_readers_is_fetched_again_and_never_read_as_zeros() {
-    if !has_pre_content() {
+fn check_gone(by: BackEnd) {
+    if !by.is_there() {
         return;
     }
     let metrics = tempfile::tempdir().unwrap();
     let metrics = metrics.path().join("metrics");
     let store = Store::with_images(&[Image::Debian]).unwrap();
     let truth = Truth::of(&store).unwrap();
-    let mut host = Host::of(store, &within(&metrics, "")).unwrap();
+    let mut host = Host::of(store, &within(by, &metrics)).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     let mounted = host.mount("a", &layer).unwrap();
     check_places(&host, &truth, &mounted).unwrap();
     check_lazily(&host, &truth, &metrics, &mounted).unwrap();
-    check_whole(&mut host, &truth, &metrics, &mounted).unwrap();
+    check_whole(&mut host, &truth, (by, &metrics), &mounted).unwrap();
     check_pinned(&host, &truth, &metrics, &mounted).unwrap();
     truth.end().unwrap();
     mounted.unmount().unwrap();
     host.remove(&["a", &layer]).unwrap();
     host.finish().unwrap();
+}
+
+#[test]
+fn what_goes_under_readers_is_fetched_again_and_never_read_as_zeros() {
+    check_gone(BackEnd::Lazy);
+}
+
+#[test]
+fn what_goes_while_it_is_asked_for_by_fuse_is_fetched_again_and_never_read_as_zeros() {
+    check_gone(BackEnd::Fuse);
 }
 
 /// More of the image than there is room for.
@@ -238,7 +252,7 @@ fn on_a_full_disk_something_goes_before_who_reads_is_told_of_an_error() {
     let store = Store::with_images(&[Image::Debian]).unwrap();
     let truth = Truth::of(&store).unwrap();
     let root = disk.path().join("root");
-    let host = Host::at(store, &only_read(&metrics), Some(root)).unwrap();
+    let host = Host::at(store, &only_read(BackEnd::Lazy, &metrics), Some(root)).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     let mounted = host.mount("c", &layer).unwrap();
     assert_eq!(read_until_refused(&truth, &mounted).unwrap(), None);

@@ -18,7 +18,7 @@ use sys::Kernel;
 use tonic::Code;
 
 /// What containerd says of the layer that it is about to unpack.
-const TARGET: &str = "containerd.io/snapshot.ref";
+pub(crate) const TARGET: &str = "containerd.io/snapshot.ref";
 
 pub(crate) struct Host {
     pub(crate) store: Store,
@@ -131,12 +131,43 @@ impl Host {
     }
 }
 
+/// A back end by which disks are fetched while they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackEnd {
+    /// By events.
+    Lazy,
+    /// By requests.
+    Fuse,
+}
+
+impl BackEnd {
+    /// As it is pinned.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Lazy => "lazy",
+            Self::Fuse => "fuse",
+        }
+    }
+
+    /// Whether this kernel has it.
+    pub(crate) fn is_there(self) -> bool {
+        match self {
+            Self::Lazy => has_pre_content(),
+            Self::Fuse => has("5.16", (5, 16)),
+        }
+    }
+}
+
 /// Whether the kernel tells of reads, so that they can be answered one by one.
 pub(crate) fn has_pre_content() -> bool {
-    let has = Kernel::running().is_ok_and(|kernel| kernel.at_least(6, 14));
+    has("6.14", (6, 14))
+}
+
+fn has(shown: &str, (major, minor): (u32, u32)) -> bool {
+    let has = Kernel::running().is_ok_and(|kernel| kernel.at_least(major, minor));
     if !has {
         let what = "remote_host: disks that are fetched while they are read";
-        skip(what, "the kernel is older than 6.14");
+        skip(what, &format!("the kernel is older than {shown}"));
     }
     has
 }

@@ -17,7 +17,7 @@ use integration::{
 };
 
 use super::{
-    host::{Host, has_pre_content},
+    host::{BackEnd, Host},
     truth::Truth,
 };
 
@@ -144,7 +144,7 @@ fn number_from(variable: &str) -> Result<Option<u64>> {
     number.transpose()
 }
 
-fn kills() -> Result<()> {
+fn kills(by: BackEnd) -> Result<()> {
     let times = usize::try_from(number_from(KILLS)?.unwrap_or(KILLS_DEFAULT))?;
     ensure!(times > 0, "{KILLS}=0 would test nothing");
     let mut store = Store::with_images(&[Image::Debian])?;
@@ -154,8 +154,9 @@ fn kills() -> Result<()> {
     let mut pauses_ms = Vec::new();
     let mut debts = 0;
     while pauses_ms.len() < times {
-        let config = "[attach]\nkind = \"lazy\"\ncomplete_mebibytes = 0\n";
-        let host = Host::of(store, config)?;
+        let kind = by.name();
+        let config = format!("[attach]\nkind = \"{kind}\"\ncomplete_mebibytes = 0\n");
+        let host = Host::of(store, &config)?;
         let layer = host.pull("extract")?.context("it is no disk")?;
         let mounted = host.mount("c", &layer)?;
         let left = (times - pauses_ms.len()).min(KILLS_OF_A_HOST);
@@ -180,8 +181,14 @@ fn kills() -> Result<()> {
 
 #[test]
 fn the_daemon_is_killed_while_files_are_read_and_nobody_notices() {
-    if !has_pre_content() {
-        return;
+    if BackEnd::Lazy.is_there() {
+        kills(BackEnd::Lazy).unwrap();
     }
-    kills().unwrap();
+}
+
+#[test]
+fn the_daemon_is_killed_while_it_is_asked_by_fuse_and_nobody_notices() {
+    if BackEnd::Fuse.is_there() {
+        kills(BackEnd::Fuse).unwrap();
+    }
 }

@@ -26,7 +26,7 @@ use nix::{
 
 use super::{
     faults::damage,
-    host::{Host, has_pre_content, program},
+    host::{BackEnd, Host, program},
     truth::{Truth, read_anew},
 };
 
@@ -34,10 +34,11 @@ use super::{
 const FIRST_WORK_PERCENT: u64 = 7;
 
 /// What is added to `[store]`: only what is read is fetched.
-pub(super) fn only_read(metrics: &Path) -> String {
+pub(super) fn only_read(by: BackEnd, metrics: &Path) -> String {
     format!(
-        "[attach]\nkind = \"lazy\"\ncomplete_mebibytes = 0\nread_ahead_chunks = 0\n\
+        "[attach]\nkind = \"{}\"\ncomplete_mebibytes = 0\nread_ahead_chunks = 0\n\
          [prefetch]\nrecord_seconds = 0\nmebibytes = 0\n[metrics]\naddress = \"unix:{}\"\n",
+        by.name(),
         metrics.display()
     )
 }
@@ -150,9 +151,14 @@ fn check_other_back_end(host: &mut Host, truth: &Truth, layer: &str) -> Result<(
     mounted.unmount()
 }
 
-/// What nobody has read comes by itself; then the daemon is needed no more.
-fn check_completed(host: &mut Host, truth: &Truth, metrics: &Path, layer: &str) -> Result<()> {
-    let config = host.store.config(&host.address) + &only_read(metrics);
+/// What nobody has read comes by itself; then the store is needed no more, nor the daemon where nobody is given bytes by it.
+fn check_completed(
+    host: &mut Host,
+    truth: &Truth,
+    (by, metrics): (BackEnd, &Path),
+    layer: &str,
+) -> Result<()> {
+    let config = host.store.config(&host.address) + &only_read(by, metrics);
     let config = config.replace("complete_mebibytes = 0", "complete_after_seconds = 0");
     host.snapshotter.stop()?;
     host.snapshotter.start_again_with(&config)?;
@@ -165,33 +171,48 @@ fn check_completed(host: &mut Host, truth: &Truth, metrics: &Path, layer: &str) 
     until("nothing is watched", SOON, Sources::none(), || {
         Ok((metric(metrics, "blobs_watched")? == 0).then_some(()))
     })?;
-    host.snapshotter.kill9()?;
+    host.stop_store()?;
+    if by == BackEnd::Lazy {
+        host.snapshotter.kill9()?;
+    }
     for file in truth.files("usr/bin")?.iter().step_by(7) {
         truth.check(mounted.point(), file, 0, 1 << 20)?;
     }
-    host.snapshotter.start_again()?;
+    host.start_store()?;
+    if by == BackEnd::Lazy {
+        host.snapshotter.start_again()?;
+    }
     mounted.unmount()
 }
 
-#[test]
-fn what_is_read_is_fetched_once_and_the_rest_by_and_by() {
-    if !has_pre_content() {
+fn check_fetched(by: BackEnd) {
+    if !by.is_there() {
         return;
     }
     let metrics = tempfile::tempdir().unwrap();
     let metrics = metrics.path().join("metrics");
     let store = Store::with_images(&[Image::Debian]).unwrap();
     let truth = Truth::of(&store).unwrap();
-    let mut host = Host::of(store, &only_read(&metrics)).unwrap();
+    let mut host = Host::of(store, &only_read(by, &metrics)).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     check_first_work(&host, &metrics, &layer).unwrap();
     check_without_store(&mut host, &truth, &metrics, &layer).unwrap();
     check_other_back_end(&mut host, &truth, &layer).unwrap();
-    check_completed(&mut host, &truth, &metrics, &layer).unwrap();
+    check_completed(&mut host, &truth, (by, &metrics), &layer).unwrap();
     truth.end().unwrap();
     host.remove(&["first", "second", "third", "fourth", "fifth", &layer])
         .unwrap();
     host.finish().unwrap();
+}
+
+#[test]
+fn what_is_read_is_fetched_once_and_the_rest_by_and_by() {
+    check_fetched(BackEnd::Lazy);
+}
+
+#[test]
+fn what_is_asked_for_by_fuse_is_fetched_once_and_the_rest_by_and_by() {
+    check_fetched(BackEnd::Fuse);
 }
 
 pub(super) fn is_input_output_error(read: Result<Vec<u8>>) -> Result<()> {
@@ -258,22 +279,33 @@ fn kill_both(host: &Host) -> Result<()> {
     for_end_of(holder, SOON)
 }
 
-/// What was mounted then is said, and what is mounted after that is watched.
-fn check_both(host: &Host) -> Result<()> {
+/// What the log says of a disk for which nobody was there.
+fn said_of(by: BackEnd) -> &'static str {
+    match by {
+        BackEnd::Lazy => "may have read zeros",
+        BackEnd::Fuse => "are told of errors",
+    }
+}
+
+/// What was mounted then is said, and what is mounted after that is watched, or served.
+fn check_both(host: &Host, by: BackEnd, mounted: &Mounted) -> Result<()> {
     kill_both(host)?;
+    if by == BackEnd::Fuse {
+        is_input_output_error(busybox(mounted))?;
+    }
     host.snapshotter.start_again()?;
-    ensure!(host.log()?.contains("may have read zeros"));
+    ensure!(host.log()?.contains(said_of(by)));
     Ok(())
 }
 
 /// Also of a disk that cannot be verified any more.
-fn check_both_and_the_manifest(host: &Host) -> Result<()> {
+fn check_both_and_the_manifest(host: &Host, by: BackEnd) -> Result<()> {
     kill_both(host)?;
     for disk in host.cached("disks")? {
         fs::write(disk.join("manifest"), "damaged")?;
     }
     host.snapshotter.start_again()?;
-    let told = host.log()?.matches("may have read zeros").count();
+    let told = host.log()?.matches(said_of(by)).count();
     ensure!(told == 2, "told {told} times");
     Ok(())
 }
@@ -327,23 +359,32 @@ fn check_removed(host: &Host) -> Result<()> {
     mounted.unmount()
 }
 
-#[test]
-fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
-    if !has_pre_content() {
+/// Which back end the daemon has, as its log says.
+fn mounted_by(host: &Host) -> Result<String> {
+    let log = host.log()?;
+    let line = log.lines().find(|line| line.contains("disks are mounted"));
+    let line = line.context("it does not say by what")?;
+    let by = line.split("back_end=").nth(1).context("no back end")?;
+    Ok(format!("back end {}", by.replace(" by=", ", by ")))
+}
+
+fn check_refused(by: BackEnd) {
+    if !by.is_there() {
         return;
     }
     let metrics = tempfile::tempdir().unwrap();
     let metrics = metrics.path().join("metrics");
-    let config = format!("deadline_seconds = 1\n{}", only_read(&metrics));
+    let config = format!("deadline_seconds = 1\n{}", only_read(by, &metrics));
     let mut host = Host::start(&config).unwrap();
+    println!("{}", mounted_by(&host).unwrap());
     let truth = Truth::of(&host.store).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     let mounted = host.mount("a", &layer).unwrap();
     check_absence(&mut host, &mounted).unwrap();
-    check_both(&host).unwrap();
+    check_both(&host, by, &mounted).unwrap();
     mounted.unmount().unwrap();
     let mounted = host.mount("between", &layer).unwrap();
-    check_both_and_the_manifest(&host).unwrap();
+    check_both_and_the_manifest(&host, by).unwrap();
     mounted.unmount().unwrap();
     let mounted = host.mount("b", &layer).unwrap();
     check_second(&host).unwrap();
@@ -354,6 +395,16 @@ fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
     host.remove(&["a", "between", "b", &layer]).unwrap();
     check_removed(&host).unwrap();
     host.finish().unwrap();
+}
+
+#[test]
+fn who_reads_what_cannot_be_had_is_told_and_never_reads_zeros() {
+    check_refused(BackEnd::Lazy);
+}
+
+#[test]
+fn who_asks_by_fuse_for_what_cannot_be_had_is_told_and_never_reads_zeros() {
+    check_refused(BackEnd::Fuse);
 }
 
 /// A file system in memory.
@@ -379,17 +430,44 @@ impl Drop for Memory {
     }
 }
 
+/// All of it is read while one daemon goes and the next comes.
+fn check_through_kills(host: &Host, mounted: &Mounted) -> Result<()> {
+    let truth = Truth::of(&host.store)?;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for file in truth.files("")? {
+                truth.check(mounted.point(), &file, 0, 4 << 20)?;
+            }
+            anyhow::Ok(())
+        });
+        for _ in 0..3 {
+            host.snapshotter.kill_and_restart()?;
+        }
+        reader.join().expect("it does not panic")
+    })?;
+    ensure!(program(mounted)?.starts_with(b"\x7fELF"));
+    truth.end()
+}
+
+/// EROFS reads no files in memory, so blobs come by FUSE and loop devices.
 #[test]
-fn a_cache_in_memory_has_whole_disks_and_is_told_why() {
+fn a_cache_in_memory_is_read_by_loop_devices_and_is_told_why() {
+    if !BackEnd::Fuse.is_there() {
+        return;
+    }
     let memory = Memory::new().unwrap();
     let root = memory.0.path();
     let store = Store::with_images(&[Image::Busybox]).unwrap();
     let host = Host::at(store, "", Some(root.to_owned())).unwrap();
     let layer = host.pull("extract").unwrap().unwrap();
     let mounted = host.mount("c", &layer).unwrap();
-    assert!(host.log().unwrap().contains("back_end=copy"));
-    assert!(told(&host, "status").unwrap().contains("(100 %)"));
-    assert!(program(&mounted).unwrap().starts_with(b"\x7fELF"));
+    let log = host.log().unwrap();
+    assert!(
+        log.contains("back_end=fuse by=EROFS from loop devices"),
+        "{log}"
+    );
+    assert!(told(&host, "status").unwrap().contains("(0 %)"));
+    check_through_kills(&host, &mounted).unwrap();
     // As if a doctor had been killed.
     let left = root.join("doctor/probe/mounted");
     fs::create_dir_all(&left).unwrap();

@@ -7,6 +7,7 @@ use disk::Digest;
 use snapshot_core::daemon::MetricsAddress;
 
 use crate::{
+    host::opener,
     image::{Access, ImageName, Platform, SCHEME},
     signature::digest,
 };
@@ -48,6 +49,9 @@ pub(super) enum Command {
     Gc(GcHost),
     /// Try what disks need on this host; fails when somebody must act.
     Doctor(Host),
+    /// Open files of the daemon's FUSE connection: the daemon starts this, nobody else can.
+    #[command(name = opener::WORD, hide = true)]
+    OpenServed(OpenServed),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -61,6 +65,12 @@ pub(super) struct Host {
     /// Its socket, if it is not that of the configuration.
     #[arg(long, value_name = "SOCKET")]
     pub(super) address: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct OpenServed {
+    /// Their names there.
+    pub(super) names: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]

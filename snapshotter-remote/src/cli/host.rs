@@ -3,11 +3,11 @@
 use std::{fmt::Write, process::ExitCode};
 
 use super::{
-    arguments::{ChainId, Containerd, Host, HostServe, Pins, PullImage},
+    arguments::{ChainId, Containerd, Host, HostServe, OpenServed, Pins, PullImage},
     bytes, in_one_line, out,
 };
 use crate::{
-    Result, host,
+    Error, Result, host,
     image::{ImageName, Platform},
     pull::{self, Place, Pull},
 };
@@ -22,6 +22,17 @@ pub(super) fn serve(asked: &HostServe) -> Result<ExitCode> {
     };
     let config = reread()?;
     host::serve(&config, Box::new(reread))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon starts to open files that it answers for.
+pub(super) fn open_served(asked: &OpenServed) -> Result<ExitCode> {
+    let sent = host::opener::send(&asked.names);
+    sent.map_err(|source| Error::File {
+        doing: "opening files of",
+        path: "the daemon's FUSE connection".into(),
+        source,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Verify(asked) => care::verify(&asked),
         Command::Gc(asked) => care::gc(&asked),
         Command::Doctor(asked) => host::doctor(&asked),
+        Command::OpenServed(asked) => host::open_served(&asked),
     };
     match performed {
         Ok(code) => code,

@@ -24,7 +24,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -97,6 +97,8 @@ pub(super) struct Blob {
     opens: Mutex<Opens>,
     /// Held while the map is written, so that no older one takes its place.
     syncing: Mutex<()>,
+    /// Held by who gives bytes to a reader, and shortly by who takes chunks away after they were hidden.
+    giving: RwLock<()>,
     /// A chunk is there, or failed.
     changed: Condvar,
 }
@@ -177,6 +179,7 @@ impl Blob {
             may_have_more: length == bytes,
             has_found: AtomicBool::new(false),
             syncing: Mutex::default(),
+            giving: RwLock::default(),
             changed: Condvar::new(),
         })
     }
@@ -239,6 +242,19 @@ impl Blob {
         let state = &mut *state;
         let pieces = pieces.inspect(|index| state.used[*index] = now);
         pieces.filter(|index| !state.readable[*index]).collect()
+    }
+
+    /// Reads bytes from there on: whether all of them can be read, so that they are what somebody may be given.
+    pub(super) fn read_here(&self, at: u64, bytes: &mut [u8]) -> Result<bool> {
+        let _stays = self.giving.read().unwrap_or_else(PoisonError::into_inner);
+        let range = at..at.saturating_add(bytes.len() as u64);
+        if !self.missing_in(range).is_empty() {
+            return Ok(false);
+        }
+        let file = self.writer.get().unwrap_or(&self.data);
+        let read = file.read_exact_at(bytes, at);
+        read.map_err(Error::io("read", self.path()))?;
+        Ok(true)
     }
 
     /// Pieces of a range of bytes.

@@ -90,11 +90,11 @@ pub struct StoreConfig {
 pub struct AttachConfig {
     /// Which back end; the first that works when it is `auto`.
     pub kind: Choice,
-    /// `lazy`: chunks that are fetched before who reads one after the other asks for them.
+    /// `lazy`, `fuse`: chunks that are fetched before who reads one after the other asks for them.
     pub read_ahead_chunks: usize,
-    /// `lazy`: when a disk that was mounted begins to be fetched whole, in seconds.
+    /// `lazy`, `fuse`: when a disk that was mounted begins to be fetched whole, in seconds.
     pub complete_after_seconds: u64,
-    /// `lazy`: how fast, in MiB a second; 0: what nobody reads is not fetched.
+    /// `lazy`, `fuse`: how fast, in MiB a second; 0: what nobody reads is not fetched.
     pub complete_mebibytes: u64,
 }
 

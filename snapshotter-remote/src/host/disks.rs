@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use disk::Digest;
 use snapshot_core::{Error as CoreError, Result as CoreResult, SnapshotId, Usage, one_line};
 
 use super::{
-    attach::{self, Attach},
+    attach::{self, Attach, Memory},
     blob::Blob,
     client::Patience,
     conversion::Wanted,
@@ -29,6 +29,7 @@ use super::{
     files,
     lazy::MountedDisk,
     metrics::{Measured, Outcome},
+    opens::Reads,
     uses::Uses,
 };
 use crate::{
@@ -269,11 +270,15 @@ impl Disks {
     /// As long as that takes, nothing of the blobs goes.
     fn mount(&self, metadata: &Path, blobs: &[Arc<Blob>], target: &Path) -> CoreResult<()> {
         let _stays: Vec<_> = blobs.iter().map(|blob| blob.begin_mounting()).collect();
-        self.attach.open(blobs)?;
-        let data: Vec<&File> = blobs.iter().map(|blob| blob.data()).collect();
+        let files = self.attach.open(blobs)?;
         let _turn = self.opening();
-        attach::mount(self.attach.carrier(), (metadata, &data), target, |device| {
-            let reads = self.attach.reads();
+        let reads = self.attach.reads();
+        let memory = match reads {
+            Reads::Served => Memory::Once,
+            Reads::Told | Reads::Untold => Memory::Twice,
+        };
+        let how = (self.attach.carrier(), memory);
+        attach::mount(how, (metadata, &files), target, |device| {
             blobs
                 .iter()
                 .try_for_each(|blob| blob.was_opened(device, reads))

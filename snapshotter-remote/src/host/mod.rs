@@ -44,6 +44,7 @@ pub use client::Client;
 pub use config::{Config, FILE};
 pub use doctor::{Finding, Severity, doctor};
 pub use driver::RemoteDriver;
+pub(crate) use lazy::opener;
 pub use pins::{pin, unpin};
 pub use serve::{Reread, serve};
 pub use status::{DiskStatus, HostStatus, status};

@@ -1,8 +1,8 @@
-//! Which mounts have a blob's file open, and whether the kernel tells of their reads: it decides that when the file is opened, and
+//! Which mounts have a blob open, and whether it is told of their reads: of a file that is watched the kernel decides that when it is opened, and
 //! for as long as it is open. A chunk may be taken away only from those of whom it tells.
 //!
-//! `ROOT/blobs/TABLE/opened` is a line with the number of this start of the machine, and a line for each mount: `told` or `untold`,
-//! and the number of its device. After another start nobody has anything open. Without the file, or where it is damaged, nobody knows, so
+//! `ROOT/blobs/TABLE/opened` is a line with the number of this start of the machine, and a line for each mount: `told`, `untold` or
+//! `served`, and the number of its device. After another start nobody has anything open. Without the file, or where it is damaged, nobody knows, so
 //! that a mount is noted that is never seen: until the machine starts anew.
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -28,6 +28,8 @@ pub(super) enum Reads {
     Told,
     /// Never: it was not watched when it was opened.
     Untold,
+    /// Always: it is no file of this host's disk that is open, but one whose readers are given bytes by the daemon.
+    Served,
 }
 
 /// Who has a file open.
@@ -93,10 +95,21 @@ impl Opens {
         Self::read(&directory, false)?.remove(&directory, device)
     }
 
-    /// The devices of all who have it open, if the kernel tells of all their reads.
+    /// The devices of all who have it open, if it is told of all their reads.
     pub(super) fn told(&self) -> Option<Vec<u64>> {
-        let are_all = self.by.values().all(|reads| *reads == Reads::Told);
+        let are_all = !self.has(Reads::Untold);
         are_all.then(|| self.by.keys().copied().collect())
+    }
+
+    /// Whether somebody has it open whose reads are such.
+    pub(super) fn has(&self, wanted: Reads) -> bool {
+        self.by.values().any(|reads| *reads == wanted)
+    }
+
+    /// The devices of those.
+    pub(super) fn devices(&self, wanted: Reads) -> impl Iterator<Item = u64> {
+        let those = self.by.iter().filter(move |(_, reads)| **reads == wanted);
+        those.map(|(device, _)| *device)
     }
 
     /// Over what was there. It need not be on the disk: after a loss of power it says nothing any more.
@@ -106,6 +119,7 @@ impl Opens {
             let word = match reads {
                 Reads::Told => "told",
                 Reads::Untold => "untold",
+                Reads::Served => "served",
             };
             text += &format!("{word} {device}\n");
         }
@@ -124,6 +138,7 @@ fn parsed(text: &str, boot: &str) -> Option<BTreeMap<u64, Reads>> {
         let reads = match word {
             "told" => Reads::Told,
             "untold" => Reads::Untold,
+            "served" => Reads::Served,
             _ => return None,
         };
         Some((device.parse().ok()?, reads))
@@ -145,11 +160,16 @@ mod tests {
         opens.add(at, 40, Reads::Told).unwrap();
         opens.add(at, 39, Reads::Told).unwrap();
         assert_eq!(opens.told(), Some(vec![39, 40]));
+        opens.add(at, 38, Reads::Served).unwrap();
+        assert_eq!(opens.told(), Some(vec![38, 39, 40]));
+        assert!(opens.has(Reads::Told) && opens.has(Reads::Served) && !opens.has(Reads::Untold));
+        assert!(opens.devices(Reads::Served).eq([38]));
         opens.add(at, 41, Reads::Untold).unwrap();
         assert_eq!(opens.told(), None);
         let mut again = Opens::read(at, false).unwrap();
         assert_eq!(again, opens);
         again.remove(at, 41).unwrap();
+        again.remove(at, 38).unwrap();
         again.remove(at, 7).unwrap();
         assert_eq!(Opens::read(at, false).unwrap().told(), Some(vec![39, 40]));
         let text = fs::read_to_string(at.join("opened")).unwrap();

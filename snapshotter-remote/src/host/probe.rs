@@ -14,11 +14,16 @@ use disk::{Digest, Form, Image, Layer, Limits, Tree};
 use mounts::unmount_tree;
 use nix::poll::{PollFd, PollFlags, poll};
 use snapshot_core::{Error, Result, one_line};
-use sys::{EventJournal, PreContent, Verdict};
+use sys::{EventJournal, FuseDevice, PreContent, RequestJournal, Verdict};
 
 use super::{
-    attach::{Carrier, mount},
-    files, lazy,
+    attach::{Carrier, Memory, mount},
+    files,
+    lazy::{
+        self, connection,
+        fuse::{self, Asked, Message, Node},
+        opener,
+    },
 };
 
 /// What is in the only file of the disk.
@@ -26,6 +31,12 @@ const CONTENTS: &[u8] = b"what was written is what is read\n";
 
 /// How long a read may take, in milliseconds.
 const PATIENCE: u16 = 10_000;
+
+/// As `lazy` mounts.
+const FILES: (Carrier, Memory) = (Carrier::Files, Memory::Twice);
+
+/// What the only file of a FUSE connection is called.
+const NAME: &str = "blob";
 
 /// A disk on which something is tried.
 pub(super) struct Trial {
@@ -39,7 +50,7 @@ impl Trial {
     pub(super) fn carrier(&self) -> Result<Carrier, String> {
         let mut said = Vec::new();
         for carrier in Carrier::ALL {
-            match self.mounts(carrier) {
+            match self.mounts((carrier, Memory::Twice), &self.blob) {
                 Ok(()) => return Ok(carrier),
                 Err(error) => said.push(format!("{carrier}: {}", one_line(&error))),
             }
@@ -49,7 +60,7 @@ impl Trial {
 
     /// Whether reads of a disk can be answered one by one, or why not.
     pub(super) fn lazy(&self) -> Result<Carrier, String> {
-        if let Err(error) = self.mounts(Carrier::Files) {
+        if let Err(error) = self.mounts(FILES, &self.blob) {
             return Err(format!(
                 "{} (6.12, on ext4, xfs or btrfs): {}",
                 Carrier::Files,
@@ -62,6 +73,92 @@ impl Trial {
         self.answers().map(|()| Carrier::Files).map_err(|error| {
             format!("pre-content events of fanotify (6.14, on ext4, xfs or btrfs): {error}")
         })
+    }
+
+    /// What disks can be mounted by whose readers are given what they ask for, or why by nothing.
+    pub(super) fn served(&self) -> Result<Carrier, String> {
+        if let Err(error) = lazy::holder_program() {
+            return Err(error.to_string());
+        }
+        let mut said = Vec::new();
+        for carrier in Carrier::ALL {
+            match self.gives(carrier) {
+                Ok(()) => return Ok(carrier),
+                Err(error) => said.push(format!("{carrier}, by FUSE: {}", one_line(&error))),
+            }
+        }
+        Err(said.join("; "))
+    }
+
+    /// Gives the kernel the blob's contents when it asks for them.
+    fn gives(&self, carrier: Carrier) -> io::Result<()> {
+        let device = FuseDevice::open()?;
+        let journal = RequestJournal::new(1)?;
+        // Until all is answered: without a mount there is nobody to be answered.
+        let mount = &connection::mount(&device)?;
+        let (told, tells) = sys::pipe_cloexec()?;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let opened = opener::open(mount, &[NAME.to_owned()]);
+                let read = opened.and_then(|files| {
+                    let read = self.mounts((carrier, Memory::Once), &files[0]);
+                    read.map_err(|error| io::Error::other(one_line(&error)))
+                });
+                drop(tells);
+                read
+            });
+            let answered = self.give(&device, &journal, &told);
+            // Whatever still waits is told that it fails.
+            drop(device);
+            let read = reader
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if !answered? && read.is_ok() {
+                return Err(io::Error::other("a read did not ask"));
+            }
+            read
+        })
+    }
+
+    /// Answers until the reader is done: whether there was a read.
+    fn give(
+        &self,
+        device: &FuseDevice,
+        journal: &RequestJournal,
+        done: &OwnedFd,
+    ) -> io::Result<bool> {
+        let number = Node::number_of([1; 32]).expect("it is not the directory's");
+        let bytes = self.blob.metadata()?.len();
+        let node = Node { number, bytes };
+        let mut has_given = false;
+        loop {
+            let mut fds =
+                [device.as_fd(), done.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if poll(&mut fds, PATIENCE)? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if !device.read(journal, 0)? {
+                if fds[1].any().unwrap_or_default() {
+                    return Ok(has_given);
+                }
+                continue;
+            }
+            let request = journal.request(0);
+            let message = Message::parse(&request.ok_or(io::ErrorKind::InvalidData)?);
+            if let Asked::Read { at, bytes, .. } = message.asked {
+                let mut contents = vec![0; bytes as usize];
+                let count = self.blob.read_at(&mut contents, at)?;
+                device.answer(&fuse::head(message.unique, count, 0), &contents[..count])?;
+                has_given = true;
+            } else {
+                let is_it = |name: &[u8]| (name == NAME.as_bytes()).then_some(node);
+                let answer = message.answer(1, is_it, |of| (of == number).then_some(node));
+                if let Some(answer) = answer {
+                    device.answer(&answer, &[])?;
+                }
+            }
+            journal.clear(0);
+        }
     }
 
     /// Empties the blob and puts its contents there when they are read.
@@ -77,7 +174,7 @@ impl Trial {
         let (told, tells) = sys::pipe_cloexec()?;
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || {
-                let read = self.mounts(Carrier::Files);
+                let read = self.mounts(FILES, &self.blob);
                 drop(tells);
                 read.map_err(io::Error::other)
             });
@@ -150,14 +247,12 @@ impl Trial {
         Ok(this)
     }
 
-    fn mounts(&self, carrier: Carrier) -> Result<()> {
+    fn mounts(&self, how: (Carrier, Memory), blob: &File) -> Result<()> {
         let target = self.directory.join("mounted");
-        mount(
-            carrier,
-            (&self.metadata, &[&self.blob]),
-            &target,
-            |_| Ok(()),
-        )?;
+        let blob = blob
+            .try_clone()
+            .map_err(Error::io("open again", "a blob"))?;
+        mount(how, (&self.metadata, &[blob]), &target, |_| Ok(()))?;
         let path = target.join("file");
         let read = fs::read(&path).map_err(Error::io("read", &path));
         unmount(&target)?;

@@ -15,7 +15,7 @@ use snapshot_core::{
 };
 
 use super::{
-    attach::{self, Attach, Carrier, Choice, Copy, Kind, Lazy, Tried},
+    attach::{self, Attach, Carrier, Choice, Copy, Fuse, Kind, Lazy, Tried},
     client::Client,
     config::{Config, VerifyConfig},
     disks::Disks,
@@ -26,7 +26,7 @@ use super::{
     metrics::Measured,
     operator::Operator,
     room::Room,
-    unwatched,
+    unwatched::{self, TakenOver},
 };
 use crate::{
     error::{Error, Result},
@@ -138,16 +138,18 @@ fn disks(
         measured: measured.clone(),
     };
     let faults = Faults::take_over(root, means())?;
-    if faults.is_none() {
-        unwatched::take_away(root, &keys)?;
-    }
-    let tried = match &faults {
-        // It works: readers are being answered. Nothing is tried that would need room or time.
-        Some(_) if config.attach.kind != Choice::Pinned(Kind::Copy) => Tried {
-            chosen: Some((Kind::Lazy, Carrier::Files)),
-            rejected: Vec::new(),
-        },
-        _ => tried(config.attach.kind, root)?,
+    let taken = TakenOver {
+        has_events: faults.as_ref().is_some_and(Faults::has_events),
+        is_serving: faults.as_ref().is_some_and(Faults::is_serving),
+    };
+    unwatched::take_away(root, &keys, taken)?;
+    // That works: readers are being answered. Nothing is tried that would need room or time.
+    let working = faults
+        .as_ref()
+        .and_then(|faults| working(config.attach.kind, root, faults));
+    let tried = match working {
+        Some(tried) => tried,
+        None => tried(config.attach.kind, root)?,
     };
     for rejected in &tried.rejected {
         tracing::warn!(back_end = %rejected.kind, why = rejected.why, "a back end does not work here");
@@ -159,11 +161,21 @@ fn disks(
         ));
     };
     tracing::info!(back_end = %kind, by = %carrier, "disks are mounted");
+    let begun = |faults: Option<Faults>| match faults {
+        Some(faults) => Ok(faults),
+        None => Faults::new(root, means()),
+    };
     let attach: Box<dyn Attach> = match kind {
-        Kind::Lazy => Box::new(Lazy::new(match faults {
-            Some(faults) => faults,
-            None => Faults::new(root, means())?,
-        })),
+        Kind::Lazy => {
+            let faults = begun(faults)?;
+            faults.watch_events(root)?;
+            Box::new(Lazy::new(faults))
+        }
+        Kind::Fuse => {
+            let faults = begun(faults)?;
+            faults.serve(root)?;
+            Box::new(Fuse::new(carrier, faults))
+        }
         Kind::Copy => {
             let fetches_max = config.store.fetches_max;
             let source = Arc::clone(&fetcher);
@@ -173,6 +185,21 @@ fn disks(
     let means = (measured.clone(), config.store.fetches_max);
     let disks = Disks::open(root, keys, fetcher, attach, means)?;
     Ok(Arc::new(disks))
+}
+
+/// The back end of the daemon before this one, whose readers this answers now, if it may be taken.
+fn working(choice: Choice, root: &Path, faults: &Faults) -> Option<Tried> {
+    let may_be = |kind| choice == Choice::Auto || choice == Choice::Pinned(kind);
+    if faults.has_events() && may_be(Kind::Lazy) {
+        return Some(Tried {
+            chosen: Some((Kind::Lazy, Carrier::Files)),
+            rejected: Vec::new(),
+        });
+    }
+    let kept = files::read(&root.join(BACK_END), BACK_END_BYTES_MAX).ok()??;
+    let tried = Tried::parse(&kept, choice)?;
+    let is_fuse = matches!(tried.chosen, Some((Kind::Fuse, _)));
+    (is_fuse && faults.is_serving()).then_some(tried)
 }
 
 /// Tries the back ends. Where there is no room for that, what worked at an earlier start is taken to work still.

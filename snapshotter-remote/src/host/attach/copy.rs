@@ -1,10 +1,10 @@
 //! The back end that works everywhere: all of a disk is fetched before it is mounted.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use snapshot_core::Result;
 
-use super::{Attach, Carrier, Kind, hide};
+use super::{Attach, Carrier, Kind, hide, own_files};
 use crate::host::{
     blob::{Blob, Hidden, Source},
     lazy::Faults,
@@ -51,14 +51,14 @@ impl<S: Source + Send + std::fmt::Debug> Attach for Copy<S> {
         self.faults.as_ref().map(Faults::opened).unwrap_or_default()
     }
 
-    fn open(&self, blobs: &[Arc<Blob>]) -> Result<()> {
+    fn open(&self, blobs: &[Arc<Blob>]) -> Result<Vec<File>> {
         for blob in blobs {
             blob.fill_all(self.fetches_max, &*self.source)?;
             if let Some(faults) = &self.faults {
                 faults.completed(blob);
             }
         }
-        Ok(())
+        own_files(blobs)
     }
 
     fn settle(&self, _blobs: &[Arc<Blob>]) {}

@@ -1,11 +1,11 @@
 //! The back end that fetches what is read, when it is read.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use disk::Digest;
 use snapshot_core::Result;
 
-use super::{Attach, Carrier, Kind, hide};
+use super::{Attach, Carrier, Kind, hide, own_files};
 use crate::host::{
     blob::{Blob, Hidden},
     lazy::{Faults, MountedDisk},
@@ -39,8 +39,9 @@ impl Attach for Lazy {
         self.faults.opened()
     }
 
-    fn open(&self, blobs: &[Arc<Blob>]) -> Result<()> {
-        blobs.iter().try_for_each(|blob| self.faults.watch(blob))
+    fn open(&self, blobs: &[Arc<Blob>]) -> Result<Vec<File>> {
+        blobs.iter().try_for_each(|blob| self.faults.watch(blob))?;
+        own_files(blobs)
     }
 
     fn settle(&self, blobs: &[Arc<Blob>]) {

@@ -3,21 +3,24 @@
 //! | back end | needs | a container starts | without the daemon |
 //! |---|---|---|---|
 //! | `lazy` | pre-content events of fanotify (6.14), EROFS from files, fd-holder | at once: what is read is fetched then | readers of what is not here wait |
+//! | `fuse` | FUSE, EROFS from files that go past the kernel's memory of them (6.12) or from loop devices (5.16), fd-holder | the same | all readers wait |
 //! | `copy` | EROFS from files (6.12) or loop devices (5.16) | when the whole disk is here | goes on |
 
 mod copy;
+mod fuse;
 mod lazy;
 mod mount;
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, fs::File, path::Path, str::FromStr, sync::Arc};
 
 use disk::Digest;
 use serde::Deserialize;
-use snapshot_core::{Result, daemon::suggestion};
+use snapshot_core::{Error, Result, daemon::suggestion};
 
 pub(super) use copy::Copy;
+pub(super) use fuse::Fuse;
 pub(super) use lazy::Lazy;
-pub(super) use mount::{Carrier, is_mounted, mount};
+pub(super) use mount::{Carrier, Memory, is_mounted, mount};
 
 use super::{
     blob::{Blob, Hidden},
@@ -37,12 +40,12 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     /// Blobs that are open from the beginning; told once.
     fn opened(&self) -> Vec<Arc<Blob>>;
 
-    /// Sees to it that these blobs can be mounted: from when this returns, whoever reads of them reads
+    /// The files by which these blobs can be mounted: from when this returns, whoever reads of them reads
     /// what was verified, or an error.
     ///
     /// # Errors
     /// What keeps them from being fetched.
-    fn open(&self, blobs: &[Arc<Blob>]) -> Result<()>;
+    fn open(&self, blobs: &[Arc<Blob>]) -> Result<Vec<File>>;
 
     /// These blobs have been mounted, or could not be.
     fn settle(&self, blobs: &[Arc<Blob>]);
@@ -53,7 +56,7 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     /// Nobody uses a disk any more.
     fn unused(&self, _disk: Digest) {}
 
-    /// Whether the kernel tells of the reads of what is mounted.
+    /// Whether it is told of the reads of what is mounted.
     fn reads(&self) -> Reads;
 
     /// Hides these chunks of a blob, so that they can go, if nobody has begun to mount it since `mountings`; none when that
@@ -75,7 +78,17 @@ pub(super) trait Attach: fmt::Debug + Send + Sync {
     fn finish(&self);
 }
 
-/// Of a blob that nobody has open, chunks are hidden just so; of others, if those can be told of who reads.
+/// Each blob's own file.
+fn own_files(blobs: &[Arc<Blob>]) -> Result<Vec<File>> {
+    let files = blobs.iter().map(|blob| blob.data().try_clone());
+    let files = files.zip(blobs);
+    files
+        .map(|(file, blob)| file.map_err(Error::io("open again", blob.path())))
+        .collect()
+}
+
+/// Of a blob whose file nobody has open but who gives bytes of it, chunks are hidden just so; of others, if the kernel can tell of who
+/// reads.
 fn hide<'a>(
     faults: Option<&Faults>,
     blob: &'a Arc<Blob>,
@@ -83,7 +96,7 @@ fn hide<'a>(
     mountings: u64,
 ) -> Result<Option<Hidden<'a>>> {
     match (blob.told(), faults) {
-        (Some(mounts), _) if mounts.is_empty() => Ok(blob.hide(pieces, mountings)),
+        (Some(_), _) if !blob.is_told_of() => Ok(blob.hide(pieces, mountings)),
         (Some(_), Some(faults)) => faults.hide(blob, pieces, mountings),
         _ => Ok(None),
     }
@@ -94,6 +107,8 @@ fn hide<'a>(
 pub enum Kind {
     /// What is read is fetched when it is read.
     Lazy,
+    /// The same, by way of the daemon.
+    Fuse,
     /// Everything is fetched before it is mounted.
     Copy,
 }
@@ -120,13 +135,14 @@ pub struct Rejected {
 
 impl Kind {
     /// All, the best first.
-    pub const ALL: [Self; 2] = [Self::Lazy, Self::Copy];
+    pub const ALL: [Self; 3] = [Self::Lazy, Self::Fuse, Self::Copy];
 
     /// As it is written in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Lazy => "lazy",
+            Self::Fuse => "fuse",
             Self::Copy => "copy",
         }
     }
@@ -210,6 +226,7 @@ pub(super) fn choose(choice: Choice, root: &Path) -> Result<Tried> {
         }
         let works = match kind {
             Kind::Lazy => trial.lazy(),
+            Kind::Fuse => trial.served(),
             Kind::Copy => trial.carrier(),
         };
         match works {

@@ -1,7 +1,7 @@
 //! EROFS of a metadata image and the blobs that are its devices, at a directory. It mounts what it is given.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fmt,
     fs::File,
     io,
@@ -14,7 +14,7 @@ use std::{
 
 use nix::sys::statfs::{FsType, statfs};
 use snapshot_core::{Error, Result};
-use sys::{FsContext, LoopAccess, LoopDevice, mount_api};
+use sys::{FsContext, LoopAccess, LoopCache, LoopDevice, LoopOptions, mount_api};
 
 /// `EROFS_SUPER_MAGIC_V1` of linux/magic.h.
 const EROFS: FsType = FsType(0xE0F5_E1E2);
@@ -54,17 +54,26 @@ pub(in crate::host) fn is_mounted(target: &Path) -> Result<bool> {
     Ok(about.filesystem_type() == EROFS)
 }
 
+/// Whether the kernel may keep in memory what it reads of the files of blobs, beside what it keeps of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Memory {
+    /// It may.
+    Twice,
+    /// No: each read of the disk is one of the files, and fails when that does.
+    Once,
+}
+
 /// Mounts metadata and blobs, read-only. `opened` is told the number of the device before anybody sees it.
 pub(in crate::host) fn mount(
-    carrier: Carrier,
-    (metadata, blobs): (&Path, &[&File]),
+    (carrier, memory): (Carrier, Memory),
+    (metadata, blobs): (&Path, &[File]),
     target: &Path,
     opened: impl FnOnce(u64) -> Result<()>,
 ) -> Result<()> {
     let failed = || Error::io("mount a disk at", target);
     let made = match carrier {
-        Carrier::Files => files(metadata, blobs),
-        Carrier::Loops => loops(metadata, blobs),
+        Carrier::Files => files(memory, metadata, blobs),
+        Carrier::Loops => loops(memory, metadata, blobs),
     };
     let mount = File::from(made.map_err(failed())?);
     opened(mount.metadata().map_err(failed())?.dev())?;
@@ -72,36 +81,61 @@ pub(in crate::host) fn mount(
     moved.map_err(failed())
 }
 
-fn files(metadata: &Path, blobs: &[&File]) -> io::Result<OwnedFd> {
+fn files(memory: Memory, metadata: &Path, blobs: &[File]) -> io::Result<OwnedFd> {
     // Paths of descriptors are short and mean what was opened.
     let opened = File::open(metadata)?;
-    let blobs: Vec<PathBuf> = blobs.iter().map(|blob| path_of(blob)).collect();
+    let blobs: Vec<PathBuf> = blobs.iter().map(path_of).collect();
+    let flags = match memory {
+        Memory::Twice => &[][..],
+        Memory::Once => &[c"directio"],
+    };
     if metadata.as_os_str().len() > WORD_BYTES_MAX {
-        return make(&path_of(&opened), &blobs);
+        return make(&path_of(&opened), &blobs, flags);
     }
     // The table of mounts then says which disk it is.
-    make(metadata, &blobs)
+    make(metadata, &blobs, flags)
 }
 
-fn loops(metadata: &Path, blobs: &[&File]) -> io::Result<OwnedFd> {
-    let device = |path: &Path| LoopDevice::attach(path, LoopAccess::ReadOnly);
-    let metadata = device(metadata)?;
-    let devices = blobs.iter().map(|blob| device(&path_of(blob)));
+fn loops(memory: Memory, metadata: &Path, blobs: &[File]) -> io::Result<OwnedFd> {
+    let metadata = LoopDevice::attach(metadata, LoopAccess::ReadOnly)?;
+    let devices = blobs.iter().map(|blob| loop_of(memory, &path_of(blob)));
     // They go with the mount, which has them open when this ends.
     let devices: Vec<LoopDevice> = devices.collect::<io::Result<_>>()?;
     let paths: Vec<PathBuf> = devices.iter().map(|one| one.path().to_owned()).collect();
-    make(metadata.path(), &paths)
+    make(metadata.path(), &paths, &[])
+}
+
+fn loop_of(memory: Memory, file: &Path) -> io::Result<LoopDevice> {
+    if memory == Memory::Twice {
+        return LoopDevice::attach(file, LoopAccess::ReadOnly);
+    }
+    let device = LoopDevice::attach_with(
+        file,
+        &LoopOptions {
+            access: LoopAccess::ReadOnly,
+            cache: LoopCache::Single,
+            block_bytes: 512,
+        },
+    )?;
+    if device.cache()? == LoopCache::Single {
+        return Ok(device);
+    }
+    let why = "the kernel reads its file by way of its memory";
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
 fn path_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-fn make(source: &Path, devices: &[PathBuf]) -> io::Result<OwnedFd> {
+fn make(source: &Path, devices: &[PathBuf], flags: &[&CStr]) -> io::Result<OwnedFd> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
     let context = FsContext::open(c"erofs")?;
     // Else the kernel would open block devices for writing.
     context.set_flag(c"ro")?;
+    for flag in flags {
+        context.set_flag(flag)?;
+    }
     context.set(c"source", &text(source)?)?;
     for device in devices {
         context.set(c"device", &text(device)?)?;

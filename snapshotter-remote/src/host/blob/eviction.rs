@@ -112,6 +112,16 @@ impl Blob {
         self.opens().told()
     }
 
+    /// Whether a mount reads it whose reads the kernel tells of.
+    pub(in crate::host) fn is_told_of(&self) -> bool {
+        self.opens().has(Reads::Told)
+    }
+
+    /// Whether a mount reads it that the daemon gives its bytes.
+    pub(in crate::host) fn is_served(&self) -> bool {
+        self.opens().has(Reads::Served)
+    }
+
     /// Nobody watches it now, so the file, opened anew, can be written without an event; if it is not known yet by what.
     pub(in crate::host) fn write_by_path(&self) {
         if !self.has_writer()
@@ -284,6 +294,8 @@ impl Hidden<'_> {
             return Ok((0, 0));
         }
         self.of.forget_in_map()?;
+        // Who found them readable has read them.
+        drop(self.of.giving.write());
         // From now on they are away, whatever is left of them.
         let pieces = std::mem::take(&mut self.pieces);
         let mut bytes = 0;

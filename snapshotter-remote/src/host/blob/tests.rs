@@ -290,3 +290,52 @@ fn what_another_has_in_hand_is_not_replaced() {
     assert!(blob.replace(1, &chunks).unwrap());
     assert_eq!((chunks.count(), byte_at(&blob, 20)), (4, 2));
 }
+
+#[test]
+fn a_reader_is_given_all_or_nothing_and_never_what_has_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = open(directory.path());
+    let chunks = Chunks::default();
+    let mut bytes = vec![9; 2 * 4096];
+    // Half of it lies in the next chunk.
+    let at = 15 * 4096;
+    blob.fill_piece(0, &chunks, Patience::Once).unwrap();
+    assert!(!blob.read_here(at, &mut bytes).unwrap());
+    blob.fill_piece(1, &chunks, Patience::Once).unwrap();
+    assert!(blob.read_here(at, &mut bytes).unwrap());
+    assert_eq!(bytes, [contents(1, 1), contents(2, 1)].concat());
+    // A hole is zeros by the table.
+    assert!(blob.read_here(36 * 4096, &mut bytes).unwrap());
+    assert_eq!(bytes, contents(0, 2));
+    let hidden = blob.hide(&[0], blob.mountings()).unwrap();
+    assert!(!blob.read_here(at, &mut bytes).unwrap());
+    hidden.take_away().unwrap();
+    assert!(!blob.read_here(at, &mut bytes).unwrap());
+    assert!(blob.read_here(at + 4096, &mut bytes).unwrap());
+}
+
+#[test]
+fn chunks_go_and_come_while_they_are_given_and_nobody_is_given_a_hole() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = open(directory.path());
+    let chunks = Chunks::default();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut bytes = vec![0; 16 * 4096];
+                while !is_over.load(Ordering::Relaxed) {
+                    if blob.read_here(0, &mut bytes).unwrap() {
+                        assert_eq!(bytes, contents(1, 16));
+                    }
+                }
+            });
+        }
+        for _ in 0..200 {
+            blob.fill_piece(0, &chunks, Patience::Once).unwrap();
+            let hidden = blob.hide(&[0], blob.mountings()).unwrap();
+            assert_eq!(hidden.take_away().unwrap().1, 1);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}

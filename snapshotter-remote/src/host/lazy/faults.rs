@@ -1,22 +1,29 @@
-//! Blobs that are watched: from when they are mounted until they are whole, by this daemon or by one before it.
+//! Blobs that are watched, from when they are mounted until they are whole, and those that are served, by this daemon or by one before it.
 
 use std::{
-    fs,
-    os::unix::{fs::MetadataExt, net::UnixStream},
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
+use disk::Digest;
 use snapshot_core::{Error, Result};
-use sys::{EventJournal, FileId, PreContent};
+use sys::FileId;
 
 use super::{
-    background::Queue, holder::Holder, prefetch::Prefetch, readers::Readers, state::State,
+    background::Queue,
+    events::Events,
+    prefetch::Prefetch,
+    readers::Readers,
+    served::{self, Served},
+    state::State,
 };
 use crate::host::{
     blob::{Blob, Hidden, Source},
@@ -60,7 +67,7 @@ pub(in crate::host) struct Means {
     pub(in crate::host) measured: Measured,
 }
 
-/// All blobs of a host that are watched, and who waits for them.
+/// All blobs of a host that are watched or served, and who waits for them.
 #[derive(Debug)]
 pub(in crate::host) struct Faults {
     shared: Arc<Readers>,
@@ -70,55 +77,54 @@ pub(in crate::host) struct Faults {
 }
 
 impl Faults {
-    /// Nobody waits yet, and nothing is watched.
+    /// Nobody waits yet, and the kernel tells of nobody: see [`Faults::watch_events`] and [`Faults::serve`].
     ///
     /// # Errors
-    /// What keeps it from watching at all.
+    /// What keeps threads from being started.
     pub(in crate::host) fn new(root: &Path, means: Means) -> Result<Self> {
-        let failed = || Error::io("watch blobs below", root);
-        let group = PreContent::new().map_err(failed())?;
-        let journal = EventJournal::new(SLOTS).map_err(failed())?;
-        let holder = Holder::at(root);
-        Self::start(root, (group, journal, holder), means, Vec::new())
+        Self::start(root, (None, None), means, Vec::new())
     }
 
-    /// Goes on for a daemon that was killed, if there was one that had watched something.
+    /// Goes on for a daemon that was before this one, if somebody may wait for that.
     ///
     /// # Errors
     /// For a holder that is none of ours, and what keeps the cache from being read.
     pub(in crate::host) fn take_over(root: &Path, means: Means) -> Result<Option<Self>> {
-        let mut holder = Holder::at(root);
-        let Some((group, journal)) = holder.take()? else {
+        let parts = (Events::take_over(root)?, Served::take_over(root)?);
+        if matches!(parts, (None, None)) {
             return Ok(None);
-        };
+        }
         let blobs = blobs(&root.join(BLOBS))?;
-        let parts = (group, journal, holder);
+        if parts.0.is_none() {
+            // Nobody watches them.
+            blobs.iter().try_for_each(|blob| blob.write_by_own())?;
+        }
         Self::start(root, parts, means, blobs).map(Some)
     }
 
     fn start(
         root: &Path,
-        (group, journal, holder): (PreContent, EventJournal, Holder),
+        (events, served): (Option<Events>, Option<Served>),
         means: Means,
         opened: Vec<Arc<Blob>>,
     ) -> Result<Self> {
         let failed = || Error::io("start answering readers of", root);
-        let (waker, woken) = UnixStream::pair().map_err(failed())?;
-        for end in [&waker, &woken] {
-            end.set_nonblocking(true).map_err(failed())?;
-        }
-        let mut state = State::new(journal.slots());
+        let mut state = State::new(events.as_ref().map_or(SLOTS, Events::slots));
         let options = &means.options;
         let rate = options.prefetch_bytes_per_second;
         state.prefetch = Prefetch::new(options.prefetch_fetches_max, rate);
         for blob in &opened {
             let id = FileId::of(blob.data()).map_err(failed())?;
             state.blobs.insert(id, Arc::clone(blob));
+            if served.is_some() && !state.note_node(blob, id) {
+                let blob = Digest(blob.name());
+                tracing::error!(%blob, "who reads of a blob is told that it fails: another has its number");
+            }
         }
+        let is_watching = events.is_some() && !opened.is_empty();
         let shared = Arc::new(Readers {
-            group,
-            journal,
-            holder: Mutex::new(holder),
+            events: OnceLock::new(),
+            served: OnceLock::new(),
             source: means.source,
             options: means.options,
             measured: means.measured,
@@ -126,45 +132,108 @@ impl Faults {
             changed: Condvar::new(),
             background: Queue::default(),
             jobs: Queue::default(),
-            waker,
             is_ending: AtomicBool::new(false),
-            knows_watched: AtomicBool::new(opened.is_empty()),
+            knows_watched: AtomicBool::new(!is_watching),
         });
-        // Before anything new is read: an answer to one of these must not reach another.
-        shared.take_debts();
         let this = Self {
             threads: Mutex::default(),
             opened: Mutex::new(opened.clone()),
             shared,
         };
-        this.spawn_all(woken, opened).map_err(failed())?;
+        if let Some(events) = events {
+            this.begin_events(events).map_err(failed())?;
+        }
+        if let Some(served) = served {
+            this.begin_served(served).map_err(failed())?;
+            for blob in opened.iter().filter(|blob| blob.is_served()) {
+                let id = FileId::of(blob.data()).map_err(failed())?;
+                this.shared.complete_later(id);
+            }
+        }
+        this.spawn_all(is_watching.then_some(opened))
+            .map_err(failed())?;
         Ok(this)
     }
 
-    fn spawn_all(&self, woken: UnixStream, opened: Vec<Arc<Blob>>) -> std::io::Result<()> {
-        let mut threads = Vec::new();
-        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(work)
-        };
+    fn spawn(&self, name: &str, work: impl FnOnce(&Readers) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        threads.push(spawn("faults", Box::new(move || shared.dispatch(&woken)))?);
-        for _ in 0..self.shared.options.fetches_max {
-            let shared = Arc::clone(&self.shared);
-            threads.push(spawn("fetch", Box::new(move || shared.fetch()))?);
-        }
-        let shared = Arc::clone(&self.shared);
-        threads.push(spawn("complete", Box::new(move || shared.complete()))?);
-        let shared = Arc::clone(&self.shared);
-        threads.push(spawn("traces", Box::new(move || shared.work_on_traces()))?);
-        if !opened.is_empty() {
-            let shared = Arc::clone(&self.shared);
-            // Nobody joins it: it may wait for a piece that the next daemon will fetch.
-            spawn("knock", Box::new(move || shared.knock(&opened)))?;
-        }
-        self.lock_threads().extend(threads);
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || work(&shared))?;
+        self.lock_threads().push(thread);
         Ok(())
+    }
+
+    fn spawn_all(&self, watched: Option<Vec<Arc<Blob>>>) -> io::Result<()> {
+        for _ in 0..self.shared.options.fetches_max {
+            self.spawn("fetch", Readers::fetch)?;
+        }
+        self.spawn("complete", Readers::complete)?;
+        self.spawn("traces", Readers::work_on_traces)?;
+        if let Some(blobs) = watched {
+            let shared = Arc::clone(&self.shared);
+            let knock = std::thread::Builder::new().name("knock".to_owned());
+            // Nobody joins it: it may wait for a piece that the next daemon will fetch.
+            knock.spawn(move || shared.knock(&blobs))?;
+        }
+        Ok(())
+    }
+
+    fn begin_events(&self, events: Events) -> io::Result<()> {
+        let events = self.shared.events.get_or_init(|| events);
+        // Before anything new is read: an answer to one of these must not reach another.
+        self.shared.take_debts(events);
+        self.spawn("faults", |shared| {
+            if let Some(events) = shared.events.get() {
+                shared.dispatch(events);
+            }
+        })
+    }
+
+    fn begin_served(&self, served: Served) -> io::Result<()> {
+        let served = self.shared.served.get_or_init(|| served);
+        self.shared.take_requests(served);
+        for _ in 0..served::THREADS {
+            self.spawn("serve", |shared| {
+                if let Some(served) = shared.served.get() {
+                    shared.serve(served);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// From now on blobs can be watched, if they could not before.
+    ///
+    /// # Errors
+    /// What keeps the kernel from telling of reads.
+    pub(in crate::host) fn watch_events(&self, root: &Path) -> Result<()> {
+        if self.has_events() {
+            return Ok(());
+        }
+        let begun = self.begin_events(Events::new(root)?);
+        begun.map_err(Error::io("start answering readers of", root))
+    }
+
+    /// From now on blobs can be served, if they could not before.
+    ///
+    /// # Errors
+    /// What keeps the kernel from asking.
+    pub(in crate::host) fn serve(&self, root: &Path) -> Result<()> {
+        if self.is_serving() {
+            return Ok(());
+        }
+        let begun = self.begin_served(Served::new(root)?);
+        begun.map_err(Error::io("start answering readers of", root))
+    }
+
+    /// Whether the kernel tells of reads.
+    pub(in crate::host) fn has_events(&self) -> bool {
+        self.shared.events.get().is_some()
+    }
+
+    /// Whether readers ask.
+    pub(in crate::host) fn is_serving(&self) -> bool {
+        self.shared.served.get().is_some()
     }
 
     /// Blobs that an earlier daemon may have watched, whole or not; told once.
@@ -180,10 +249,11 @@ impl Faults {
     /// What keeps it from being watched, or the holder from being started.
     pub(in crate::host) fn watch(&self, blob: &Arc<Blob>) -> Result<()> {
         let shared = &self.shared;
+        let events = self.events()?;
         let failed = || Error::io("watch", blob.path());
         let id = FileId::of(blob.data()).map_err(failed())?;
         if !blob.is_whole() {
-            shared.ensure_holder()?;
+            shared.ensure_holder(events)?;
         }
         let mut state = shared.lock();
         if shared.is_ending() {
@@ -193,12 +263,27 @@ impl Faults {
         if state.watched.contains(&id) {
             return Ok(());
         }
-        shared.group.watch(blob.data()).map_err(failed())?;
+        events.group.watch(blob.data()).map_err(failed())?;
         shared.note_watched(&mut state, id);
         if !blob.is_whole() {
             shared.complete_later(id);
         }
         Ok(())
+    }
+
+    /// The files by which these blobs are read, whose readers ask.
+    ///
+    /// # Errors
+    /// What keeps one from being opened.
+    pub(in crate::host) fn files(&self, blobs: &[Arc<Blob>]) -> Result<Vec<File>> {
+        let served = self.shared.served.get();
+        let served = served.ok_or_else(|| Error::Precondition("nothing is served".to_owned()))?;
+        self.shared.serve_blobs(served, blobs)
+    }
+
+    fn events(&self) -> Result<&Events> {
+        let events = self.shared.events.get();
+        events.ok_or_else(|| Error::Precondition("the kernel tells of no reads".to_owned()))
     }
 
     /// Hides these chunks of a blob from readers, who are told of from before that; none when that cannot be now.
@@ -212,12 +297,15 @@ impl Faults {
         mountings: u64,
     ) -> Result<Option<Hidden<'a>>> {
         let shared = &self.shared;
+        let Some(events) = shared.events.get() else {
+            return Ok(None);
+        };
         if !shared.knows_watched.load(Ordering::SeqCst) {
             return Ok(None);
         }
         let failed = || Error::io("watch", blob.path());
         let id = FileId::of(blob.data()).map_err(failed())?;
-        match shared.ensure_holder() {
+        match shared.ensure_holder(events) {
             Err(_) if shared.is_ending() => return Ok(None),
             ensured => ensured?,
         }
@@ -232,7 +320,7 @@ impl Faults {
         }
         state.blobs.entry(id).or_insert_with(|| Arc::clone(blob));
         if !state.watched.contains(&id) {
-            shared.group.watch(blob.data()).map_err(failed())?;
+            events.group.watch(blob.data()).map_err(failed())?;
             shared.note_watched(&mut state, id);
         }
         // With the state locked: who is answered before reads what is here still, and has it in memory before it reads.
@@ -250,11 +338,14 @@ impl Faults {
         let Ok(id) = FileId::of(blob.data()) else {
             return;
         };
+        if let Some(served) = self.shared.served.get() {
+            served.forget(blob.name());
+        }
         let mut state = self.shared.lock();
         state.recordings.forget(id);
-        for answer in state.forget(id) {
-            self.shared.answer(&mut state, answer);
-        }
+        let answers = state.forget(id);
+        self.shared.answer_all(state, answers);
+        let mut state = self.shared.lock();
         if blob.is_whole() {
             self.shared.unwatch(&mut state, blob, id);
         } else if state.watched.remove(&id) {
@@ -272,19 +363,35 @@ impl Faults {
         // So that nobody is between looking and waiting.
         drop(shared.lock());
         shared.changed.notify_all();
-        shared.wake();
+        if let Some(events) = shared.events.get() {
+            events.wake();
+        }
+        if let Some(served) = shared.served.get() {
+            served.finish();
+        }
         for thread in std::mem::take(&mut *self.lock_threads()) {
             // A panic was reported when it happened.
             drop(thread.join());
         }
-        // Until the holder has ended nothing more is watched, and after that nothing is.
+        // Until the holders have ended nothing more is watched or served, and after that nothing is.
         let state = shared.lock();
         let readers = state.requests.len();
-        // Also those that an earlier daemon watched, and those that were removed from under overlays.
-        match shared.group.watched() {
-            Ok(0) => shared.lock_holder().end(),
-            Ok(blobs) => tracing::info!(readers, blobs, "readers wait for the next daemon"),
-            Err(error) => tracing::warn!(%error, "fd-holder stays, as it is not known who reads"),
+        if let Some(events) = shared.events.get() {
+            // Also those that an earlier daemon watched, and those that were removed from under overlays.
+            match events.group.watched() {
+                Ok(0) => events.lock_holder().end(),
+                Ok(blobs) => tracing::info!(readers, blobs, "readers wait for the next daemon"),
+                Err(error) => {
+                    tracing::warn!(%error, "fd-holder stays, as it is not known who reads");
+                }
+            }
+        }
+        if let Some(served) = shared.served.get() {
+            // Those that were removed from under overlays fail without anybody as well.
+            match state.blobs.values().filter(|blob| blob.is_served()).count() {
+                0 => served.lock_holder().end(),
+                blobs => tracing::info!(readers, blobs, "readers wait for the next daemon"),
+            }
         }
     }
 

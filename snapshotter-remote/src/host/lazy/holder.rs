@@ -1,11 +1,11 @@
-//! The process that keeps the group of events and their journal while this one is killed or replaced. It is started with
-//! the first blob that is watched, and ended when none is left.
+//! A process that keeps what readers are answered by while this one is killed or replaced: a group of events and its journal, or a FUSE
+//! connection with its own. It is started when somebody may wait, and ended when nobody can.
 
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::PermissionsExt,
             net::{UnixListener, UnixStream},
@@ -16,19 +16,19 @@ use std::{
 };
 
 use snapshot_core::{Error, Result};
-use sys::{Child, EventJournal, PreContent, Spawn};
+use sys::{Child, Spawn};
 
 use crate::host::files;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What it keeps: group, journal.
-const KEPT: usize = 2;
+/// The number of the first descriptor that it keeps.
+const FIRST: i32 = 4;
 
-/// A holder, running or not.
+/// A holder of so many descriptors, running or not.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(super) struct Holder<const KEPT: usize> {
     directory: PathBuf,
     /// Its end is that of the holder.
     connection: Option<UnixStream>,
@@ -46,11 +46,11 @@ pub(in crate::host) fn program() -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 
-impl Holder {
-    /// Of a root; nobody is asked yet.
-    pub(super) fn at(root: &Path) -> Self {
+impl<const KEPT: usize> Holder<KEPT> {
+    /// The one of that directory; nobody is asked yet.
+    pub(super) fn at(directory: PathBuf) -> Self {
         Self {
-            directory: root.join("holder"),
+            directory,
             connection: None,
             child: None,
         }
@@ -60,7 +60,7 @@ impl Holder {
     ///
     /// # Errors
     /// For one that does not answer as ours do.
-    pub(super) fn take(&mut self) -> Result<Option<(PreContent, EventJournal)>> {
+    pub(super) fn take(&mut self) -> Result<Option<[OwnedFd; KEPT]>> {
         let failed = || Error::io("take over what fd-holder keeps at", &self.directory);
         let Some(mut connection) = self.connect().map_err(failed())? else {
             return Ok(None);
@@ -70,15 +70,15 @@ impl Holder {
         Ok(taken)
     }
 
-    /// Sees to it that there is one, with these two.
+    /// Sees to it that there is one, with these.
     ///
     /// # Errors
     /// What keeps it from being started.
-    pub(super) fn ensure(&mut self, group: &PreContent, journal: &EventJournal) -> Result<()> {
+    pub(super) fn ensure(&mut self, kept: [BorrowedFd<'_>; KEPT]) -> Result<()> {
         if self.connection.is_some() {
             return Ok(());
         }
-        self.start(group, journal)
+        self.start(kept)
             .map_err(Error::io("start fd-holder at", &self.directory))
     }
 
@@ -121,7 +121,7 @@ impl Holder {
         fs::remove_file(self.directory.join("socket"))
     }
 
-    fn start(&mut self, group: &PreContent, journal: &EventJournal) -> io::Result<()> {
+    fn start(&mut self, kept: [BorrowedFd<'_>; KEPT]) -> io::Result<()> {
         files::make_directory(&self.directory).map_err(io::Error::other)?;
         let socket = self.directory.join("socket");
         match fs::remove_file(&socket) {
@@ -131,18 +131,19 @@ impl Holder {
         let directory = File::open(&self.directory)?;
         let listener = UnixListener::bind(path_in(&directory))?;
         fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
-        let child = Spawn::new(&program()?)
+        let program = program()?;
+        let mut holder = Spawn::new(&program)
             .args([KEPT.to_string()])
             .cwd(Path::new("/"))
             .new_session()
-            .fd(3, listener.as_fd())
-            .fd(4, group.as_fd())
-            .fd(5, journal.as_fd())
-            .spawn()?;
-        self.child = Some(child);
+            .fd(3, listener.as_fd());
+        for (number, fd) in (FIRST..).zip(kept) {
+            holder = holder.fd(number, fd);
+        }
+        self.child = Some(holder.spawn()?);
         let gone = || io::Error::other("it has ended");
         let mut connection = self.connect()?.ok_or_else(gone)?;
-        take(&mut connection)?.ok_or_else(gone)?;
+        take::<KEPT>(&mut connection)?.ok_or_else(gone)?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -165,7 +166,7 @@ impl Holder {
     }
 }
 
-impl Drop for Holder {
+impl<const KEPT: usize> Drop for Holder<KEPT> {
     fn drop(&mut self) {
         // It stays: the next daemon needs it.
         if let Some(child) = self.child.take() {
@@ -180,7 +181,7 @@ fn path_in(directory: &File) -> PathBuf {
 }
 
 /// None when it ended instead of answering.
-fn take(connection: &mut UnixStream) -> io::Result<Option<(PreContent, EventJournal)>> {
+fn take<const KEPT: usize>(connection: &mut UnixStream) -> io::Result<Option<[OwnedFd; KEPT]>> {
     connection.write_all(b"t")?;
     let mut count = [0];
     let (length, fds, _nobody) = sys::recv_with_fds(&*connection, &mut count)?;
@@ -188,12 +189,9 @@ fn take(connection: &mut UnixStream) -> io::Result<Option<(PreContent, EventJour
         return Ok(None);
     }
     let fds: Result<[_; KEPT], _> = fds.try_into();
-    let [group, journal] = fds.map_err(|fds| {
+    let fds = fds.map_err(|fds| {
         let why = format!("it keeps {} descriptors instead of {KEPT}", fds.len());
         io::Error::new(io::ErrorKind::InvalidData, why)
     })?;
-    Ok(Some((
-        PreContent::from(group),
-        EventJournal::open(journal)?,
-    )))
+    Ok(Some(fds))
 }

@@ -1,32 +1,24 @@
-//! Who answers readers of watched blobs: one thread takes events, several fetch, one completes.
-//!
-//! Events are read, and answers are written, with the state locked: an answer goes to the oldest event of its number, so
-//! none may be read between the decision on one and its answer.
+//! Who answers readers of blobs that are fetched meanwhile: events.rs and served.rs hear of them, several threads fetch, one completes.
 
 use std::{
-    io::{Read, Write},
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::{fs::FileExt, net::UnixStream},
-    },
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use disk::Digest;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use snapshot_core::{Error, Result};
-use sys::{EventJournal, FileId, PreAccess, PreContent, Verdict};
+use sys::FileId;
 
 use super::{
     background::{Pace, Queue},
+    events::Events,
     faults::Options,
-    holder::Holder,
     requests::{Answer, Arrival, Outcome},
-    state::{Piece, ReadBy, Request, State},
+    served::Served,
+    state::{Asker, Piece, Request, State},
     traces::Job,
 };
 use crate::host::{
@@ -34,9 +26,6 @@ use crate::host::{
     client::Patience,
     metrics::Measured,
 };
-
-/// Events that are taken before others get the lock.
-const EVENTS_MAX: usize = 64;
 
 /// A piece that could not be had is not tried again for so long: a reader asks twice, first ahead, then for itself.
 const FAILED_FOR: Duration = Duration::from_secs(1);
@@ -52,12 +41,13 @@ enum Why {
     Trace(Digest),
 }
 
-/// Readers of watched blobs, and what it takes to answer them.
+/// Readers of blobs, and what it takes to answer them.
 #[derive(Debug)]
 pub(super) struct Readers {
-    pub(super) group: PreContent,
-    pub(super) journal: EventJournal,
-    pub(super) holder: Mutex<Holder>,
+    /// By which the kernel tells of reads, where it can and somebody needs that.
+    pub(super) events: OnceLock<Events>,
+    /// By which readers ask themselves, the same.
+    pub(super) served: OnceLock<Served>,
     pub(super) source: Arc<dyn Source + Send>,
     pub(super) options: Options,
     pub(super) measured: Measured,
@@ -66,8 +56,6 @@ pub(super) struct Readers {
     pub(super) changed: Condvar,
     pub(super) background: Queue<FileId>,
     pub(super) jobs: Queue<Job>,
-    /// Makes the dispatcher look what has changed.
-    pub(super) waker: UnixStream,
     pub(super) is_ending: AtomicBool,
     /// Whether it is known which blobs an earlier daemon watched.
     pub(super) knows_watched: AtomicBool,
@@ -76,198 +64,6 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn wake(&self) {
-        // When it is full, it will be read.
-        drop((&self.waker).write(&[0]));
-    }
-
-    /// What a killed daemon had read and not answered.
-    pub(super) fn take_debts(&self) {
-        let debts = self.journal.owed();
-        if debts.is_empty() {
-            return;
-        }
-        tracing::info!(
-            readers = debts.len(),
-            "who waited for the daemon before this is answered"
-        );
-        let mut state = self.lock();
-        for debt in debts {
-            state.free.retain(|slot| *slot != debt.slot);
-            // Where another descriptor has it, requests.rs sees to it that nobody is answered too early.
-            let kept = sys::take_number(self.journal.as_fd(), debt.number);
-            let request = Request {
-                number: debt.number,
-                slot: debt.slot,
-                keeps_number: kept.ok().flatten(),
-                read_by: ReadBy::Killed,
-                since: Instant::now(),
-                bytes: debt.range.map_or(0, |(_, count)| count),
-            };
-            let needs = state.needs_of(debt.file, debt.range);
-            self.arrive(&mut state, request, needs);
-        }
-    }
-
-    /// Finds out which of these blobs are watched, and by what they can be written. A read of a watched one is an event, with
-    /// a descriptor, and is let go at once: nobody looks at what it reads.
-    pub(super) fn knock(&self, blobs: &[Arc<Blob>]) {
-        for blob in blobs {
-            if blob.is_whole() {
-                self.completed(blob);
-                continue;
-            }
-            // Zeros, or what is there.
-            let read = blob.data().read_at(&mut [0], 0);
-            let read = read.map_err(Error::io("read", blob.path()));
-            // One that cannot be read may be watched: by its own descriptor, writing it would be an event that waits for itself.
-            let written = read.and_then(|_| blob.write_by_own());
-            // So that nobody is between looking and waiting.
-            drop(self.lock());
-            self.changed.notify_all();
-            if let Err(error) = written {
-                let why = error.in_one_line();
-                tracing::error!(why, "a blob is not written to before somebody reads it");
-            }
-        }
-        self.knows_watched.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn dispatch(&self, woken: &UnixStream) {
-        while !self.is_ending() {
-            match self.wait(woken) {
-                Ok(true) => self.restart_holder(),
-                Ok(false) => {}
-                Err(errno) => {
-                    tracing::error!(%errno, "events cannot be waited for");
-                    return;
-                }
-            }
-            while matches!((&*woken).read(&mut [0; 64]), Ok(1..)) {}
-            self.take_events();
-        }
-    }
-
-    /// Until there is something to do: whether the holder has ended.
-    fn wait(&self, woken: &UnixStream) -> nix::Result<bool> {
-        let connection = {
-            let holder = self.lock_holder();
-            let connection = holder.connection().map(|one| one.try_clone_to_owned());
-            connection.and_then(Result::ok)
-        };
-        let readable = PollFlags::POLLIN;
-        let mut fds = vec![
-            PollFd::new(self.group.as_fd(), readable),
-            PollFd::new(woken.as_fd(), readable),
-        ];
-        if let Some(connection) = &connection {
-            fds.push(PollFd::new(connection.as_fd(), readable));
-        }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => return Ok(false),
-            Err(errno) => return Err(errno),
-        }
-        Ok(fds.get(2).is_some_and(|fd| fd.any().unwrap_or_default()))
-    }
-
-    fn restart_holder(&self) {
-        let mut holder = self.lock_holder();
-        holder.has_ended();
-        if self.is_ending() {
-            return;
-        }
-        match holder.ensure(&self.group, &self.journal) {
-            Ok(()) => tracing::warn!("fd-holder had ended and was started again"),
-            Err(error) => {
-                let why = error.in_one_line();
-                tracing::error!(
-                    why,
-                    "fd-holder has ended: readers are not protected from the end of this daemon"
-                );
-            }
-        }
-    }
-
-    fn take_events(&self) {
-        let mut state = self.lock();
-        for _ in 0..EVENTS_MAX {
-            while !state.has_slot() && !self.is_ending() {
-                let woken = self.changed.wait(state);
-                state = woken.unwrap_or_else(PoisonError::into_inner);
-            }
-            let Some(slot) = state.free.pop().filter(|_| !self.is_ending()) else {
-                return;
-            };
-            match self.group.read(&self.journal, slot) {
-                Ok(Some(event)) => self.take(&mut state, event),
-                Ok(None) => {
-                    state.free.push(slot);
-                    return;
-                }
-                Err(error) => {
-                    state.free.push(slot);
-                    tracing::error!(%error, "an event cannot be read");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn take(&self, state: &mut State, event: PreAccess) {
-        self.measured.fault();
-        let id = FileId::of(&event.file).ok();
-        self.learn_writer(state, &event, id);
-        if let (Some(id), Some((first, count))) = (id, event.range)
-            && let Some(blob) = state.blobs.get(&id)
-        {
-            let pieces = blob.pieces_in(&(first..first.saturating_add(count)));
-            state.recordings.touched(id, pieces);
-        }
-        let (outcome, pieces) = if self.is_own_knock(&event) {
-            // Not refused: its number may be that of a reader for whom the daemon before this was asked.
-            (Outcome::Here, Vec::new())
-        } else {
-            state.needs_of(id, event.range)
-        };
-        if let (Some(id), [first, ..]) = (id, &pieces[..]) {
-            let ahead = self.options.read_ahead;
-            state.read_ahead(id, first.1, pieces.len(), ahead);
-        }
-        let request = Request {
-            number: event.file.as_raw_fd(),
-            slot: event.slot,
-            bytes: event.range.map_or(0, |(_, count)| count),
-            keeps_number: Some(event.file.into()),
-            read_by: ReadBy::This,
-            since: Instant::now(),
-        };
-        self.arrive(state, request, (outcome, pieces));
-    }
-
-    /// The first event of a blob that an earlier daemon watched brings what it can be written by.
-    fn learn_writer(&self, state: &mut State, event: &PreAccess, id: Option<FileId>) {
-        if let Some(id) = id
-            && let Some(blob) = state.blobs.get(&id).cloned()
-            && !blob.has_writer()
-        {
-            if let Ok(writer) = event.file.try_clone() {
-                blob.write_by(writer);
-                self.changed.notify_all();
-            }
-            if !state.watched.contains(&id) {
-                self.note_watched(state, id);
-                self.complete_later(id);
-            }
-        }
-    }
-
-    /// Whether an event is what this process asked for to learn by what a blob is written. Another
-    /// reader may have been quicker; this process reads of no blob but to learn that.
-    fn is_own_knock(&self, event: &PreAccess) -> bool {
-        event.pid.unsigned_abs() == std::process::id() && !self.knows_watched.load(Ordering::SeqCst)
     }
 
     pub(super) fn note_watched(&self, state: &mut State, id: FileId) {
@@ -281,29 +77,16 @@ impl Readers {
         self.background.push(at, id);
     }
 
-    /// Sees to it that the holder runs; not when it may have been ended.
-    pub(super) fn ensure_holder(&self) -> Result<()> {
-        let mut holder = self.lock_holder();
-        if self.is_ending() {
-            return Err(Error::Unavailable("the daemon ends".to_owned()));
-        }
-        let was_there = holder.connection().is_some();
-        holder.ensure(&self.group, &self.journal)?;
-        if !was_there {
-            self.wake();
-        }
-        Ok(())
-    }
-
-    fn arrive(
+    /// The answer, if it needs nothing that is not here.
+    pub(super) fn arrive(
         &self,
         state: &mut State,
         request: Request,
         (outcome, pieces): (Outcome, Vec<Piece>),
-    ) {
+    ) -> Option<Answer<Asker, Request>> {
         let number = request.number;
         match state.requests.arrive(number, request, outcome, &pieces) {
-            Arrival::Answered(answer) => self.answer(state, answer),
+            Arrival::Answered(answer) => Some(answer),
             Arrival::Waits(new) => {
                 self.measured.waits();
                 let now = Instant::now();
@@ -311,36 +94,30 @@ impl Readers {
                     .wanted
                     .extend(new.into_iter().map(|piece| (piece, now)));
                 self.changed.notify_all();
+                None
             }
         }
     }
 
-    pub(super) fn answer(&self, state: &mut State, answer: Answer<Request>) {
-        let verdict = match answer.outcome {
-            Outcome::Here => Verdict::Allow,
-            Outcome::Failed => Verdict::Fail,
-        };
-        for request in &answer.requests {
-            match self.group.answer(answer.number, verdict) {
-                Ok(()) => {}
-                // A daemon that was killed had answered it already.
-                Err(error) if request.read_by == ReadBy::Killed => {
-                    tracing::debug!(%error, "who waited has been answered");
+    /// Answers all of these: those of events with the state locked, those who are given bytes after that.
+    pub(super) fn answer_all(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        answers: Vec<Answer<Asker, Request>>,
+    ) {
+        let mut others = Vec::new();
+        for answer in answers {
+            match (answer.number, self.events.get()) {
+                (Asker::Event(number), Some(events)) => {
+                    self.answer_event(events, &mut state, (number, answer));
                 }
-                Err(error) => tracing::error!(%error, "a reader cannot be answered"),
-            }
-            match verdict {
-                Verdict::Allow => self.measured.served(request.bytes, request.since.elapsed()),
-                Verdict::Fail => self.measured.fault_failed(),
+                _ => others.push(answer),
             }
         }
-        for request in answer.requests {
-            self.journal.clear(request.slot);
-            state.free.push(request.slot);
-            // From now on another may have it.
-            drop(request.keeps_number);
+        drop(state);
+        for answer in others {
+            self.give(answer);
         }
-        self.changed.notify_all();
     }
 
     pub(super) fn fetch(&self) {
@@ -419,9 +196,8 @@ impl Readers {
                 Outcome::Failed
             }
         };
-        for answer in state.requests.fetched(piece, outcome) {
-            self.answer(&mut state, answer);
-        }
+        let answers = state.requests.fetched(piece, outcome);
+        self.answer_all(state, answers);
     }
 
     pub(super) fn completed(&self, blob: &Blob) {
@@ -448,7 +224,10 @@ impl Readers {
             return;
         }
         let was_watched = state.watched.remove(&id);
-        match self.group.unwatch(blob.data()) {
+        let Some(events) = self.events.get() else {
+            return;
+        };
+        match events.group.unwatch(blob.data()) {
             Ok(()) => tracing::debug!(blob = %Digest(blob.name()), "a blob is watched no more"),
             Err(error) if was_watched => tracing::warn!(%error, "a blob stays watched"),
             Err(_never_was) => {}
@@ -500,9 +279,5 @@ impl Readers {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn lock_holder(&self) -> MutexGuard<'_, Holder> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

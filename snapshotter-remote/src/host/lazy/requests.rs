@@ -10,7 +10,7 @@
 //! has. Nobody can tell then which of both an answer reaches, so both wait until both can be answered, and fail together.
 //! (The number of the former is kept from being given again, where nothing has it already; so this is rare.)
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, fmt::Debug, hash::Hash};
 
 /// What became of the pieces that a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +23,9 @@ pub(super) enum Outcome {
 
 /// To be answered now, as often as there are requests.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer<T> {
+pub(super) struct Answer<N, T> {
     /// To whom.
-    pub(super) number: i32,
+    pub(super) number: N,
     /// With what.
     pub(super) outcome: Outcome,
     /// What was kept of each request.
@@ -34,19 +34,19 @@ pub(super) struct Answer<T> {
 
 /// What is to be done when a request has come.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrival<P, T> {
+pub(super) enum Arrival<N, P, T> {
     /// It needs nothing.
-    Answered(Answer<T>),
+    Answered(Answer<N, T>),
     /// It waits, and these pieces were not wanted by anybody before.
     Waits(Vec<P>),
 }
 
-/// All who wait. `P` names a piece, `T` is what is kept of a request.
+/// All who wait. `N` is what an answer goes to, `P` names a piece, `T` is what is kept of a request.
 #[derive(Debug)]
-pub(super) struct Requests<P, T> {
-    waiting: HashMap<i32, Waiting<T>>,
+pub(super) struct Requests<N, P, T> {
+    waiting: HashMap<N, Waiting<T>>,
     /// Once for each piece that a request waits for.
-    wanted: HashMap<P, Vec<i32>>,
+    wanted: HashMap<P, Vec<N>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct Waiting<T> {
     outcome: Outcome,
 }
 
-impl<P: Copy + Eq + Hash, T> Requests<P, T> {
+impl<N: Copy + Debug + Eq + Hash, P: Copy + Eq + Hash, T> Requests<N, P, T> {
     /// Of nobody.
     pub(super) fn new() -> Self {
         Self {
@@ -73,11 +73,11 @@ impl<P: Copy + Eq + Hash, T> Requests<P, T> {
     /// A request for pieces that are not here, or that fails for another reason.
     pub(super) fn arrive(
         &mut self,
-        number: i32,
+        number: N,
         request: T,
         outcome: Outcome,
         pieces: &[P],
-    ) -> Arrival<P, T> {
+    ) -> Arrival<N, P, T> {
         let waiting = self.waiting.entry(number).or_insert_with(|| Waiting {
             requests: Vec::new(),
             pieces_left: 0,
@@ -101,7 +101,7 @@ impl<P: Copy + Eq + Hash, T> Requests<P, T> {
     }
 
     /// A piece that was wanted is here, or cannot be had: who can be answered now.
-    pub(super) fn fetched(&mut self, piece: P, outcome: Outcome) -> Vec<Answer<T>> {
+    pub(super) fn fetched(&mut self, piece: P, outcome: Outcome) -> Vec<Answer<N, T>> {
         let mut answers = Vec::new();
         for number in self.wanted.remove(&piece).unwrap_or_default() {
             let waiting = self.waiting.get_mut(&number);
@@ -115,7 +115,7 @@ impl<P: Copy + Eq + Hash, T> Requests<P, T> {
         answers
     }
 
-    fn leave(&mut self, number: i32) -> Answer<T> {
+    fn leave(&mut self, number: N) -> Answer<N, T> {
         let waiting = self.waiting.remove(&number).expect("it waits");
         Answer {
             number,
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    fn answer(number: i32, outcome: Outcome, requests: &[u32]) -> Answer<u32> {
+    fn answer(number: i32, outcome: Outcome, requests: &[u32]) -> Answer<i32, u32> {
         Answer {
             number,
             outcome,

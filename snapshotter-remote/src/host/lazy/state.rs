@@ -11,6 +11,7 @@ use disk::Digest;
 use sys::FileId;
 
 use super::{
+    fuse::Node,
     prefetch::Prefetch,
     recordings::Recordings,
     requests::{Answer, Outcome, Requests},
@@ -21,11 +22,22 @@ use crate::host::blob::Blob;
 /// A piece of the table of a blob.
 pub(super) type Piece = (FileId, usize);
 
+/// What an answer goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Asker {
+    /// An event, by the number of its descriptor.
+    Event(i32),
+    /// A request of the FUSE connection, by its number.
+    Served(u64),
+}
+
 /// Who waits.
 #[derive(Debug)]
 pub(super) struct Request {
     /// What its answer goes to.
-    pub(super) number: i32,
+    pub(super) number: Asker,
+    /// The file, and the first byte, of who is given the bytes themselves.
+    pub(super) wants: Option<(FileId, u64)>,
     /// Where it stands in the journal.
     pub(super) slot: usize,
     /// As long as this is open, no other gets its number.
@@ -50,9 +62,11 @@ pub(super) enum ReadBy {
 pub(super) struct State {
     /// All whose files may be read, also those that are whole.
     pub(super) blobs: HashMap<FileId, Arc<Blob>>,
-    /// Of these, those whose reads are events.
+    /// Of these, those that are files of the FUSE connection, by their numbers there; none where two blobs would have one.
+    nodes: HashMap<u64, Option<FileId>>,
+    /// Of all, those whose reads are events.
     pub(super) watched: HashSet<FileId>,
-    pub(super) requests: Requests<Piece, Request>,
+    pub(super) requests: Requests<Asker, Piece, Request>,
     /// What somebody waits for, and since when.
     pub(super) wanted: VecDeque<(Piece, Instant)>,
     /// What nobody waits for yet.
@@ -76,6 +90,7 @@ impl State {
     pub(super) fn new(slots: usize) -> Self {
         Self {
             blobs: HashMap::new(),
+            nodes: HashMap::new(),
             watched: HashSet::new(),
             requests: Requests::new(),
             wanted: VecDeque::new(),
@@ -87,6 +102,28 @@ impl State {
             last: HashMap::new(),
             failed: HashMap::new(),
         }
+    }
+
+    /// The blob becomes a file of the FUSE connection: whether it can. Another may have its number, and then neither is one: nobody
+    /// could tell whose contents are asked for.
+    pub(super) fn note_node(&mut self, blob: &Arc<Blob>, id: FileId) -> bool {
+        self.blobs.insert(id, Arc::clone(blob));
+        let Some(number) = Node::number_of(blob.name()) else {
+            return false;
+        };
+        let is_other = |of: &Option<FileId>| {
+            let other = of.and_then(|id| self.blobs.get(&id));
+            other.is_none_or(|other| other.name() != blob.name())
+        };
+        let is_contested = self.nodes.get(&number).is_some_and(is_other);
+        self.nodes.insert(number, (!is_contested).then_some(id));
+        !is_contested
+    }
+
+    /// The file of that number.
+    pub(super) fn node(&self, number: u64) -> Option<(FileId, Arc<Blob>)> {
+        let id = (*self.nodes.get(&number)?)?;
+        Some((id, Arc::clone(self.blobs.get(&id)?)))
     }
 
     /// What a read of that file needs first. When it is not known which file it is, it may be any; one that is not known
@@ -185,8 +222,9 @@ impl State {
 
     /// A blob is not there any more: what was wanted of it and is fetched by nobody yet has failed, and who is answered then.
     /// Its number may be that of another file soon.
-    pub(super) fn forget(&mut self, id: FileId) -> Vec<Answer<Request>> {
+    pub(super) fn forget(&mut self, id: FileId) -> Vec<Answer<Asker, Request>> {
         self.blobs.remove(&id);
+        self.nodes.retain(|_, of| *of != Some(id));
         self.last.remove(&id);
         self.failed.retain(|(of, _), _| *of != id);
         self.ahead.retain(|(of, _)| *of != id);
@@ -261,13 +299,35 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_known_by_its_number_and_two_with_one_number_are_not() {
+        let (directory, mut state, id) = scene();
+        let blob = Arc::clone(&state.blobs[&id]);
+        let number = Node::number_of(blob.name()).unwrap();
+        assert!(state.node(number).is_none());
+        assert!(state.note_node(&blob, id) && state.note_node(&blob, id));
+        assert_eq!(state.node(number).unwrap().0, id);
+        // As if its digest began like that of the other.
+        let of = vec![Of::Hole { blocks: 16 }];
+        let table = Table::new(of).unwrap();
+        let other = Blob::open(directory.path(), table.digest(), || Ok(table.clone()));
+        let other = Arc::new(other.unwrap());
+        let other_id = FileId::of(other.data()).unwrap();
+        state.blobs.insert(id, other);
+        assert!(!state.note_node(&blob, other_id));
+        assert!(state.node(number).is_none());
+        assert!(!state.note_node(&blob, id), "it stays so");
+    }
+
+    #[test]
     fn who_waits_for_what_nobody_fetches_yet_is_told_when_its_blob_goes() {
         let (_directory, mut state, id) = scene();
         let other = FileId { inode: 0, ..id };
         let now = Instant::now();
         for (number, file) in [(5, id), (6, other), (7, id)] {
+            let number = Asker::Event(number);
             let request = Request {
                 number,
+                wants: None,
                 slot: 0,
                 keeps_number: None,
                 read_by: ReadBy::This,
@@ -275,17 +335,17 @@ mod tests {
                 bytes: 0,
             };
             // A fetcher has what 7 waits for.
-            let piece = (file, usize::from(number == 7));
+            let piece = (file, usize::from(number == Asker::Event(7)));
             state
                 .requests
                 .arrive(number, request, Outcome::Here, &[piece]);
-            if number != 7 {
+            if number != Asker::Event(7) {
                 state.wanted.push_back((piece, now));
             }
         }
         let answers = state.forget(id).into_iter();
         let answers: Vec<_> = answers.map(|one| (one.number, one.outcome)).collect();
-        assert_eq!(answers, [(5, Outcome::Failed)]);
+        assert_eq!(answers, [(Asker::Event(5), Outcome::Failed)]);
         assert_eq!(indexes(state.wanted.iter().map(|(piece, _)| *piece)), [0]);
         assert_eq!(state.requests.fetched((id, 1), Outcome::Here).len(), 1);
     }
