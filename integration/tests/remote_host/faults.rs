@@ -1,12 +1,20 @@
 //! Stores that lie, are another's or are away: nothing is read that was not verified, what is cached goes on,
 //! and what goes wrong is told.
 
-use std::fs;
+use std::{fs, net::TcpListener};
 
-use anyhow::{Result, ensure};
-use integration::{conformance::mount_all, store::Store};
+use anyhow::{Context, Result, ensure};
+use integration::{
+    conformance::{Labels, mount_all},
+    store::Store,
+    wait::{SOON, Sources, until},
+};
 
-use super::host::{Host, program};
+use super::{
+    host::{BackEnd, Host, TARGET, program},
+    lazy::{is_input_output_error, metric, only_read},
+    truth::read_anew,
+};
 
 /// All is fetched before it is mounted; lazy.rs has what is fetched while it is read.
 const COPY: &str = "[attach]\nkind = \"copy\"\n";
@@ -95,6 +103,45 @@ fn a_store_that_is_away_holds_up_nothing_that_is_cached() {
     host.remove(&["a", "b"]).unwrap();
     host.finish_layer(&layer).unwrap();
     host.finish().unwrap();
+}
+
+/// A store that takes connections and never says anything is one that is away, when its time is over.
+fn check_silence(by: BackEnd) -> Result<()> {
+    let metrics = tempfile::tempdir()?;
+    let metrics = metrics.path().join("metrics");
+    let limits = "deadline_seconds = 1\nobject_seconds = 1\n";
+    let mut host = Host::start(&format!("{limits}{}", only_read(by, &metrics)))?;
+    let layer = host.pull("extract")?.context("it is no disk")?;
+    let mounted = host.mount("a", &layer)?;
+    host.stop_store()?;
+    // Its connections are taken by the kernel.
+    let silent = TcpListener::bind(&host.address)?;
+    let program = mounted.point().join("bin/busybox");
+    let read = || read_anew(&program, 0, 4 << 20);
+    is_input_output_error(read())?;
+    ensure!(host.log()?.contains("no answer within 1 seconds"));
+    let unknown = format!("sha256:{}", "ab".repeat(32));
+    let labels = Labels::from([(TARGET.to_owned(), unknown)]);
+    let client = host.client()?;
+    client.prepare("unknown", "", labels)?;
+    ensure!(metric(&metrics, "layers_total{outcome=\"unreachable\"}")? == 1);
+    drop(silent);
+    host.start_store()?;
+    until("the store is asked again", SOON, Sources::none(), || {
+        Ok(read().ok().filter(|bytes| bytes.starts_with(b"\x7fELF")))
+    })?;
+    mounted.unmount()?;
+    host.remove(&["unknown", "a", &layer])?;
+    host.finish().map(drop)
+}
+
+#[test]
+fn a_store_that_says_nothing_is_given_up_when_its_time_is_over() {
+    for by in [BackEnd::Lazy, BackEnd::Fuse] {
+        if by.is_there() {
+            check_silence(by).unwrap();
+        }
+    }
 }
 
 impl Host {
