@@ -84,6 +84,18 @@ pub enum Error {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// A bucket did not do what it was asked for.
+    #[error("{doing} {object} in {bucket}: {what}")]
+    Bucket {
+        /// What was tried.
+        doing: &'static str,
+        /// The object.
+        object: String,
+        /// The bucket, with the store's prefix.
+        bucket: String,
+        /// What it said, and what to do.
+        what: String,
+    },
     /// A file could not be used.
     #[error("{doing} {}", path.display())]
     File {
@@ -95,11 +107,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A directory that is no store.
-    #[error("{} has no key, so it is no store: `store add` makes one", directory.display())]
+    /// A directory or bucket that is no store.
+    #[error("{store} has no key, so it is no store: `store add` makes one")]
     NoStore {
-        /// The directory.
-        directory: PathBuf,
+        /// The directory, or the bucket and its prefix.
+        store: String,
     },
     /// A key file that has no key.
     #[error("{}: {what}", path.display())]
@@ -137,13 +149,23 @@ pub enum Error {
         source: disk::Error,
     },
     /// Others change the store.
-    #[error(
-        "{} is being added to or cleaned up by another process: try again later",
-        directory.display()
-    )]
+    #[error("{store} is being added to or cleaned up by another process{way_out}: try again later")]
     Busy {
         /// The store.
-        directory: PathBuf,
+        store: String,
+        /// Who that is and how it ends, where that is known.
+        way_out: String,
+    },
+    /// A bucket could not be told that it is being changed, so others may have changed it.
+    #[error(
+        "{store} could not be told for {seconds} seconds that this process changes it, so another may have done so: \
+         nothing more is done, try again"
+    )]
+    Lapsed {
+        /// The store.
+        store: String,
+        /// How long.
+        seconds: u64,
     },
     /// What cannot be read may need anything, so nothing is removed.
     #[error(

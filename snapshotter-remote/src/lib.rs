@@ -15,6 +15,7 @@ pub mod chunk;
 pub mod cli;
 mod conversion;
 pub mod cut;
+mod driver;
 mod error;
 mod fields;
 pub mod host;

@@ -8,63 +8,106 @@
 //! ```
 
 mod add;
+mod bucket;
 mod chunks;
+mod directory;
 mod export;
+mod files;
 mod flat;
 mod key;
 mod layer;
+mod lease;
 mod listing;
 mod lock;
+mod name;
 mod objects;
+mod place;
 mod reading;
 mod removal;
+mod s3_credentials;
+mod streamed;
 mod traces;
 mod verify;
 mod waste;
 
-use std::path::Path;
-
 pub use add::Added;
+pub use bucket::S3Config;
 pub use flat::{FlatDisk, Part};
 pub use listing::Listed;
-pub use objects::{Name, Objects};
+pub use name::Name;
+pub use objects::Objects;
+pub use place::{BucketName, Place};
 pub use reading::{Opened, Reader};
 pub use removal::Below;
 pub use traces::Traces;
 pub use verify::{Damage, Verified};
 pub use waste::{Sweep, Waste};
 
-use crate::{error::Result, signature::PrivateKey};
+use objects::Ground;
+
+use crate::{
+    error::Result,
+    signature::{PrivateKey, PublicKey},
+};
 
 /// A store that this process may write.
 #[derive(Debug)]
 pub struct Store {
     objects: Objects,
-    key: PrivateKey,
+    /// What is believed.
+    public: PublicKey,
+    /// What signs; who only looks after a bucket does without.
+    private: Option<PrivateKey>,
 }
 
 impl Store {
-    /// The store in a directory, made if there is none, with a new key.
+    /// The store there, made with a new key if there is none; a bucket has to be there.
     ///
     /// # Errors
-    /// What the file system answers, a key file that has no key, and a store that has lost its key.
-    pub fn create(directory: &Path) -> Result<Self> {
-        let objects = Objects::create(directory)?;
-        let is_empty = objects.disks()?.is_empty();
+    /// What the file system or the bucket answers, a key file that has no key, and a store that has lost its key.
+    pub fn create(place: impl Into<Place>) -> Result<Self> {
+        let objects = Objects::at(&place.into())?;
+        let private = match objects.ground() {
+            Ground::Directory(directory) => {
+                let is_empty = objects.disks()?.is_empty();
+                key::load_or_make(directory.path(), is_empty)?
+            }
+            Ground::Bucket(bucket) => {
+                key::load_or_make_for_bucket(&objects, bucket.key_file.as_deref())?
+            }
+        };
         Ok(Self {
-            key: key::load_or_make(directory, is_empty)?,
             objects,
+            public: private.public(),
+            private: Some(private),
         })
     }
 
-    /// The store that is in a directory.
+    /// The store that is there.
     ///
     /// # Errors
     /// As [`Store::create`], and when there is none.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        if let Place::Directory(path) = &place {
+            // Nothing is made where there is no store.
+            let private = key::load(path)?;
+            return Ok(Self {
+                objects: Objects::at(&place)?,
+                public: private.public(),
+                private: Some(private),
+            });
+        }
+        let objects = Objects::at(&place)?;
+        let public = key::public_in_bucket(&objects)?;
+        let private = match objects.ground() {
+            Ground::Bucket(bucket) => key::private_of_bucket(bucket.key_file.as_deref(), &public)?,
+            Ground::Directory(_) => None,
+        };
         Ok(Self {
-            key: key::load(directory)?,
-            objects: Objects::create(directory)?,
+            objects,
+            public,
+            private,
         })
     }
 

@@ -18,16 +18,21 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// What clients of registries need of this process and of this machine.
+/// Makes it the one of libraries that take what a process has.
+pub(crate) fn install() {
+    // Once is enough, whoever did it.
+    drop(ring::default_provider().install_default());
+}
+
+/// What clients of registries and buckets need of this process and of this machine.
 ///
 /// # Errors
 /// [`Error::Setting`] when no authority is trusted here, which their library would end the process for.
-pub(crate) fn for_registries() -> Result<()> {
-    // Once is enough, whoever did it.
-    drop(ring::default_provider().install_default());
+pub(crate) fn for_clients() -> Result<()> {
+    install();
     if rustls_native_certs::load_native_certs().certs.is_empty() {
         return Err(Error::Setting(
-            "this machine has no certificates of authorities, so no registry can be asked: install \
+            "this machine has no certificates of authorities, so no registry and no bucket can be asked: install \
              ca-certificates, or name a file of them in SSL_CERT_FILE"
                 .to_owned(),
         ));

@@ -1,6 +1,6 @@
 //! The command line as values.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use disk::Digest;
@@ -10,6 +10,7 @@ use crate::{
     host::opener,
     image::{Access, ImageName, Platform, SCHEME},
     signature::digest,
+    store::{BucketName, Place, S3Config},
 };
 
 /// What `--version` says; `build.rs` tells the commit.
@@ -172,7 +173,7 @@ pub(super) enum Store {
     /// Add an image: its layers as chunks, a disk for each prefix of them.
     Add(Add),
     /// List disks.
-    Ls(Directory),
+    Ls(Where),
     /// Read every byte and compare it with its name; fails if something is damaged or missing.
     Verify(Verify),
     /// Remove disks; `gc` then frees what only they needed.
@@ -185,11 +186,102 @@ pub(super) enum Store {
     Export(Export),
 }
 
+/// Where a store is.
 #[derive(Debug, Args)]
-pub(super) struct Directory {
+pub(super) struct Where {
     /// Directory of the store.
-    #[arg(long = "dir", value_name = "DIR")]
-    pub(super) path: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "store",
+        conflicts_with = "store"
+    )]
+    dir: Option<PathBuf>,
+    /// A bucket of S3 that the store is in, in place of a directory: s3://BUCKET[/PREFIX].
+    #[arg(long, value_name = "URL")]
+    store: Option<BucketName>,
+    #[command(flatten)]
+    s3: S3,
+}
+
+impl Where {
+    /// What was said as one value.
+    pub(super) fn place(&self) -> Place {
+        match (&self.store, &self.dir) {
+            (Some(name), _) => {
+                Place::Bucket(name.clone(), Box::new(self.s3.over(S3Config::default())))
+            }
+            (None, dir) => Place::Directory(dir.clone().expect("one of both is required")),
+        }
+    }
+
+    /// The same for who waits.
+    pub(super) fn place_for(&self, wait: &Wait) -> Place {
+        let mut place = self.place();
+        if let Place::Bucket(_, config) = &mut place {
+            config.grace = wait
+                .grace
+                .map(|seconds| Duration::from_secs(seconds.into()));
+        }
+        place
+    }
+}
+
+/// How a bucket is reached.
+#[derive(Debug, Clone, Args)]
+pub(super) struct S3 {
+    /// Another server of S3 than Amazon's: https://HOST[:PORT] [default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL].
+    #[arg(long, value_name = "URL", help_heading = S3_HEADING)]
+    s3_endpoint: Option<String>,
+    /// Its region [default: AWS_REGION, or us-east-1].
+    #[arg(long, value_name = "NAME", help_heading = S3_HEADING)]
+    s3_region: Option<String>,
+    /// Buckets of that server are hosts, BUCKET.HOST, and not HOST/BUCKET.
+    #[arg(long, help_heading = S3_HEADING)]
+    s3_virtual_hosts: bool,
+    /// Ask a server on another machine by http://, although everything is plain text then.
+    #[arg(long, help_heading = S3_HEADING)]
+    s3_plain_http: bool,
+    /// Certificates (PEM) of authorities that vouch for that server, in place of the system's.
+    #[arg(long, value_name = "FILE", help_heading = S3_HEADING)]
+    s3_ca: Option<PathBuf>,
+    /// Credentials as Amazon's own command keeps them [default: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or
+    /// ~/.aws/credentials].
+    #[arg(long, value_name = "FILE", help_heading = S3_HEADING)]
+    s3_credentials: Option<PathBuf>,
+    /// The private key of the store, for who adds: it is not in the bucket. A new store's is made there.
+    #[arg(long, value_name = "FILE", help_heading = S3_HEADING)]
+    key_file: Option<PathBuf>,
+}
+
+const S3_HEADING: &str = "Options for --store";
+
+impl S3 {
+    /// Puts what the flags say over a configuration.
+    pub(super) fn over(&self, mut config: S3Config) -> S3Config {
+        let texts = [
+            (&self.s3_endpoint, &mut config.endpoint),
+            (&self.s3_region, &mut config.region),
+        ];
+        for (said, text) in texts {
+            if said.is_some() {
+                text.clone_from(said);
+            }
+        }
+        let files = [
+            (&self.s3_ca, &mut config.ca_file),
+            (&self.s3_credentials, &mut config.credentials_file),
+            (&self.key_file, &mut config.key_file),
+        ];
+        for (said, file) in files {
+            if said.is_some() {
+                file.clone_from(said);
+            }
+        }
+        config.virtual_hosts |= self.s3_virtual_hosts;
+        config.plain_http |= self.s3_plain_http;
+        config
+    }
 }
 
 #[derive(Debug, Args)]
@@ -199,7 +291,7 @@ pub(super) struct Add {
     #[arg(value_name = "IMAGE")]
     pub(super) image: Image,
     #[command(flatten)]
-    pub(super) directory: Directory,
+    pub(super) place: Where,
     #[command(flatten)]
     pub(super) registries: Registries,
     /// For which machines: OS/ARCHITECTURE. This machine's, unless said.
@@ -234,7 +326,7 @@ impl Registries {
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
-    pub(super) directory: Directory,
+    pub(super) place: Where,
     /// Take away what is damaged; `store add` of its image makes it again.
     #[arg(long)]
     pub(super) remove_damaged: bool,
@@ -251,7 +343,7 @@ pub(super) struct Export {
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
     #[command(flatten)]
-    pub(super) directory: Directory,
+    pub(super) place: Where,
 }
 
 #[derive(Debug, Args)]
@@ -260,7 +352,7 @@ pub(super) struct Rm {
     #[arg(value_name = "CHAINID", required = true)]
     pub(super) chain_ids: Vec<ChainId>,
     #[command(flatten)]
-    pub(super) directory: Directory,
+    pub(super) place: Where,
     /// The disks of their lower layers, too, as far as no other disk stands on them.
     #[arg(long)]
     pub(super) prefixes: bool,
@@ -271,7 +363,7 @@ pub(super) struct Rm {
 #[derive(Debug, Args)]
 pub(super) struct Gc {
     #[command(flatten)]
-    pub(super) directory: Directory,
+    pub(super) place: Where,
     /// Only say what would go.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -287,13 +379,21 @@ pub(super) struct Wait {
     /// How long to wait until nobody adds; without it, a store that is busy is left alone.
     #[arg(long = "wait", value_name = "SECONDS", default_value_t = 0)]
     pub(super) seconds: u32,
+    /// In a bucket: how long who adds counts after the last word of him, where he may have been killed [default: 600].
+    #[arg(long, value_name = "SECONDS", help_heading = S3_HEADING)]
+    grace: Option<u32>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Serve {
     /// Directory of the store.
-    #[arg(long = "dir", value_name = "DIR")]
+    #[arg(long = "dir", value_name = "DIR", conflicts_with = "store")]
     pub(super) path: Option<PathBuf>,
+    /// A bucket of S3 that the store is in, in place of a directory: s3://BUCKET[/PREFIX].
+    #[arg(long, value_name = "URL")]
+    pub(super) store: Option<BucketName>,
+    #[command(flatten)]
+    pub(super) s3: S3,
     /// Where hosts connect: ADDRESS:PORT; port 0 is one that is free.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) listen: Option<SocketAddr>,

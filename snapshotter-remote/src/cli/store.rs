@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn perform(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Add(asked) => add(asked)?,
-        Command::Ls(directory) => list(&Store::open(&directory.path)?)?,
+        Command::Ls(place) => list(&Store::open(place.place())?)?,
         Command::Verify(asked) => return verify(asked),
         Command::Rm(asked) => remove(asked)?,
         Command::Gc(asked) => collect(asked)?,
@@ -38,7 +38,7 @@ fn add(asked: &Add) -> Result<()> {
         }
     };
     let images = origin.images(&platform)?;
-    let store = Store::create(&asked.directory.path)?;
+    let store = Store::create(asked.place.place())?;
     for image in &images {
         let added = store.add(image)?;
         let made = match added.disks_made {
@@ -73,7 +73,7 @@ fn list(store: &Store) -> Result<()> {
 }
 
 fn verify(asked: &Verify) -> Result<ExitCode> {
-    let store = Store::open(&asked.directory.path)?;
+    let store = Store::open(asked.place.place_for(&asked.wait))?;
     let verified = store.verify()?;
     let mut text = String::new();
     for damage in &verified.damages {
@@ -104,7 +104,7 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
 }
 
 fn remove(asked: &Rm) -> Result<()> {
-    let store = Store::open(&asked.directory.path)?;
+    let store = Store::open(asked.place.place_for(&asked.wait))?;
     let below = if asked.prefixes {
         Below::Remove
     } else {
@@ -119,7 +119,7 @@ fn remove(asked: &Rm) -> Result<()> {
 }
 
 fn collect(asked: &Gc) -> Result<()> {
-    let store = Store::open(&asked.directory.path)?;
+    let store = Store::open(asked.place.place_for(&asked.wait))?;
     let (sweep, done) = if asked.dry_run {
         (Sweep::Count, "would be removed")
     } else {
@@ -175,7 +175,12 @@ fn serve(asked: &Serve) -> Result<()> {
 fn override_by(config: &mut Config, asked: &Serve) {
     if let Some(path) = &asked.path {
         config.dir.clone_from(path);
+        config.store = None;
     }
+    if asked.store.is_some() {
+        config.store.clone_from(&asked.store);
+    }
+    config.s3 = asked.s3.over(std::mem::take(&mut config.s3));
     if let Some(listen) = asked.listen {
         config.listen = listen;
     }
@@ -203,6 +208,6 @@ fn override_by(config: &mut Config, asked: &Serve) {
 }
 
 fn export(asked: &Export) -> Result<()> {
-    let store = Store::open(&asked.directory.path)?;
+    let store = Store::open(asked.place.place())?;
     store.export(asked.chain_id.0, &asked.file)
 }

@@ -169,7 +169,7 @@ impl Registry {
     /// # Errors
     /// Files of `access` that cannot be read, and a machine without certificates of authorities.
     pub fn of(name: ImageName, access: &Access) -> Result<Arc<Self>> {
-        tls::for_registries()?;
+        tls::for_clients()?;
         let credentials = Credentials::read(access.auth_file.as_deref())?;
         let reference = name.reference();
         let auth = credentials.of(reference)?;

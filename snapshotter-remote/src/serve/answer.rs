@@ -212,6 +212,12 @@ impl Served {
                 let text = "too many files are open: ask again\n";
                 Err(later(StatusCode::SERVICE_UNAVAILABLE, text))
             }
+            Err(error @ Error::Bucket { .. }) => {
+                tracing::error!(%error, "the bucket does not give an object");
+                let text =
+                    "the bucket that the store is in does not give it: the store's log says why\n";
+                Err(refusal(StatusCode::BAD_GATEWAY, text))
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "an object cannot be read");

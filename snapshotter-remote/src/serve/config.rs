@@ -10,7 +10,10 @@ use serde::Deserialize;
 use snapshot_core::daemon::{LogConfig, MetricsConfig, config};
 
 use super::{convert::ConvertConfig, nbd::NbdConfig, tls::TlsConfig};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    store::{BucketName, Place, S3Config},
+};
 
 /// Where the configuration is looked for.
 pub const FILE: &str = "/etc/snapshotter-remote-store/config.toml";
@@ -27,6 +30,10 @@ const PORT: u16 = 7070;
 pub struct Config {
     /// Directory of the store.
     pub dir: PathBuf,
+    /// A bucket that the store is in, in place of that directory.
+    pub store: Option<BucketName>,
+    /// `[s3]`
+    pub s3: S3Config,
     /// Where hosts connect.
     pub listen: SocketAddr,
     /// Whether an address that others reach may be served without TLS.
@@ -66,6 +73,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             dir: PathBuf::from(DIRECTORY),
+            store: None,
+            s3: S3Config::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
             plaintext: false,
             token_file: None,
@@ -97,6 +106,14 @@ impl Config {
     /// For a file that cannot be read, and for keys and values that are not known.
     pub fn read(file: Option<&Path>) -> Result<Self> {
         Ok(config::read(file, Path::new(FILE))?)
+    }
+
+    /// Where the store is.
+    pub(super) fn place(&self) -> Place {
+        match &self.store {
+            Some(name) => Place::Bucket(name.clone(), Box::new(self.s3.clone())),
+            None => Place::Directory(self.dir.clone()),
+        }
     }
 
     /// The first address, of HTTP or NBD, that other hosts reach.
@@ -240,6 +257,9 @@ mod tests {
         assert!(config.convert.auth_file.is_some() && config.convert.ca_file.is_some());
         assert!(config.tls.is_on() && config.tls.client_ca_file.is_some());
         assert!(config.nbd.listen.is_some());
+        let s3 = config.s3;
+        assert!(config.store.is_some() && s3.endpoint.is_some() && s3.region.is_some());
+        assert!(s3.ca_file.is_some() && s3.credentials_file.is_some() && s3.key_file.is_some());
         std::fs::write(&file, "lissten = 1").unwrap();
         let error = Config::read(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("listen"), "{error}");

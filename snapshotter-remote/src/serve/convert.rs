@@ -20,7 +20,7 @@ use super::measured::Measured;
 use crate::{
     error::{Error, Result},
     image::{Access, ImageName, Origin, Platform, Registry},
-    store::Store,
+    store::{Place, Store},
 };
 
 /// `[convert]`
@@ -167,7 +167,7 @@ fn judge(life: Option<&Life>, running: usize, running_max: usize, now: Instant) 
 #[derive(Debug)]
 pub(super) struct Conversions {
     config: ConvertConfig,
-    directory: PathBuf,
+    place: Place,
     platform: Platform,
     measured: Measured,
     turns: Arc<Semaphore>,
@@ -176,22 +176,22 @@ pub(super) struct Conversions {
 }
 
 impl Conversions {
-    /// Into the store in that directory, which is made if there is none.
+    /// Into the store there, which is made if there is none.
     ///
     /// # Errors
     /// A store that this process may not add to.
     pub(super) fn new(
         config: ConvertConfig,
-        directory: PathBuf,
+        place: Place,
         measured: Measured,
     ) -> Result<Arc<Self>> {
-        Store::create(&directory)?;
+        Store::create(&place)?;
         Ok(Arc::new(Self {
             turns: Arc::new(Semaphore::new(config.conversions_max)),
             platform: config.platform()?,
             lives: Mutex::default(),
             config,
-            directory,
+            place,
             measured,
         }))
     }
@@ -271,7 +271,7 @@ impl Conversions {
     fn convert(&self, name: ImageName, told: &watch::Sender<()>) -> Result<()> {
         let access = self.config.access(&name);
         let origin = Origin::of_registry(Registry::of(name, &access)?)?;
-        let store = Store::open(&self.directory)?;
+        let store = Store::open(&self.place)?;
         for image in &origin.images(&self.platform)? {
             store.add_telling(image, &|_chain_id| told.send_replace(()))?;
         }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     open_files,
-    store::{Reader, Traces},
+    store::Reader,
 };
 
 /// Connections that wait in the kernel until they are accepted, as far as it keeps so many.
@@ -101,14 +101,17 @@ impl Server {
         let acceptor = config.tls.acceptor()?;
         let mut registry = Registry::with_prefix("snapshotter_remote_store");
         let measured = Measured::register(&mut registry);
-        let convert = config.convert.enabled.then(|| {
-            Conversions::new(config.convert.clone(), config.dir.clone(), measured.clone())
-        });
+        let convert = config
+            .convert
+            .enabled
+            .then(|| Conversions::new(config.convert.clone(), config.place(), measured.clone()));
+        // It may make the store.
+        let conversions = convert.transpose()?;
+        let reader = Reader::open(config.place())?;
         let served = Served {
-            // It may make the store.
-            conversions: convert.transpose()?,
-            reader: Reader::open(&config.dir)?,
-            traces: Traces::of(&config.dir),
+            conversions,
+            traces: reader.traces(),
+            reader,
             tokens: tokens.map(|tokens| RwLock::new(Arc::new(tokens))),
             acceptor: acceptor.map(RwLock::new),
             has_client_ca: config.tls.client_ca_file.is_some(),
@@ -208,7 +211,7 @@ fn status(
 ) -> std::io::Result<String> {
     let scheme = if config.tls.is_on() { "https" } else { "http" };
     let address = listener.local_addr()?;
-    let mut status = format!("serving {} on {scheme}://{address}", config.dir.display());
+    let mut status = format!("serving {} on {scheme}://{address}", config.place());
     if let Some(nbd) = nbd {
         let scheme = if config.tls.is_on() { "nbds" } else { "nbd" };
         status += &format!(" and {scheme}://{}", nbd.local_addr()?);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Seek};
 
 use disk::{Digest, Form, Image, Tree};
 
-use super::{Store, chunks, lock, objects::Name};
+use super::{Store, chunks, lock, name::Name};
 use crate::{
     error::{Error, Result},
     image::Source,
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// As [`Store::add`].
     pub fn add_telling(&self, image: &Source<'_>, told: &dyn Fn(Digest)) -> Result<Added> {
-        let _adding = lock::adding(self.objects.directory())?;
+        let adding = lock::adding(&self.objects)?;
         let layers = image.diff_ids();
         let chain_ids = chain_ids(layers);
         let Some(&chain_id) = chain_ids.last() else {
@@ -90,13 +90,14 @@ impl Store {
                 None => {
                     disks_made += 1;
                     found.sync(self)?;
-                    self.make_disk(&tree, chain_id, &kept)?
+                    self.make_disk(&tree, chain_id, &kept, &adding)?
                 }
             };
             disk_bytes = manifest.flat_blocks() * disk::BLOCK_BYTES;
             told(chain_id);
         }
         found.sync(self)?;
+        adding.check()?;
         Ok(Added {
             chain_id,
             layers: layers.len(),
@@ -131,7 +132,7 @@ impl Store {
         let bytes = self
             .objects
             .get(Name::Disk(chain_id), signature::BYTES_MAX)?;
-        signature::open(&bytes, chain_id, &[self.key.public()])
+        signature::open(&bytes, chain_id, &[self.public])
     }
 
     fn make_disk(
@@ -139,6 +140,7 @@ impl Store {
         tree: &Tree,
         chain_id: Digest,
         kept: &[(Layer, [u8; 32])],
+        adding: &lock::Held,
     ) -> Result<Manifest> {
         let (devices_metadata, devices) = self.metadata(tree, chain_id, Form::Devices)?;
         let (flat_metadata, same) = self.metadata(tree, chain_id, Form::Flat)?;
@@ -158,7 +160,12 @@ impl Store {
             flat_metadata,
             devices: devices.collect(),
         };
-        let signed = self.key.sign(&manifest)?;
+        let key = self.private.as_ref().ok_or_else(|| {
+            let what = "nothing is signed, as nobody has said where the private key is: --key-file (s3.key_file) does";
+            Error::Setting(what.to_owned())
+        })?;
+        let signed = key.sign(&manifest)?;
+        adding.check()?;
         self.objects.put(Name::Disk(chain_id), signed)?;
         Ok(manifest)
     }

@@ -6,11 +6,12 @@ use std::{
     fs::File,
     sync::{
         Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
-use super::objects::{Name, Objects};
+use super::{name::Name, objects::Objects};
 use crate::{
     chunk::{self, ChunkId},
     cut::cut,
@@ -20,6 +21,9 @@ use crate::{
 
 /// Threads that compress and wait for the disk, and chunks that wait for them.
 const WRITERS: usize = 16;
+
+/// Chunks that are worth a thread to look for them.
+const LOOKS: usize = 16;
 
 /// What a chunk needs on its way.
 type Waiting = (ChunkId, Vec<u8>);
@@ -97,6 +101,36 @@ fn put_one(objects: &Objects, id: ChunkId, contents: &[u8]) -> Result<Put> {
     }
     objects.put(name, chunk::seal(contents)?)?;
     Ok(Put::Made)
+}
+
+/// Whether the store has all of these; several are looked for at once, because a bucket takes its time to answer.
+pub(super) fn are_there(objects: &Objects, ids: &[ChunkId]) -> Result<bool> {
+    let (next, is_missing) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let failure = Mutex::new(None);
+    let look = || {
+        while !is_missing.load(Ordering::Relaxed)
+            && let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let found = objects.has(Name::Chunk(*id)).unwrap_or_else(|error| {
+                lock(&failure).get_or_insert(error);
+                false
+            });
+            if !found {
+                is_missing.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let lookers = (ids.len() / LOOKS).min(WRITERS - 1);
+        for _ in 0..lookers {
+            scope.spawn(look);
+        }
+        look();
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(!is_missing.into_inner()),
+    }
 }
 
 /// Waits while another waits: only one at a time is given something.

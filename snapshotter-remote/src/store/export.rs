@@ -8,7 +8,7 @@ use std::{
 
 use disk::Digest;
 
-use super::{Store, objects::Name};
+use super::{Store, name::Name};
 use crate::{
     chunk::{self, ChunkId},
     error::{Error, Result},

@@ -3,7 +3,7 @@
 
 use disk::{BLOCK_BYTES, Digest};
 
-use super::{Reader, objects::Name};
+use super::{Reader, name::Name};
 use crate::{
     error::{Error, Result},
     signature,

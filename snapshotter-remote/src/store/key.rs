@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use object_store::PutMode;
 use tempfile::NamedTempFile;
 
-use super::objects::unreadable;
+use super::{directory::unreadable, objects::Objects};
 use crate::{
     error::{Error, Result},
     signature::{PrivateKey, PublicKey},
@@ -23,17 +24,113 @@ const BYTES_MAX: u64 = 200;
 
 /// The key of the store in that directory.
 pub(super) fn load(directory: &Path) -> Result<PrivateKey> {
-    let path = directory.join(PRIVATE);
-    let file = File::open(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::NoStore {
-            directory: directory.to_owned(),
-        },
-        _ => unreadable(&path, source),
-    })?;
+    let key = private(&directory.join(PRIVATE))?;
+    key.ok_or_else(|| Error::NoStore {
+        store: directory.display().to_string(),
+    })
+}
+
+/// The private key in a file, if that is there.
+fn private(path: &Path) -> Result<Option<PrivateKey>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|source| unreadable(path, source))?,
+    };
     let mut line = String::new();
     let read = file.take(BYTES_MAX).read_to_string(&mut line);
-    read.map_err(|source| unreadable(&path, source))?;
+    read.map_err(|source| unreadable(path, source))?;
+    let path = path.to_owned();
+    let parsed = line.parse().map_err(|what| Error::Key { path, what });
+    parsed.map(Some)
+}
+
+/// The public key of the store in a bucket.
+///
+/// # Errors
+/// [`Error::NoStore`], one that is no key, and what the bucket answers.
+pub(super) fn public_in_bucket(objects: &Objects) -> Result<PublicKey> {
+    let store = objects.shown();
+    let bytes = usize::try_from(BYTES_MAX).expect("a line is short");
+    let Some(line) = objects.read(PUBLIC, bytes)? else {
+        return Err(Error::NoStore { store });
+    };
+    let path = PathBuf::from(format!("{store}/{PUBLIC}"));
+    let line = String::from_utf8_lossy(&line);
     line.parse().map_err(|what| Error::Key { path, what })
+}
+
+/// The private key of the store in a bucket, whose public one that is; none where nobody has said where it is.
+///
+/// # Errors
+/// A file that is not there, or has not that key.
+pub(super) fn private_of_bucket(
+    file: Option<&Path>,
+    public: &PublicKey,
+) -> Result<Option<PrivateKey>> {
+    let Some(path) = file else {
+        return Ok(None);
+    };
+    let key = private(path)?.ok_or_else(|| Error::KeyLost {
+        path: path.to_owned(),
+    })?;
+    if key.public() == *public {
+        return Ok(Some(key));
+    }
+    Err(Error::Key {
+        path: path.to_owned(),
+        what: "it is another store's: key.pub in the bucket is not its public key",
+    })
+}
+
+/// The private key of the store in a bucket; where there is neither, a new one, and its public one in the bucket.
+///
+/// # Errors
+/// As [`private_of_bucket`], [`Error::KeyLost`] for a bucket with disks and no public key, and what the bucket answers.
+pub(super) fn load_or_make_for_bucket(
+    objects: &Objects,
+    file: Option<&Path>,
+) -> Result<PrivateKey> {
+    let path = file.ok_or_else(|| {
+        Error::Setting(format!(
+            "who adds to {} signs with its private key, which is not in the bucket: say in which file it is, or is to \
+             be made, with --key-file (s3.key_file)",
+            objects.shown()
+        ))
+    })?;
+    match public_in_bucket(objects) {
+        Err(Error::NoStore { .. }) => {}
+        found => {
+            let key = private_of_bucket(file, &found?)?;
+            return Ok(key.expect("a file was named"));
+        }
+    }
+    if !objects.disks()?.is_empty() {
+        return Err(Error::KeyLost {
+            path: format!("{}/{PUBLIC}", objects.shown()).into(),
+        });
+    }
+    let key = match private(path)? {
+        Some(key) => key,
+        None => {
+            let key = PrivateKey::of(&random()?);
+            let directory = path.parent().unwrap_or(Path::new("."));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let placed = place(directory, &name, &key.to_line(), As::Once);
+            placed.map_err(|source| Error::File {
+                doing: "making the key of a store in",
+                path: path.to_owned(),
+                source,
+            })?;
+            key
+        }
+    };
+    let line = format!("{}\n", key.public());
+    if objects.write(PUBLIC, line.into_bytes(), PutMode::Create)? {
+        return Ok(key);
+    }
+    // Another one was quicker.
+    let key = private_of_bucket(file, &public_in_bucket(objects)?)?;
+    Ok(key.expect("a file was named"))
 }
 
 /// The public key that is in a file, which was opened at that path.
@@ -50,7 +147,7 @@ pub(super) fn is_public_there(directory: &Path) -> Result<()> {
     match fs::symlink_metadata(&path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoStore {
-            directory: directory.to_owned(),
+            store: directory.display().to_string(),
         }),
         Err(error) => Err(unreadable(&path, error)),
     }
@@ -75,46 +172,51 @@ pub(super) fn load_or_make(directory: &Path, is_empty: bool) -> Result<PrivateKe
         path: directory.join(PRIVATE),
         source,
     };
-    let mut random = [0; 32];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(failed)?;
-    let key = PrivateKey::of(&random);
+    let key = PrivateKey::of(&random()?);
     // The public one first: a store with a key has both.
     let public = format!("{}\n", key.public());
-    place(directory, PUBLIC, &public, Place::Anew).map_err(failed)?;
-    match place(directory, PRIVATE, &key.to_line(), Place::Once) {
+    place(directory, PUBLIC, &public, As::Anew).map_err(failed)?;
+    match place(directory, PRIVATE, &key.to_line(), As::Once) {
         // Another one was quicker: its key is the store's, whose public one may be ours now.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let key = load(directory)?;
             let public = format!("{}\n", key.public());
-            place(directory, PUBLIC, &public, Place::Anew).map_err(failed)?;
+            place(directory, PUBLIC, &public, As::Anew).map_err(failed)?;
             Ok(key)
         }
         placed => placed.map(|()| key).map_err(failed),
     }
 }
 
+/// Bytes that nobody can guess.
+pub(super) fn random<const COUNT: usize>() -> Result<[u8; COUNT]> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; COUNT];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| unreadable(path, source))?;
+    Ok(bytes)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum As {
     Anew,
     Once,
 }
 
 /// Puts a file whole and synced.
-fn place(directory: &Path, name: &str, text: &str, how: Place) -> io::Result<()> {
+fn place(directory: &Path, name: &str, text: &str, how: As) -> io::Result<()> {
     // Made with mode 0600.
     let mut file = NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
-    if how == Place::Anew {
+    if how == As::Anew {
         let mode = fs::Permissions::from_mode(0o644);
         file.as_file().set_permissions(mode)?;
     }
     file.as_file().sync_all()?;
     let path = directory.join(name);
     match how {
-        Place::Anew => file.persist(path)?,
-        Place::Once => file.persist_noclobber(path)?,
+        As::Anew => file.persist(path)?,
+        As::Once => file.persist_noclobber(path)?,
     };
     File::open(directory)?.sync_all()
 }

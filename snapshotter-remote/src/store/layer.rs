@@ -7,13 +7,9 @@ use std::io::{Read, Seek};
 
 use disk::{Digest, Layer, Limits};
 
-use super::{
-    Store,
-    add::Found,
-    chunks,
-    objects::{Name, Objects},
-};
+use super::{Store, add::Found, chunks, name::Name, objects::Objects};
 use crate::{
+    chunk::ChunkId,
     error::{Error, Result},
     image::LayerTar,
     table::{self, Table},
@@ -180,11 +176,7 @@ impl Store {
 
     /// Whether the store has all chunks of a table.
     pub(super) fn has_chunks(&self, table: &Table) -> Result<bool> {
-        for (id, _) in table.chunks() {
-            if !self.objects.has(Name::Chunk(id))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let ids: Vec<ChunkId> = table.chunks().map(|(id, _)| id).collect();
+        chunks::are_there(&self.objects, &ids)
     }
 }

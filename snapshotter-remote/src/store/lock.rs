@@ -1,5 +1,5 @@
 //! Who may change a store at the same time: many who add, or one who removes. The lock is the kernel's, so
-//! it goes with the process that has it, however that ends.
+//! it goes with the process that has it, however that ends; in a bucket it is a lease.
 
 use std::{
     fs::{File, OpenOptions},
@@ -9,6 +9,10 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::{
+    lease::{self, Kind, Lease},
+    objects::{Ground, Objects},
+};
 use crate::error::{Error, Result};
 
 const FILE: &str = "lock";
@@ -19,21 +23,54 @@ const ADD_WAIT: Duration = Duration::from_secs(600);
 /// The right to change a store, until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Held {
-    _lock: Flock<File>,
+pub(super) enum Held {
+    /// The kernel keeps it.
+    Directory {
+        /// Until it is closed.
+        _lock: Flock<File>,
+    },
+    /// It is in the bucket itself.
+    Bucket(Box<Lease>),
+}
+
+impl Held {
+    /// Whether it is still ours: asked before each step that others must not undo, or that would undo theirs.
+    ///
+    /// # Errors
+    /// [`Error::Lapsed`].
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::Directory { .. } => Ok(()),
+            Self::Bucket(lease) => lease.check(),
+        }
+    }
 }
 
 /// Objects are put, and what is there is counted upon.
-pub(super) fn adding(directory: &Path) -> Result<Held> {
-    take(directory, FlockArg::LockShared, ADD_WAIT)
+pub(super) fn adding(objects: &Objects) -> Result<Held> {
+    take(objects, Kind::Adding, ADD_WAIT)
 }
 
 /// Objects go.
-pub(super) fn removing(directory: &Path, wait: Duration) -> Result<Held> {
-    take(directory, FlockArg::LockExclusive, wait)
+pub(super) fn removing(objects: &Objects, wait: Duration) -> Result<Held> {
+    take(objects, Kind::Removing, wait)
 }
 
-fn take(directory: &Path, how: FlockArg, wait: Duration) -> Result<Held> {
+fn take(objects: &Objects, kind: Kind, wait: Duration) -> Result<Held> {
+    match objects.ground() {
+        Ground::Directory(directory) => lock(directory.path(), kind, wait),
+        Ground::Bucket(bucket) => {
+            let lease = lease::take(objects, bucket, kind, wait)?;
+            Ok(Held::Bucket(Box::new(lease)))
+        }
+    }
+}
+
+fn lock(directory: &Path, kind: Kind, wait: Duration) -> Result<Held> {
+    let how = match kind {
+        Kind::Adding => FlockArg::LockShared,
+        Kind::Removing => FlockArg::LockExclusive,
+    };
     let path = directory.join(FILE);
     let failed = |source| Error::File {
         doing: "locking",
@@ -44,14 +81,11 @@ fn take(directory: &Path, how: FlockArg, wait: Duration) -> Result<Held> {
     let file = options.create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(failed)?;
     let lock = sys::lock_within(file, how, wait).map_err(failed)?;
-    lock.map(|lock| Held { _lock: lock })
-        .ok_or_else(|| busy(directory))
-}
-
-fn busy(directory: &Path) -> Error {
-    Error::Busy {
-        directory: directory.to_owned(),
-    }
+    let held = lock.map(|lock| Held::Directory { _lock: lock });
+    held.ok_or_else(|| Error::Busy {
+        store: directory.display().to_string(),
+        way_out: String::new(),
+    })
 }
 
 #[cfg(test)]
@@ -61,22 +95,23 @@ mod tests {
     use tempfile::tempdir;
 
     use super::*;
+    use crate::store::Place;
 
     #[test]
     fn many_add_and_one_alone_removes() {
         let directory = tempdir().unwrap();
-        let path = directory.path();
-        let (one, other) = (adding(path).unwrap(), adding(path).unwrap());
-        let error = removing(path, Duration::ZERO).unwrap_err();
+        let objects = Objects::at(&Place::from(directory.path())).unwrap();
+        let (one, other) = (adding(&objects).unwrap(), adding(&objects).unwrap());
+        let error = removing(&objects, Duration::ZERO).unwrap_err();
         assert!(matches!(error, Error::Busy { .. }), "{error}");
-        let error = removing(path, Duration::from_millis(20)).unwrap_err();
+        let error = removing(&objects, Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Error::Busy { .. }), "{error}");
         drop((one, other));
         // The one that gave up may have it for a moment.
-        let alone = removing(path, Duration::from_secs(60)).unwrap();
+        let alone = removing(&objects, Duration::from_secs(60)).unwrap();
         let adding = thread::spawn({
-            let path = path.to_owned();
-            move || adding(&path).map(drop)
+            let objects = objects.clone();
+            move || adding(&objects).map(drop)
         });
         drop(alone);
         adding.join().unwrap().unwrap();

@@ -1,95 +1,133 @@
-//! Objects by name: each is put once, whole and synced, or is not there. The only place that knows the
-//! layout and the crate `object_store`.
+//! Objects by name: each is put once, whole and synced, or is not there.
 
 use std::{
-    ffi::OsStr,
     fmt,
-    fs::{self, File},
-    io,
+    fs::File,
     path::{Path, PathBuf},
-    str::FromStr,
+    sync::Arc,
+    time::Duration,
 };
 
 use disk::{Digest, FORMAT_VERSION};
 use object_store::{
-    GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem, path::Path as ObjectPath,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, path::Path as ObjectPath,
 };
-use tokio::runtime::{Builder, Runtime};
 
-use super::traces;
+use super::{
+    Traces,
+    bucket::{self, Bucket},
+    directory::Directory,
+    lease,
+    name::Name,
+    place::Place,
+};
 use crate::{
     chunk::ChunkId,
+    driver::Driver,
     error::{Error, Result},
     signature::digest,
 };
 
-/// Where unfinished blobs lie, without names: what a crash leaves of them, the kernel takes away.
-const SCRATCH: &str = "incoming";
+/// How often an object is put that another one puts, and does not get there.
+const PUTS_MAX: u32 = 3;
 
-/// Directories of objects.
-const KINDS: [&str; 4] = ["chunks", "tables", "layers", "disks"];
-
-/// The name of an object. It never means anything else: what depends on the format of disks has its
-/// version in the name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Name {
-    /// Contents, by their BLAKE3.
-    Chunk(ChunkId),
-    /// The table of a blob, by its BLAKE3.
-    Table([u8; 32]),
-    /// A stored layer, by diffID.
-    Layer(Digest),
-    /// A signed manifest, by chainID.
-    Disk(Digest),
+/// The objects of a store; copies are of the same.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    objects: Arc<dyn ObjectStore>,
+    /// Carries what is asynchronous for callers that are not.
+    driver: Arc<Driver>,
+    ground: Ground,
 }
 
-/// A text that is no object's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no object has such a name")]
-pub struct NoName;
-
-/// Objects in a directory.
-#[derive(Debug)]
-pub struct Objects {
-    objects: LocalFileSystem,
-    /// Carries what is asynchronous for callers that are not.
-    runtime: Runtime,
-    directory: PathBuf,
+/// What a store stands on.
+#[derive(Debug, Clone)]
+pub(super) enum Ground {
+    Directory(Directory),
+    Bucket(Bucket),
 }
 
 impl Objects {
-    /// In that directory, made if it is not there.
-    pub(crate) fn create(directory: &Path) -> Result<Self> {
-        let failed = |source| Error::File {
-            doing: "making the directory of a store",
-            path: directory.to_owned(),
-            source,
+    /// Those of a store there; a directory is made if it is not there, a bucket has to be.
+    pub(crate) fn at(place: &Place) -> Result<Self> {
+        let (ground, objects) = match place {
+            Place::Directory(path) => {
+                let directory = Directory::create(path)?;
+                let objects: Arc<dyn ObjectStore> = Arc::new(directory.objects()?);
+                (Ground::Directory(directory), objects)
+            }
+            Place::Bucket(name, config) => {
+                let (bucket, objects) = Bucket::reach(name, config)?;
+                (Ground::Bucket(bucket), objects)
+            }
         };
-        fs::create_dir_all(directory.join(SCRATCH)).map_err(failed)?;
-        make_directories(directory).map_err(failed)?;
-        let objects = LocalFileSystem::new_with_prefix(directory);
-        let objects = objects.map_err(|source| failed(source.into()))?;
-        Ok(Self {
-            objects: objects.with_fsync(true),
-            runtime: Builder::new_current_thread().build().map_err(failed)?,
-            directory: directory.to_owned(),
-        })
-    }
-
-    /// Where it is.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// A file without a name on the store's own file system.
-    pub(crate) fn scratch(&self) -> Result<File> {
-        let directory = self.directory.join(SCRATCH);
-        tempfile::tempfile_in(&directory).map_err(|source| Error::File {
-            doing: "making a file for a blob",
-            path: directory,
+        let driver = Driver::start("store-objects").map_err(|source| Error::File {
+            doing: "starting the thread of",
+            path: place.to_string().into(),
             source,
+        })?;
+        Ok(Self {
+            objects,
+            driver: Arc::new(driver),
+            ground,
         })
+    }
+
+    /// What they stand on.
+    pub(super) fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// What hosts have told of its disks.
+    pub(super) fn traces(&self) -> Traces {
+        match &self.ground {
+            Ground::Directory(directory) => Traces::of(directory.path()),
+            Ground::Bucket(_) => Traces::of_bucket(self.clone()),
+        }
+    }
+
+    /// A file without a name that has room for a blob.
+    pub(super) fn scratch(&self) -> Result<File> {
+        match &self.ground {
+            Ground::Directory(directory) => directory.scratch(),
+            Ground::Bucket(_) => Bucket::scratch(),
+        }
+    }
+
+    /// Waits until the names in an object's directory are on the disk, whoever made or removed them. What
+    /// has a name has its contents on the disk, but another who puts it may not have come further; so
+    /// this comes between finding an object and putting one that leads to it. What a bucket has is there for good.
+    pub(super) fn sync_directory_of(&self, name: Name) -> Result<()> {
+        match &self.ground {
+            Ground::Directory(directory) => directory.sync(name),
+            Ground::Bucket(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a store in which disks of another format are.
+    pub(super) fn only_our_format(&self) -> Result<()> {
+        match &self.ground {
+            Ground::Directory(directory) => directory.only_our_format(),
+            Ground::Bucket(_) => self.only_our_format_below("disks"),
+        }
+    }
+
+    /// What was to become objects, with its lengths. It is waste while nobody adds.
+    pub(super) fn leftovers(&self) -> Result<Vec<(PathBuf, u64)>> {
+        match &self.ground {
+            Ground::Directory(directory) => directory.leftovers(),
+            // What is not whole is not there; of who was killed there is only that he added.
+            Ground::Bucket(bucket) => lease::left(self, bucket.grace),
+        }
+    }
+
+    /// One of these, or of [`Traces::waste`].
+    pub(super) fn remove_leftover(&self, below: &Path) -> Result<()> {
+        match &self.ground {
+            Ground::Directory(directory) => directory.remove_leftover(below),
+            Ground::Bucket(_) => self.delete(&below.display().to_string()),
+        }
     }
 
     /// An object's bytes.
@@ -97,24 +135,10 @@ impl Objects {
     /// # Errors
     /// [`Error::Absent`], [`Error::Damaged`] for more than `bytes_max`, what the store answers.
     pub fn get(&self, name: Name, bytes_max: usize) -> Result<Vec<u8>> {
-        let path = name.path();
-        let read = async {
-            let answer = self.objects.get_opts(&path, GetOptions::default()).await?;
-            if answer.meta.size > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
-                return Ok(None);
-            }
-            answer.bytes().await.map(Some)
-        };
-        match self.runtime.block_on(read) {
-            Ok(Some(bytes)) => Ok(bytes.into()),
-            Ok(None) => Err(Error::damaged(
-                name.to_string(),
-                "it is longer than it may be",
-            )),
-            Err(object_store::Error::NotFound { .. }) => Err(Error::Absent {
-                object: name.to_string(),
-            }),
-            Err(source) => Err(failed("reading", name, source)),
+        let object = name.to_string();
+        match self.read(&object, bytes_max)? {
+            Some(bytes) => Ok(bytes),
+            None => Err(Error::Absent { object }),
         }
     }
 
@@ -124,10 +148,10 @@ impl Objects {
     /// What the store answers.
     pub fn has(&self, name: Name) -> Result<bool> {
         let path = name.path();
-        match self.runtime.block_on(self.objects.head(&path)) {
+        match self.driver.block_on(self.objects.head(&path)) {
             Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(failed("looking for", name, source)),
+            Err(error) if bucket::is_absent(&error) => Ok(false),
+            Err(source) => Err(self.failed("looking for", &name, source)),
         }
     }
 
@@ -136,82 +160,25 @@ impl Objects {
     /// # Errors
     /// What the store answers.
     pub(crate) fn put(&self, name: Name, bytes: Vec<u8>) -> Result<()> {
-        let path = name.path();
-        let options = PutOptions::from(PutMode::Create);
-        let put = self
-            .objects
-            .put_opts(&path, PutPayload::from(bytes), options);
-        match self.runtime.block_on(put) {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. }) => self.sync_directory_of(name),
-            Err(source) => Err(failed("writing", name, source)),
-        }
-    }
-
-    /// Its length.
-    pub(super) fn bytes(&self, name: Name) -> Result<u64> {
-        let path = name.path();
-        let found = self.runtime.block_on(self.objects.head(&path));
-        let found = found.map_err(|source| failed("looking for", name, source))?;
-        Ok(found.size)
-    }
-
-    /// Waits until the names in an object's directory are on the disk, whoever made or removed them. What
-    /// has a name has its contents on the disk, but another who puts it may not have come further; so
-    /// this comes between finding an object and putting one that leads to it.
-    pub(super) fn sync_directory_of(&self, name: Name) -> Result<()> {
-        let path = self.directory.join(name.directory());
-        let synced = File::open(&path).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| Error::File {
-            doing: "syncing",
-            path,
-            source,
-        })
-    }
-
-    /// Refuses a store in which disks of another format are.
-    pub(super) fn only_our_format(&self) -> Result<()> {
-        let disks = self.directory.join("disks");
-        for entry in entries(&disks)? {
-            let is_ours = entry.file_name().to_str() == Some(FORMAT_VERSION.to_string().as_str());
-            if !is_ours && entries(&entry.path())?.next().is_some() {
-                let object = entry.path().display().to_string();
-                return Err(Error::OtherFormat { object });
+        let payload = PutPayload::from(bytes);
+        let mut puts = 0;
+        loop {
+            puts += 1;
+            let options = PutOptions::from(PutMode::Create);
+            let path = name.path();
+            let put = self.objects.put_opts(&path, payload.clone(), options);
+            match self.driver.block_on(put) {
+                Ok(_) => return Ok(()),
+                Err(source @ object_store::Error::AlreadyExists { .. }) => match &self.ground {
+                    Ground::Directory(directory) => return directory.sync(name),
+                    Ground::Bucket(_) if self.has(name)? => return Ok(()),
+                    // Another was at it at the same time, and did not get there.
+                    Ground::Bucket(_) if puts < PUTS_MAX => {}
+                    Ground::Bucket(_) => return Err(self.failed("writing", &name, source)),
+                },
+                Err(source) => return Err(self.failed("writing", &name, source)),
             }
         }
-        Ok(())
-    }
-
-    /// Files that were to become objects, with their lengths: an object's name, `#`, a number. They
-    /// are waste while nobody adds.
-    pub(super) fn leftovers(&self) -> Result<Vec<(PathBuf, u64)>> {
-        let mut found = Vec::new();
-        let mut pending: Vec<PathBuf> = KINDS.map(|kind| self.directory.join(kind)).into();
-        while let Some(directory) = pending.pop() {
-            for entry in entries(&directory)? {
-                let unread = |source| unreadable(&entry.path(), source);
-                let metadata = entry.metadata().map_err(unread)?;
-                if metadata.is_dir() {
-                    pending.push(entry.path());
-                } else if metadata.is_file() && is_leftover(&entry.file_name()) {
-                    let path = entry.path();
-                    let below = path.strip_prefix(&self.directory).unwrap_or(&path);
-                    found.push((below.to_owned(), metadata.len()));
-                }
-            }
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    /// One of these.
-    pub(super) fn remove_leftover(&self, below: &Path) -> Result<()> {
-        let path = self.directory.join(below);
-        fs::remove_file(&path).map_err(|source| Error::File {
-            doing: "removing",
-            path,
-            source,
-        })
     }
 
     /// Takes an object away.
@@ -219,9 +186,7 @@ impl Objects {
     /// # Errors
     /// What the store answers.
     pub(crate) fn remove(&self, name: Name) -> Result<()> {
-        let path = name.path();
-        let removed = self.runtime.block_on(self.objects.delete(&path));
-        removed.map_err(|source| failed("removing", name, source))
+        self.delete(&name.to_string())
     }
 
     /// All disks, by chainID.
@@ -229,147 +194,156 @@ impl Objects {
     /// # Errors
     /// What the store answers.
     pub fn disks(&self) -> Result<Vec<Digest>> {
-        self.names(&format!("disks/{FORMAT_VERSION}"))
+        let disks = self.names(&format!("disks/{FORMAT_VERSION}"))?;
+        Ok(disks.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// All stored layers, by diffID.
-    pub(crate) fn layers(&self) -> Result<Vec<Digest>> {
+    /// All stored layers, by diffID, with their lengths.
+    pub(crate) fn layers(&self) -> Result<Vec<(Digest, u64)>> {
         self.names(&format!("layers/{FORMAT_VERSION}"))
     }
 
-    /// All tables of blobs.
-    pub(crate) fn tables(&self) -> Result<Vec<[u8; 32]>> {
-        let names = self.names("tables")?;
-        Ok(names.into_iter().map(|name| name.0).collect())
+    /// All tables of blobs, with their lengths.
+    pub(crate) fn tables(&self) -> Result<Vec<([u8; 32], u64)>> {
+        let names = self.names("tables")?.into_iter();
+        Ok(names.map(|(name, bytes)| (name.0, bytes)).collect())
     }
 
-    /// All chunks whose names begin with that byte.
-    pub(crate) fn chunks(&self, first: u8) -> Result<Vec<ChunkId>> {
-        let names = self.names(&format!("chunks/{first:02x}"))?;
-        Ok(names.into_iter().map(|name| ChunkId(name.0)).collect())
+    /// All chunks whose names begin with that byte, with their lengths in the store.
+    pub(crate) fn chunks(&self, first: u8) -> Result<Vec<(ChunkId, u64)>> {
+        let names = self.names(&format!("chunks/{first:02x}"))?.into_iter();
+        Ok(names
+            .map(|(name, bytes)| (ChunkId(name.0), bytes))
+            .collect())
     }
 
     /// What in that directory is the name of an object; anything else is not ours.
-    fn names(&self, directory: &str) -> Result<Vec<Digest>> {
-        let prefix = ObjectPath::from(directory);
-        let listed = self
-            .runtime
-            .block_on(self.objects.list_with_delimiter(Some(&prefix)));
-        let listed = listed.map_err(|source| Error::Objects {
-            doing: "listing",
-            object: directory.to_owned(),
-            source: Box::new(source),
-        })?;
-        let names = listed.objects.iter();
-        let names = names.filter_map(|object| digest(object.location.filename()?));
-        let mut names: Vec<Digest> = names.collect();
+    fn names(&self, directory: &str) -> Result<Vec<(Digest, u64)>> {
+        let listed = self.list(directory)?;
+        let names = listed
+            .iter()
+            .filter_map(|object| Some((digest(object.location.filename()?)?, object.size)));
+        let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         Ok(names)
     }
-}
 
-/// Directories of objects are there before the first object, and on the disk: so what is put into them
-/// needs no more than they.
-fn make_directories(store: &Path) -> io::Result<()> {
-    let chunks = (0..=u8::MAX).map(|first| Name::Chunk(ChunkId([first; 32])));
-    let zeros = [0; 32];
-    let others = [
-        Name::Table(zeros),
-        Name::Layer(Digest(zeros)),
-        Name::Disk(Digest(zeros)),
-    ];
-    for name in chunks.chain(others) {
-        fs::create_dir_all(store.join(name.directory()))?;
-    }
-    // For the server, which may write nowhere else.
-    fs::create_dir_all(traces::directory(store))?;
-    for above in KINDS.iter().copied().chain([""]) {
-        File::open(store.join(above))?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// What is in a directory; nothing if that is not there.
-pub(super) fn entries(path: &Path) -> Result<impl Iterator<Item = fs::DirEntry>> {
-    let read = match fs::read_dir(path) {
-        Ok(read) => read.collect::<io::Result<Vec<_>>>(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    };
-    Ok(read.map_err(|source| unreadable(path, source))?.into_iter())
-}
-
-/// As `object_store` names what it has not linked to its name yet.
-fn is_leftover(name: &OsStr) -> bool {
-    let parts = name.to_str().and_then(|name| name.split_once('#'));
-    parts.is_some_and(|(name, number)| {
-        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        is_number && digest(name).is_some()
-    })
-}
-
-impl Name {
-    /// Where it lies with others.
-    pub(super) fn directory(&self) -> String {
-        let mut path = self.to_string();
-        path.truncate(path.rfind('/').unwrap_or_default());
-        path
+    /// Everything right below a directory.
+    pub(super) fn list(&self, directory: &str) -> Result<Vec<ObjectMeta>> {
+        let prefix = ObjectPath::from(directory);
+        let listed = self.objects.list_with_delimiter(Some(&prefix));
+        let listed = self.driver.block_on(listed);
+        let listed = listed.map_err(|source| self.failed("listing", &directory, source))?;
+        Ok(listed.objects)
     }
 
-    fn path(&self) -> ObjectPath {
-        ObjectPath::from(match self {
-            Self::Chunk(id) => format!("chunks/{:02x}/{id}", id.0[0]),
-            Self::Table(digest) => format!("tables/{}", Digest(*digest)),
-            Self::Layer(diff_id) => format!("layers/{FORMAT_VERSION}/{diff_id}"),
-            Self::Disk(chain_id) => format!("disks/{FORMAT_VERSION}/{chain_id}"),
-        })
-    }
-}
-
-impl FromStr for Name {
-    type Err = NoName;
-
-    /// Of what [`Name`] shows, and of nothing else.
-    fn from_str(text: &str) -> Result<Self, NoName> {
-        let (directory, last) = text.rsplit_once('/').ok_or(NoName)?;
-        let digest = digest(last).ok_or(NoName)?;
-        let kind = directory.split('/').next();
-        let name = match kind {
-            Some("chunks") => Self::Chunk(ChunkId(digest.0)),
-            Some("tables") => Self::Table(digest.0),
-            Some("layers") => Self::Layer(digest),
-            Some("disks") => Self::Disk(digest),
-            _ => return Err(NoName),
-        };
-        // What is between them is a matter of the whole name.
-        if name.to_string() == text {
-            Ok(name)
-        } else {
-            Err(NoName)
+    fn only_our_format_below(&self, directory: &str) -> Result<()> {
+        let prefix = ObjectPath::from(directory);
+        let listed = self.objects.list_with_delimiter(Some(&prefix));
+        let listed = self.driver.block_on(listed);
+        let listed = listed.map_err(|source| self.failed("listing", &directory, source))?;
+        let ours = FORMAT_VERSION.to_string();
+        let mut formats = listed.common_prefixes.iter();
+        match formats.find(|format| format.filename() != Some(ours.as_str())) {
+            Some(other) => Err(Error::OtherFormat {
+                object: format!("{}/{other}", self.shown()),
+            }),
+            None => Ok(()),
         }
     }
-}
 
-impl fmt::Display for Name {
-    /// Where it lies below the directory of the store.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path().fmt(f)
+    /// What lies at a path below the store, if something does.
+    pub(super) fn read(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        let at = ObjectPath::from(path);
+        let read = async {
+            let answer = self.objects.get_opts(&at, GetOptions::default()).await?;
+            if answer.meta.size > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+                return Ok(None);
+            }
+            answer.bytes().await.map(Some)
+        };
+        match self.driver.block_on(read) {
+            Ok(Some(bytes)) => Ok(Some(bytes.into())),
+            Ok(None) => Err(Error::damaged(path, "it is longer than it may be")),
+            Err(error) if bucket::is_absent(&error) => Ok(None),
+            Err(source) => Err(self.failed("reading", &path, source)),
+        }
     }
-}
 
-fn failed(doing: &'static str, name: Name, source: object_store::Error) -> Error {
-    Error::Objects {
-        doing,
-        object: name.to_string(),
-        source: Box::new(source),
+    /// Begins to read what lies at a path below the store from a byte on, if something does; `version` is that which it has to be.
+    pub(super) fn begin(
+        &self,
+        path: &str,
+        at: u64,
+        version: Option<&str>,
+    ) -> Result<Option<GetResult>> {
+        let options = GetOptions {
+            range: (at > 0).then_some(GetRange::Offset(at)),
+            if_match: version.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let location = ObjectPath::from(path);
+        let begun = self.objects.get_opts(&location, options);
+        match self.driver.block_on(begun) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if bucket::is_absent(&error) => Ok(None),
+            Err(source) => Err(self.failed("reading", &path, source)),
+        }
     }
-}
 
-/// What is no error of an object, but of the way to it.
-pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
-    Error::File {
-        doing: "reading",
-        path: path.to_owned(),
-        source,
+    /// The thread that drives what is begun.
+    pub(super) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Puts something at a path below the store; says whether it did.
+    pub(super) fn write(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> Result<bool> {
+        let at = ObjectPath::from(path);
+        let put = self
+            .objects
+            .put_opts(&at, PutPayload::from(bytes), PutOptions::from(mode));
+        match self.driver.block_on(put) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) => Err(self.failed("writing", &path, source)),
+        }
+    }
+
+    /// Takes away what lies at a path below the store.
+    pub(super) fn delete(&self, path: &str) -> Result<()> {
+        let at = ObjectPath::from(path);
+        let removed = self.driver.block_on(self.objects.delete(&at));
+        removed.map_err(|source| self.failed("removing", &path, source))
+    }
+
+    /// Lets time go by.
+    pub(super) fn pause(&self, time: Duration) {
+        self.driver
+            .block_on(async { tokio::time::sleep(time).await });
+    }
+
+    /// The store, as people are told of it.
+    pub(super) fn shown(&self) -> String {
+        match &self.ground {
+            Ground::Directory(directory) => directory.path().display().to_string(),
+            Ground::Bucket(bucket) => bucket.name.to_string(),
+        }
+    }
+
+    fn failed(
+        &self,
+        doing: &'static str,
+        object: &dyn fmt::Display,
+        source: object_store::Error,
+    ) -> Error {
+        let object = object.to_string();
+        match &self.ground {
+            Ground::Directory(_) => Error::Objects {
+                doing,
+                object,
+                source: Box::new(source),
+            },
+            Ground::Bucket(bucket) => bucket.failed(doing, object, &source),
+        }
     }
 }

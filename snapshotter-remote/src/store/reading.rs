@@ -1,81 +1,102 @@
-//! Objects for whoever may read a store and nothing more: its server. Files are opened below the store's
-//! directory, name by name, and no symbolic link is followed.
+//! Objects for whoever may read a store and nothing more: its server.
 
 use std::{
-    fs::{File, Metadata},
+    fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileExt, MetadataExt},
-    },
-    path::{Path, PathBuf},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use disk::Digest;
-use nix::{
-    dir::Dir,
-    errno::Errno,
-    fcntl::{OFlag, open, openat},
-    sys::stat::Mode,
-};
 
 use super::{
-    key,
-    objects::{Name, unreadable},
+    Traces, directory::unreadable, files::Files, key, name::Name, objects::Objects, place::Place,
+    streamed::Streamed,
 };
 use crate::{
     error::{Error, Result},
-    signature::{PublicKey, digest},
+    signature::{self, PublicKey},
 };
 
-/// The directory of a store.
+/// A store that is read.
 #[derive(Debug)]
 pub struct Reader {
-    directory: OwnedFd,
-    path: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Files(Files),
+    Bucket(Box<Objects>),
 }
 
 /// An object's bytes.
 #[derive(Debug)]
 pub struct Opened {
-    /// A regular file.
-    pub file: File,
+    contents: Contents,
     /// Its length.
     pub bytes: u64,
-    /// When it was written, in nanoseconds since 1970.
-    modified: i128,
+    /// What changes when it is written anew.
+    written: String,
+}
+
+#[derive(Debug)]
+enum Contents {
+    /// A regular file.
+    File(File),
+    Whole(Vec<u8>),
+    /// One reads at a time.
+    Streamed(Box<Mutex<Streamed>>),
 }
 
 impl Reader {
-    /// Of the store in that directory; the private key is not needed and not looked at.
+    /// Of the store there; the private key is not needed and not looked at.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = open(path, flags, Mode::empty());
-        let directory = directory.map_err(|errno| unreadable(path, errno.into()))?;
-        key::is_public_there(path)?;
-        Ok(Self {
-            directory,
-            path: path.to_owned(),
-        })
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        let source = match &place {
+            Place::Directory(path) => Source::Files(Files::open(path)?),
+            Place::Bucket(..) => {
+                let objects = Objects::at(&place)?;
+                key::public_in_bucket(&objects)?;
+                Source::Bucket(Box::new(objects))
+            }
+        };
+        Ok(Self { source })
+    }
+
+    /// What hosts have told of its disks.
+    #[must_use]
+    pub fn traces(&self) -> Traces {
+        match &self.source {
+            Source::Files(files) => Traces::of(files.path()),
+            Source::Bucket(objects) => objects.traces(),
+        }
     }
 
     /// An object, if it is there.
     ///
     /// # Errors
-    /// What the file system answers, and anything else than a file under an object's name.
+    /// What the file system or the bucket answers, and anything else than a file under an object's name.
     pub fn object(&self, name: Name) -> Result<Option<Opened>> {
-        let Some((file, metadata)) = self.file(&name.to_string())? else {
-            return Ok(None);
-        };
-        Ok(Some(Opened {
-            bytes: metadata.len(),
-            modified: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
-            file,
-        }))
+        match &self.source {
+            Source::Files(files) => {
+                let found = files.file(&name.to_string())?;
+                Ok(found.map(|(file, metadata)| Opened {
+                    bytes: metadata.len(),
+                    written: format!(
+                        "{:x}",
+                        i128::from(metadata.mtime()) * 1_000_000_000
+                            + i128::from(metadata.mtime_nsec())
+                    ),
+                    contents: Contents::File(file),
+                }))
+            }
+            Source::Bucket(objects) => in_bucket(objects, name),
+        }
     }
 
     /// All bytes of an object, which nobody has verified.
@@ -83,6 +104,10 @@ impl Reader {
     /// # Errors
     /// [`Error::Absent`], [`Error::Damaged`] for more than `bytes_max`, and as [`Reader::object`].
     pub fn get(&self, name: Name, bytes_max: usize) -> Result<Vec<u8>> {
+        let files = match &self.source {
+            Source::Files(files) => files,
+            Source::Bucket(objects) => return objects.get(name, bytes_max),
+        };
         let shown = name.to_string();
         let Some(object) = self.object(name)? else {
             return Err(Error::Absent { object: shown });
@@ -92,101 +117,82 @@ impl Reader {
             return Err(Error::damaged(shown, "it is longer than it may be"));
         };
         let read = object.read(0, bytes);
-        read.map_err(|source| unreadable(&self.path.join(&shown), source))
+        read.map_err(|source| unreadable(&files.path().join(&shown), source))
     }
 
     /// The key that has signed what is to be believed.
     ///
     /// # Errors
-    /// [`Error::NoStore`] where there is none, what the file system answers, and what is no regular file or has no key.
+    /// [`Error::NoStore`] where there is none, what the file system or the bucket answers, and what is no regular file or has no key.
     pub fn key(&self) -> Result<PublicKey> {
-        let Some((file, _)) = self.file(key::PUBLIC)? else {
-            return Err(Error::NoStore {
-                directory: self.path.clone(),
-            });
-        };
-        key::public(file, self.path.join(key::PUBLIC))
+        match &self.source {
+            Source::Files(files) => files.key(),
+            Source::Bucket(objects) => key::public_in_bucket(objects),
+        }
     }
 
     /// Chains that there are manifests of, by name, if they are no more than so many.
     ///
     /// # Errors
-    /// What the file system answers.
+    /// What the file system or the bucket answers.
     pub fn disks(&self, most: usize) -> Result<Option<Vec<Digest>>> {
-        let shown = Name::Disk(Digest([0; 32])).directory();
-        let failed = |errno: Errno| unreadable(&self.path.join(&shown), errno.into());
-        let mut found = Vec::new();
-        let opened = self.descend(&shown, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-        let mut directory = match opened.and_then(Dir::from_fd) {
-            Err(Errno::ENOENT) => return Ok(Some(found)),
-            opened => opened.map_err(failed)?,
-        };
-        for entry in directory.iter() {
-            let entry = entry.map_err(failed)?;
-            found.extend(entry.file_name().to_str().ok().and_then(digest));
-            // What else there is, is not looked at.
-            if found.len() > most {
-                return Ok(None);
+        match &self.source {
+            Source::Files(files) => files.disks(most),
+            Source::Bucket(objects) => {
+                Ok(Some(objects.disks()?).filter(|found| found.len() <= most))
             }
         }
-        found.sort_unstable();
-        Ok(Some(found))
-    }
-
-    /// A regular file by its name below the store's directory, if it is there.
-    fn file(&self, name: &str) -> Result<Option<(File, Metadata)>> {
-        let failed = |source: io::Error| unreadable(&self.path.join(name), source);
-        // Not blocking: what else may lie under the name (a fifo) is not waited for.
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match self.descend(name, flags) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(failed(errno.into())),
-        };
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let what = "it is no regular file";
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
-        }
-        Ok(Some((file, metadata)))
-    }
-
-    /// Opens a name below the store's directory with these flags.
-    fn descend(&self, name: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let never_followed = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut below: Option<OwnedFd> = None;
-        let mut rest = name;
-        while let Some((directory, behind)) = rest.split_once('/') {
-            let above = below.as_ref().unwrap_or(&self.directory);
-            let on_the_way = OFlag::O_PATH | OFlag::O_DIRECTORY | never_followed;
-            below = Some(openat(above, directory, on_the_way, Mode::empty())?);
-            rest = behind;
-        }
-        let above = below.as_ref().unwrap_or(&self.directory);
-        openat(above, rest, flags | never_followed, Mode::empty())
     }
 }
 
+/// A manifest whole, because its end is looked at first; anything else as it comes.
+fn in_bucket(objects: &Objects, name: Name) -> Result<Option<Opened>> {
+    let Some(mut streamed) = Streamed::begin(objects, name)? else {
+        return Ok(None);
+    };
+    let (bytes, written) = (streamed.bytes(), streamed.written());
+    let contents = match name {
+        Name::Disk(_) => {
+            let shown = name.to_string();
+            let count = usize::try_from(bytes).ok();
+            let Some(count) = count.filter(|count| *count <= signature::BYTES_MAX) else {
+                return Err(Error::damaged(shown, "it is longer than it may be"));
+            };
+            let whole = streamed.read(0, count);
+            Contents::Whole(whole.map_err(|source| unreadable(Path::new(&shown), source))?)
+        }
+        Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => {
+            Contents::Streamed(Box::new(Mutex::new(streamed)))
+        }
+    };
+    Ok(Some(Opened {
+        bytes,
+        written,
+        contents,
+    }))
+}
+
 impl Opened {
-    /// What changes with the bytes of the object: when they were written, so that one that was damaged
+    /// What changes with the bytes of the object: when they were written (in a bucket its own tag of them), so that one that was damaged
     /// and made again is another; and, should clocks or copies lie, the length of what another zstd
     /// may have made, half the signature of what another key may have signed.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn version(&self, name: Name) -> Result<String> {
-        let modified = self.modified;
+        let written = &self.written;
         match name {
             Name::Disk(_) => {
                 // The signature is the last of it, and half of that is enough.
-                let mut half = [0; 32];
                 let at = self.bytes.saturating_sub(64);
-                let read = self.file.read_exact_at(&mut half, at);
-                read.map_err(|source| unreadable(Path::new(&name.to_string()), source))?;
-                Ok(format!("{}-{modified:x}", Digest(half)))
+                let half = self.read(at, 32);
+                let half =
+                    half.map_err(|source| unreadable(Path::new(&name.to_string()), source))?;
+                let half = half.try_into().expect("so many were asked for");
+                Ok(format!("{}-{written}", Digest(half)))
             }
             Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => {
-                Ok(format!("{:x}-{modified:x}", self.bytes))
+                Ok(format!("{:x}-{written}", self.bytes))
             }
         }
     }
@@ -194,11 +200,24 @@ impl Opened {
     /// So many bytes from there on.
     ///
     /// # Errors
-    /// What the file system answers, and that it has become shorter.
+    /// What the file system or the bucket answers, and that it has become shorter.
     pub fn read(&self, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
-        let mut read = vec![0; bytes];
-        self.file.read_exact_at(&mut read, at)?;
-        Ok(read)
+        match &self.contents {
+            Contents::File(file) => {
+                let mut read = vec![0; bytes];
+                file.read_exact_at(&mut read, at)?;
+                Ok(read)
+            }
+            Contents::Whole(whole) => {
+                let at = usize::try_from(at).unwrap_or(usize::MAX);
+                let read = whole.get(at..).and_then(|rest| rest.get(..bytes));
+                Ok(read.ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
+            }
+            Contents::Streamed(streamed) => {
+                let mut streamed = streamed.lock().unwrap_or_else(PoisonError::into_inner);
+                streamed.read(at, bytes)
+            }
+        }
     }
 }
 
@@ -206,47 +225,11 @@ impl Opened {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
+    use nix::sys::stat::Mode;
     use tempfile::tempdir;
 
     use super::*;
-    use crate::{
-        chunk::ChunkId,
-        store::{Store, objects::NoName},
-    };
-
-    #[test]
-    fn names_are_read_as_they_are_written_and_not_otherwise() {
-        let digits = "ab".repeat(32);
-        let names = [
-            Name::Chunk(ChunkId([0xab; 32])),
-            Name::Table([0xab; 32]),
-            Name::Layer(Digest([0xab; 32])),
-            Name::Disk(Digest([0xab; 32])),
-        ];
-        for name in names {
-            assert_eq!(name.to_string().parse(), Ok(name));
-        }
-        for wrong in [
-            String::new(),
-            digits.clone(),
-            format!("chunks/{digits}"),
-            format!("chunks/ac/{digits}"),
-            format!("chunks/ab/x/{digits}"),
-            format!("chunks//ab/{digits}"),
-            format!("/chunks/ab/{digits}"),
-            format!("chunks/ab/{digits}/"),
-            format!("chunks/ab/{digits}0"),
-            format!("chunks/ab/{}", &digits[1..]),
-            format!("chunks/AB/{}", digits.to_uppercase()),
-            format!("disks/{digits}"),
-            format!("disks/2/{digits}"),
-            format!("disks/../disks/1/{digits}"),
-            format!("key/{digits}"),
-            "key".to_owned(),
-        ] {
-            assert_eq!(wrong.parse::<Name>(), Err(NoName), "{wrong}");
-        }
-    }
+    use crate::store::Store;
 
     #[test]
     fn links_and_other_things_in_a_store_are_not_followed() {

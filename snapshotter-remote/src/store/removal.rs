@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use disk::Digest;
 
-use super::{Store, Traces, lock, objects::Name, waste::unsure};
+use super::{Store, lock, name::Name, waste::unsure};
 use crate::{
     error::{Error, Result},
     manifest::chain_ids,
@@ -26,7 +26,7 @@ impl Store {
     /// [`Error::Absent`], [`Error::StoodOn`] when another disk stands on it, [`Error::Unsure`] when a
     /// manifest cannot be read, [`Error::Busy`], and what the store answers.
     pub fn remove(&self, chain_id: Digest, below: Below, wait: Duration) -> Result<Vec<Digest>> {
-        let _alone = lock::removing(self.objects.directory(), wait)?;
+        let alone = lock::removing(&self.objects, wait)?;
         let name = Name::Disk(chain_id);
         if !self.objects.has(name)? {
             let object = name.to_string();
@@ -70,8 +70,9 @@ impl Store {
             }
         }
         for &disk in &gone {
+            alone.check()?;
             self.objects.remove(Name::Disk(disk))?;
-            Traces::of(self.objects.directory()).remove(disk)?;
+            self.objects.traces().remove(disk)?;
         }
         self.objects.sync_directory_of(name)?;
         Ok(gone)

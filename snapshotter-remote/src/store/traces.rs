@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirEntry, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -20,8 +20,12 @@ use std::{
 
 use disk::Digest;
 use nix::libc::O_NOFOLLOW;
+use object_store::PutMode;
 
-use super::objects::{entries, unreadable};
+use super::{
+    directory::{entries, unreadable},
+    objects::Objects,
+};
 use crate::{
     error::{Error, Result},
     fields::{self, Fields},
@@ -46,15 +50,27 @@ const VOTES_BYTES_MAX: usize = HOSTS_MAX * (8 + NAME_BYTES_MAX + trace::BYTES_MA
 
 /// Where the traces of a store lie, below its directory.
 pub(super) fn directory(store: &Path) -> PathBuf {
-    store.join("traces").join(trace::VERSION.to_string())
+    store.join(below())
 }
 
-/// The traces below the directory of a store.
+/// The same below any store.
+fn below() -> PathBuf {
+    Path::new("traces").join(trace::VERSION.to_string())
+}
+
+/// The traces of a store.
 #[derive(Debug)]
 pub struct Traces {
-    directory: PathBuf,
+    ground: Ground,
     /// One changes votes at a time.
     changing: Mutex<()>,
+}
+
+#[derive(Debug)]
+enum Ground {
+    /// The directory that they are in.
+    Directory(PathBuf),
+    Bucket(Objects),
 }
 
 impl Traces {
@@ -62,7 +78,15 @@ impl Traces {
     #[must_use]
     pub fn of(store: &Path) -> Self {
         Self {
-            directory: directory(store),
+            ground: Ground::Directory(directory(store)),
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Of the store in a bucket.
+    pub(super) fn of_bucket(objects: Objects) -> Self {
+        Self {
+            ground: Ground::Bucket(objects),
             changing: Mutex::default(),
         }
     }
@@ -70,21 +94,21 @@ impl Traces {
     /// What hosts agree on, if there is something.
     ///
     /// # Errors
-    /// What the file system answers.
+    /// What the file system or the bucket answers.
     pub fn get(&self, chain_id: Digest) -> Result<Option<Vec<u8>>> {
-        read(&self.path(chain_id), trace::BYTES_MAX)
+        self.ground.read(&chain_id.to_string(), trace::BYTES_MAX)
     }
 
     /// Takes the vote of a host, in place of its last one.
     ///
     /// # Errors
-    /// What the file system answers.
+    /// What the file system or the bucket answers.
     pub fn put(&self, chain_id: Digest, host: &str, trace: Trace) -> Result<()> {
         let _mine = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.directory.join(format!("{chain_id}.hosts"));
-        let kept = read(&path, VOTES_BYTES_MAX)?;
+        let name = votes_of(chain_id);
+        let kept = self.ground.read(&name, VOTES_BYTES_MAX)?;
         // What cannot be read any more is begun anew.
-        let kept = kept.and_then(|bytes| decode(&path.display().to_string(), &bytes).ok());
+        let kept = kept.and_then(|bytes| decode(&name, &bytes).ok());
         let mut votes = kept.unwrap_or_default();
         let host = &host[..host.floor_char_boundary(NAME_BYTES_MAX)];
         votes.retain(|(name, _)| name != host);
@@ -92,57 +116,106 @@ impl Traces {
         let first = votes.len().saturating_sub(HOSTS_MAX);
         votes.drain(..first);
         let traces: Vec<Trace> = votes.iter().map(|(_, trace)| trace.clone()).collect();
-        fs::create_dir_all(&self.directory).map_err(failed("making", &self.directory))?;
-        replace(&path, &encode(&votes))?;
-        replace(&self.path(chain_id), &Trace::merged(&traces).encode())
+        self.ground.replace(&name, encode(&votes))?;
+        let merged = Trace::merged(&traces).encode();
+        self.ground.replace(&chain_id.to_string(), merged)
     }
 
     /// The disk is gone.
     ///
     /// # Errors
-    /// What the file system answers.
+    /// What the file system or the bucket answers.
     pub fn remove(&self, chain_id: Digest) -> Result<()> {
-        for path in [
-            self.path(chain_id),
-            self.directory.join(format!("{chain_id}.hosts")),
-        ] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("removing", &path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.ground.remove(&chain_id.to_string())?;
+        self.ground.remove(&votes_of(chain_id))
     }
 
-    /// Files of disks that are not among these, and what servers that were killed left half, with their lengths.
+    /// Files of disks that are not among these, and what servers that were killed left half, below the store, with their lengths.
     pub(super) fn waste(&self, disks: &BTreeSet<Digest>) -> Result<Vec<(PathBuf, u64)>> {
-        let mut found = Vec::new();
-        for entry in entries(&self.directory)? {
-            let about = entry.metadata();
-            let about = about.map_err(|source| unreadable(&entry.path(), source))?;
-            let age = about.modified().ok().and_then(|at| at.elapsed().ok());
-            let is_old = age.is_some_and(|age| age >= UNFINISHED_FOR);
-            if about.is_file() && is_waste(&entry, is_old, disks) {
-                found.push((entry.path(), about.len()));
+        let mut found = match &self.ground {
+            Ground::Directory(directory) => waste_in(directory, disks)?,
+            Ground::Bucket(objects) => {
+                let listed = objects.list(&below().display().to_string())?.into_iter();
+                let waste = listed.filter_map(|object| {
+                    let name = object.location.filename()?;
+                    // Nothing in a bucket is half.
+                    is_waste(name, false, disks).then(|| (below().join(name), object.size))
+                });
+                waste.collect()
             }
-        }
+        };
         found.sort();
         Ok(found)
     }
+}
 
-    fn path(&self, chain_id: Digest) -> PathBuf {
-        self.directory.join(chain_id.to_string())
+fn votes_of(chain_id: Digest) -> String {
+    format!("{chain_id}.hosts")
+}
+
+impl Ground {
+    fn read(&self, name: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Directory(directory) => read(&directory.join(name), bytes_max),
+            Self::Bucket(objects) => objects.read(&at(name), bytes_max),
+        }
+    }
+
+    fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        match self {
+            Self::Directory(directory) => {
+                fs::create_dir_all(directory).map_err(failed("making", directory))?;
+                replace(&directory.join(name), &bytes)
+            }
+            Self::Bucket(objects) => {
+                let put = objects.write(&at(name), bytes, PutMode::Overwrite);
+                put.map(drop)
+            }
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match self {
+            Self::Directory(directory) => {
+                let path = directory.join(name);
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(failed("removing", &path)(error))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            // It says nothing of what was not there.
+            Self::Bucket(objects) => objects.delete(&at(name)),
+        }
     }
 }
 
+/// An object of a bucket by its name among traces.
+fn at(name: &str) -> String {
+    below().join(name).display().to_string()
+}
+
+fn waste_in(directory: &Path, disks: &BTreeSet<Digest>) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    for entry in entries(directory)? {
+        let about = entry.metadata();
+        let about = about.map_err(|source| unreadable(&entry.path(), source))?;
+        let age = about.modified().ok().and_then(|at| at.elapsed().ok());
+        let is_old = age.is_some_and(|age| age >= UNFINISHED_FOR);
+        let name = entry.file_name();
+        let is_waste = name
+            .to_str()
+            .is_some_and(|name| is_waste(name, is_old, disks));
+        if about.is_file() && is_waste {
+            found.push((below().join(name), about.len()));
+        }
+    }
+    Ok(found)
+}
+
 /// What has another name is not ours.
-fn is_waste(entry: &DirEntry, is_old: bool, disks: &BTreeSet<Digest>) -> bool {
-    let name = entry.file_name();
-    let Some(name) = name.to_str() else {
-        return false;
-    };
+fn is_waste(name: &str, is_old: bool, disks: &BTreeSet<Digest>) -> bool {
     let chain_id = digest(name.strip_suffix(".hosts").unwrap_or(name));
     match chain_id {
         Some(chain_id) => !disks.contains(&chain_id),
@@ -264,9 +337,9 @@ mod tests {
         for chain_id in [gone, stays] {
             traces.put(chain_id, "a", trace([1])).unwrap();
         }
-        let at = |name: &str| store.path().join("traces/1").join(name);
+        let at = |name: &str| Path::new("traces/1").join(name);
         for (name, hours) in [(".tmpOLD", 2), (".tmpNEW", 0), ("note", 2)] {
-            let file = File::create(at(name)).unwrap();
+            let file = File::create(store.path().join(at(name))).unwrap();
             let time = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
             file.set_modified(time).unwrap();
         }

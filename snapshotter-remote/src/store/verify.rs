@@ -11,7 +11,7 @@ use super::{
     Store,
     layer::{self, Kept},
     lock,
-    objects::Name,
+    name::Name,
 };
 use crate::{
     chunk::{self, ChunkId},
@@ -94,13 +94,14 @@ impl Store {
             verified.disks += 1;
             self.verify_disk(chain_id, &mut used, &mut verified)?;
         }
-        for diff_id in self.objects.layers()? {
+        for (diff_id, _) in self.objects.layers()? {
             let loaded = self.layer_as_signed(diff_id, &used.layers);
             if let Some(kept) = verified.check(Name::Layer(diff_id), loaded)? {
                 used.tables.insert(kept.table);
             }
         }
-        used.tables.extend(self.objects.tables()?);
+        let tables = self.objects.tables()?.into_iter();
+        used.tables.extend(tables.map(|(digest, _)| digest));
         for digest in used.tables {
             let loaded = layer::table(&self.objects, digest);
             if let Some(table) = verified.check(Name::Table(digest), loaded)? {
@@ -117,7 +118,7 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] when others change the store for as long as `wait`, and what the store answers.
     pub fn remove_damaged(&self, verified: &Verified, wait: Duration) -> Result<usize> {
-        let _alone = lock::removing(self.objects.directory(), wait)?;
+        let alone = lock::removing(&self.objects, wait)?;
         let damaged = verified.damages.iter().filter(|damage| damage.may_go);
         let mut signed = Signed::new();
         for chain_id in self.objects.disks()? {
@@ -136,6 +137,7 @@ impl Store {
                 },
             };
             if is_damaged {
+                alone.check()?;
                 self.objects.remove(damage.object)?;
                 removed += 1;
             }
@@ -192,7 +194,7 @@ impl Store {
     /// All chunks that are there, then those that are not.
     fn verify_chunks(&self, mut used: BTreeSet<ChunkId>, verified: &mut Verified) -> Result<()> {
         for first in 0..=u8::MAX {
-            for id in self.objects.chunks(first)? {
+            for (id, _) in self.objects.chunks(first)? {
                 verified.chunks += 1;
                 if !used.remove(&id) {
                     verified.chunks_unused += 1;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use disk::Digest;
 
-use super::{Store, Traces, layer, lock, objects::Name};
+use super::{Store, layer, lock, name::Name};
 use crate::{
     chunk::ChunkId,
     error::{Error, Result},
@@ -50,51 +50,43 @@ impl Store {
     /// manifest or table cannot be read, so that nobody knows what it needs (nothing is removed
     /// then); what the store answers.
     pub fn waste(&self, sweep: Sweep, wait: Duration) -> Result<Vec<(Waste, u64)>> {
-        let _alone = lock::removing(self.objects.directory(), wait)?;
+        let alone = lock::removing(&self.objects, wait)?;
         let needed = self.needed()?;
         let mut waste = Vec::new();
         // What leads to others goes before them.
-        for diff_id in self.objects.layers()? {
+        for (diff_id, bytes) in self.objects.layers()? {
             if !needed.layers.contains(&diff_id) {
-                self.note(Name::Layer(diff_id), &mut waste)?;
+                waste.push((Waste::Object(Name::Layer(diff_id)), bytes));
             }
         }
-        for digest in self.objects.tables()? {
+        for (digest, bytes) in self.objects.tables()? {
             if !needed.tables.contains(&digest) {
-                self.note(Name::Table(digest), &mut waste)?;
+                waste.push((Waste::Object(Name::Table(digest)), bytes));
             }
         }
         for first in 0..=u8::MAX {
-            for id in self.objects.chunks(first)? {
+            for (id, bytes) in self.objects.chunks(first)? {
                 if !needed.chunks.contains(&id) {
-                    self.note(Name::Chunk(id), &mut waste)?;
+                    waste.push((Waste::Object(Name::Chunk(id)), bytes));
                 }
             }
         }
         let leftovers = self.objects.leftovers()?.into_iter();
         waste.extend(leftovers.map(|(path, bytes)| (Waste::Leftover(path), bytes)));
-        let directory = self.objects.directory();
-        for (path, bytes) in Traces::of(directory).waste(&needed.disks)? {
-            let below = path.strip_prefix(directory).unwrap_or(&path);
-            waste.push((Waste::Leftover(below.to_owned()), bytes));
-        }
+        let traces = self.objects.traces().waste(&needed.disks)?.into_iter();
+        waste.extend(traces.map(|(path, bytes)| (Waste::Leftover(path), bytes)));
         if sweep == Sweep::Remove {
-            self.sweep(&waste)?;
+            self.sweep(&waste, &alone)?;
         }
         Ok(waste)
     }
 
-    fn note(&self, name: Name, waste: &mut Vec<(Waste, u64)>) -> Result<()> {
-        let bytes = self.objects.bytes(name)?;
-        waste.push((Waste::Object(name), bytes));
-        Ok(())
-    }
-
     /// In that order, each kind on the disk before the next.
-    fn sweep(&self, waste: &[(Waste, u64)]) -> Result<()> {
+    fn sweep(&self, waste: &[(Waste, u64)], alone: &lock::Held) -> Result<()> {
         // Who removed a disk may have been killed before that was on the disk.
         let mut last = Some(Name::Disk(Digest([0; 32])));
         for (one, _) in waste {
+            alone.check()?;
             match one {
                 Waste::Leftover(path) => self.objects.remove_leftover(path)?,
                 Waste::Object(name) => {
