@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
+    ops::Deref,
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus},
@@ -27,6 +28,25 @@ const LOG_TAIL_BYTES: u64 = 12_000;
 #[derive(Debug, Default)]
 pub(crate) struct Daemon {
     child: Mutex<Option<Child>>,
+}
+
+/// One that is ended when this is dropped: a peer of a test, which has nothing more to learn of it.
+#[derive(Debug, Default)]
+pub(crate) struct Ending(Daemon);
+
+impl Deref for Ending {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.0
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It is killed at a limit.
+        drop(self.end(Signal::SIGTERM));
+    }
 }
 
 impl Daemon {

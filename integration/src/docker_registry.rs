@@ -9,12 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
 
 use crate::{
     apt::Suite,
     cache,
-    daemon::Daemon,
+    daemon::Ending,
     images::{Image, Stored},
     process::command,
     wait::{SOON, Sources, until},
@@ -38,17 +37,6 @@ pub struct DockerRegistry {
     _running: Ending,
     _directory: tempfile::TempDir,
     address: SocketAddr,
-}
-
-/// Its process, which is ended when this is dropped.
-#[derive(Debug)]
-struct Ending(Daemon);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // It is killed at a limit; a test has nothing more to learn of it.
-        drop(self.0.end(Signal::SIGTERM));
-    }
 }
 
 impl DockerRegistry {
@@ -89,11 +77,11 @@ impl DockerRegistry {
         let log = directory.path().join("log");
         let mut serve = command(program()?);
         serve.arg("serve").arg(&file);
-        let this = Ending(Daemon::default());
-        this.0.start(serve.stdin(Stdio::null()), &log)?;
+        let this = Ending::default();
+        this.start(serve.stdin(Stdio::null()), &log)?;
         let sources = Sources::none()
             .directory(directory.path())?
-            .process(this.0.pid()?)?;
+            .process(this.pid()?)?;
         let address = until("docker-registry does not listen", SOON, sources, || {
             let said = fs::read_to_string(&log).unwrap_or_default();
             let address = said.split("listening on ").nth(1);

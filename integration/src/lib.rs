@@ -41,6 +41,7 @@ pub mod proxy;
 pub mod random;
 pub mod registry;
 pub mod runtime;
+pub mod s3;
 pub mod settle;
 pub mod skip;
 pub mod snapshotter;

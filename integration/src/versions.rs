@@ -20,7 +20,7 @@ use crate::{
 /// Environment variable that limits the versions: words such as `1.6 2.4`.
 pub const VERSIONS: &str = "POUCH_VERSIONS";
 
-const NO_GO: &str = "it is built from its Go module, and this machine has no Go";
+pub(crate) const NO_GO: &str = "it is built from its Go module, and this machine has no Go";
 
 /// A line of containerd; within it one release is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

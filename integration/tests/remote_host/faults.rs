@@ -17,7 +17,7 @@ use super::{
 };
 
 /// All is fetched before it is mounted; lazy.rs has what is fetched while it is read.
-const COPY: &str = "[attach]\nkind = \"copy\"\n";
+pub(crate) const COPY: &str = "[attach]\nkind = \"copy\"\n";
 
 /// Changes a byte of each chunk; what they were comes back.
 pub(crate) fn damage(store: &Store) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>> {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's own functions")]
 #![expect(clippy::print_stdout, reason = "figures are shown with --nocapture")]
 
+mod bucket;
 mod care;
 mod converted;
 mod eviction;
