@@ -258,10 +258,14 @@ fn printed(run: impl Fn() -> Result<Finished>) -> Result<String> {
 
 impl Task<'_> {
     fn exec_words(&self, flags: &[&str], program: &[&str]) -> Vec<String> {
+        let fifos = self.ctr.containerd.fifos().display().to_string();
+        self.exec_words_to(&[&["--fifo-dir", &fifos], flags].concat(), program)
+    }
+
+    fn exec_words_to(&self, flags: &[&str], program: &[&str]) -> Vec<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let exec_id = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let fifos = self.ctr.containerd.fifos().display().to_string();
-        ["tasks", "exec", "--fifo-dir", &fifos, "--exec-id", &exec_id]
+        ["tasks", "exec", "--exec-id", &exec_id]
             .iter()
             .chain(flags)
             .chain([self.id.as_str()].iter())
@@ -288,6 +292,13 @@ impl Task<'_> {
     /// Starts a program in the container, with flags of `ctr tasks exec`.
     pub fn start_exec(&self, flags: &[&str], program: &[&str]) -> Result<Running> {
         self.ctr.start(&self.exec_words(flags, program))
+    }
+
+    /// Starts a program in the container, whose output and errors go to that file.
+    pub fn start_logged_exec(&self, log: &Path, program: &[&str]) -> Result<Running> {
+        let address = format!("file://{}", log.display());
+        let words = self.exec_words_to(&["--log-uri", &address], program);
+        self.ctr.start(&words)
     }
 
     /// Starts eight programs in the container before it waits for any: each has its own exit code.

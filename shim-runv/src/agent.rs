@@ -8,7 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use guest::call::{Answer, Call, Connect, Message, Process, Refusal, RefusalKind, Request};
+use guest::call::{
+    Answer, Call, Connect, Message, Process, Refusal, RefusalKind, Request, Written,
+};
 use guest::wire;
 use mux::{Link, Stream};
 use network::Network;
@@ -21,8 +23,8 @@ type Waiting = HashMap<u64, SyncSender<std::result::Result<Answer, Refusal>>>;
 /// What the agent says by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum News<'a> {
-    /// A process has ended, with this code.
-    Ended(&'a Process, u8),
+    /// A process has ended, with this code, and had written so much.
+    Ended(&'a Process, u8, Written),
     /// Processes of this container were killed for memory.
     OutOfMemory(&'a str),
     /// The agent is gone.
@@ -224,7 +226,11 @@ fn read(shared: &Shared, tell: &impl Fn(News<'_>)) {
                     let _late = sender.try_send(outcome);
                 }
             }
-            Ok(Some(Message::Exited { process, code })) => tell(News::Ended(&process, code)),
+            Ok(Some(Message::Exited {
+                process,
+                code,
+                written,
+            })) => tell(News::Ended(&process, code, written)),
             Ok(Some(Message::OutOfMemory { container })) => tell(News::OutOfMemory(&container)),
             Ok(None) => break,
             Err(error) => {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cgroups::Cgroup;
-use guest::call::Process;
+use guest::call::{Process, Written};
 use mux::{Endpoint, Link};
 use sys::{ExitStatus, Pid};
 
@@ -42,6 +42,9 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(20);
 /// processes in guests, which are none of the host.
 const HOST_PID_MAX: i32 = 4 << 20;
 
+/// What readers may leave untaken of a process's output before its end is told all the same.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+
 /// Told for processes whose machine ended under them, as for a status nobody knows.
 const LOST: ExitStatus = ExitStatus::LOST;
 
@@ -56,7 +59,10 @@ pub(crate) fn next_pid() -> i32 {
 struct Known {
     pid: i32,
     streams: Arc<Streams>,
+    /// Its end was not told yet.
     is_running: bool,
+    /// What the guest said of its end.
+    ended: Option<ExitStatus>,
 }
 
 /// The processes of a guest.
@@ -76,6 +82,7 @@ impl Processes {
             pid,
             streams,
             is_running: true,
+            ended: None,
         };
         let mut processes = self.lock();
         processes.retain(|_, known| known.is_running || !known.streams.are_over());
@@ -114,11 +121,40 @@ impl Processes {
         found.next().map(|(process, _)| process.clone())
     }
 
-    fn end(&self, which: impl Fn(&Process) -> bool, status: ExitStatus) {
-        for (_, known) in self.lock().iter_mut().filter(|(process, _)| which(process)) {
+    /// The guest says that one has ended. The end is told once what it has written is where shim-core takes it: who
+    /// then has the process deleted has all of it.
+    fn ended(&self, process: &Process, status: ExitStatus, written: Written) {
+        let (pid, streams) = match self.lock().get_mut(process) {
+            Some(known) if known.is_running => {
+                known.ended = Some(status);
+                (known.pid, Arc::clone(&known.streams))
+            }
+            _ => return,
+        };
+        streams.process_ended();
+        if streams.have(written, Duration::ZERO) {
+            return self.tell_end(|known| known.pid == pid);
+        }
+        let this = self.clone();
+        let wait = move || {
+            if !streams.have(written, OUTPUT_LIMIT) {
+                tracing::warn!(pid, "output was not taken in time: its process has ended");
+            }
+            this.tell_end(|known| known.pid == pid);
+        };
+        let thread = std::thread::Builder::new().name("output".to_owned());
+        if let Err(error) = thread.stack_size(256 << 10).spawn(wait) {
+            tracing::warn!(pid, %error, "nobody waits for the output of a process that has ended");
+            self.tell_end(|known| known.pid == pid);
+        }
+    }
+
+    /// Tells shim-core the ends of those of which nobody was told.
+    fn tell_end(&self, which: impl Fn(&Known) -> bool) {
+        for known in self.lock().values_mut().filter(|known| which(known)) {
             if std::mem::replace(&mut known.is_running, false) {
                 known.streams.process_ended();
-                sys::announce(Pid::from_raw(known.pid), status);
+                sys::announce(Pid::from_raw(known.pid), known.ended.unwrap_or(LOST));
             }
         }
     }
@@ -217,15 +253,14 @@ impl Machine {
         let (known, handle) = (processes.clone(), qemu.handle());
         let kills = oom_kills.clone();
         let told = move |news: News<'_>| match news {
-            News::Ended(process, code) => {
-                let status = ExitStatus::Exited(code.into());
-                known.end(|it| it == process, status);
+            News::Ended(process, code, written) => {
+                known.ended(process, ExitStatus::Exited(code.into()), written);
             }
             News::OutOfMemory(container) => kills.add(container),
             News::Gone => {
                 // It may be there still, without anybody to talk to.
                 handle.kill();
-                known.end(|_| true, LOST);
+                known.tell_end(|_| true);
             }
         };
         let machine = Self {
@@ -275,7 +310,8 @@ fn gone((qemu, virtiofsd): (&Qemu, &str), why: &str, dir: &StateDir) -> Error {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::OwnedFd;
 
     use shim_core::ProcessIo;
 
@@ -299,6 +335,48 @@ mod tests {
         (Agent::new(link, |_| {}).unwrap(), guest)
     }
 
+    /// An exec with pipes; our ends of its output and errors.
+    fn add(processes: &Processes, agent: &Agent, number: u32) -> (Process, [OwnedFd; 2]) {
+        let [stdin, stdout, stderr] = [(); 3].map(|()| sys::pipe_cloexec().unwrap());
+        let io = ProcessIo::Streams {
+            stdin: stdin.0,
+            stdout: stdout.1,
+            stderr: stderr.1,
+        };
+        let (streams, _) = streams::open(io, agent).unwrap();
+        let process = Process {
+            container: "c".to_owned(),
+            exec: Some(number.to_string()),
+        };
+        processes.add(process.clone(), next_pid(), Arc::new(streams));
+        (process, [stdout.0, stderr.0])
+    }
+
+    #[test]
+    fn an_end_is_told_once_what_was_written_is_there() {
+        let (agent, guest) = linked();
+        let _messages = guest.accept().unwrap();
+        let processes = Processes::default();
+        let (process, outputs) = add(&processes, &agent, 0);
+        let [_stdin, stdout, _stderr] = [(); 3].map(|()| guest.accept().unwrap());
+        let streams = Arc::clone(&processes.lock()[&process].streams);
+        let written = |stdout| Written { stdout, stderr: 0 };
+        assert!(streams.have(written(0), Duration::ZERO));
+        assert!(!streams.have(written(4), Duration::ZERO));
+        processes.ended(&process, ExitStatus::Exited(7), written(4));
+        assert_eq!(processes.pids("c").len(), 1, "its end was told");
+        (&stdout).write_all(b"text").unwrap();
+        assert!(streams.have(written(4), Duration::from_secs(20)));
+        let mut text = [0; 4];
+        let [output, _errors] = outputs;
+        File::from(output).read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"text");
+        // A machine that is gone writes nothing more.
+        assert!(!streams.have(Written::ALL, Duration::ZERO));
+        agent.join();
+        assert!(streams.have(Written::ALL, Duration::from_secs(20)));
+    }
+
     #[test]
     fn any_number_of_execs_leave_no_streams() {
         let (agent, guest) = linked();
@@ -306,21 +384,10 @@ mod tests {
         let processes = Processes::default();
         // A link has 1024 streams.
         for number in 0..1000 {
-            let [stdin, stdout, stderr] = [(); 3].map(|()| sys::pipe_cloexec().unwrap());
-            let io = ProcessIo::Streams {
-                stdin: stdin.0,
-                stdout: stdout.1,
-                stderr: stderr.1,
-            };
-            let (streams, _) = streams::open(io, &agent).unwrap();
-            let process = Process {
-                container: "c".to_owned(),
-                exec: Some(number.to_string()),
-            };
-            processes.add(process.clone(), next_pid(), Arc::new(streams));
+            let (process, outputs) = add(&processes, &agent, number);
             drop([(); 3].map(|()| guest.accept().unwrap()));
-            processes.end(|it| *it == process, ExitStatus::Exited(0));
-            for output in [stdout.0, stderr.0] {
+            processes.ended(&process, ExitStatus::Exited(0), Written::ALL);
+            for output in outputs {
                 File::from(output).read_to_end(&mut Vec::new()).unwrap();
             }
         }

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use guest::call::Io;
+use guest::call::{Io, Written};
 use mux::Stream;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,8 +29,65 @@ pub(crate) struct Streams {
     pub(crate) io: Io,
     /// Closed, input ends.
     input: Mutex<Option<OwnedFd>>,
-    /// What the process writes to: a stream is known to the link until nobody holds it, and who copies does.
-    outputs: Vec<Weak<Stream>>,
+    /// What the process writes to.
+    outputs: Vec<Output>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Output {
+    /// A stream is known to the link until nobody holds it, and who copies does.
+    stream: Weak<Stream>,
+    copied: Arc<Copied>,
+}
+
+impl Output {
+    fn of(stream: &Arc<Stream>) -> Self {
+        Self {
+            stream: Arc::downgrade(stream),
+            copied: Arc::default(),
+        }
+    }
+}
+
+/// How much has reached the descriptor that shim-core gave.
+#[derive(Debug, Default)]
+struct Copied {
+    so_far: Mutex<SoFar>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SoFar {
+    bytes: u64,
+    is_all: bool,
+}
+
+impl SoFar {
+    fn has(&self, bytes: u64) -> bool {
+        self.is_all || self.bytes >= bytes
+    }
+}
+
+impl Copied {
+    fn lock(&self) -> MutexGuard<'_, SoFar> {
+        // No code panics while it holds the lock.
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut SoFar)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until there were so many bytes, or nothing more comes; says whether that was so in time.
+    fn wait(&self, bytes: u64, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), left, |it| !it.has(bytes));
+        waited.unwrap_or_else(PoisonError::into_inner).0.has(bytes)
+    }
 }
 
 /// Streams of a process that is to be made, and the master of its terminal when one was asked for.
@@ -50,11 +108,13 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
                     stderr: errors.id(),
                 },
                 input: Mutex::new(Some(input)),
-                outputs: vec![Arc::downgrade(&output), Arc::downgrade(&errors)],
+                outputs: vec![Output::of(&output), Output::of(&errors)],
             };
+            let [of_output, of_errors] =
+                [0, 1].map(|number| Arc::clone(&streams.outputs[number].copied));
             thread(move || feed(stdin, &input_stream, &stop))?;
-            thread(move || drain(&output, stdout))?;
-            thread(move || drain(&errors, stderr))?;
+            thread(move || drain(&output, stdout, &of_output))?;
+            thread(move || drain(&errors, stderr, &of_errors))?;
             Ok((streams, None))
         }
         ProcessIo::Terminal => {
@@ -66,11 +126,11 @@ pub(crate) fn open(io: ProcessIo, agent: &Agent) -> Result<(Streams, Option<Owne
             let streams = Streams {
                 io: Io::Terminal(stream.id()),
                 input: Mutex::new(Some(input)),
-                outputs: vec![Arc::downgrade(&stream)],
+                outputs: vec![Output::of(&stream)],
             };
-            let typed = Arc::clone(&stream);
+            let (typed, copied) = (Arc::clone(&stream), Arc::clone(&streams.outputs[0].copied));
             thread(move || feed(slave, &typed, &stop))?;
-            thread(move || drain(&stream, duplicate))?;
+            thread(move || drain(&stream, duplicate, &copied))?;
             Ok((streams, Some(master)))
         }
     }
@@ -106,14 +166,22 @@ impl Streams {
 
     /// Nobody takes output any more: who still has some in the guest does not wait.
     pub(crate) fn stop_reading(&self) {
-        for output in self.outputs.iter().filter_map(Weak::upgrade) {
+        for output in self.outputs.iter().filter_map(|it| it.stream.upgrade()) {
             output.stop_reading();
         }
     }
 
     /// Whether all output was copied.
     pub(crate) fn are_over(&self) -> bool {
-        self.outputs.iter().all(|it| it.strong_count() == 0)
+        self.outputs.iter().all(|it| it.stream.strong_count() == 0)
+    }
+
+    /// Waits until what a process has written was copied; says whether it was, in time.
+    pub(crate) fn have(&self, written: Written, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let bytes = [written.stdout, written.stderr];
+        let mut outputs = self.outputs.iter().zip(bytes);
+        outputs.all(|(output, bytes)| output.copied.wait(bytes, deadline))
     }
 }
 
@@ -150,7 +218,7 @@ fn feed(from: OwnedFd, to: &Stream, stop: &OwnedFd) {
 
 /// From the guest to a descriptor, until the guest says the end. Nobody may read it any more: then the
 /// guest is told so.
-fn drain(from: &Stream, to: OwnedFd) {
+fn drain(from: &Stream, to: OwnedFd, copied: &Copied) {
     let mut file = File::from(to);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
@@ -160,8 +228,13 @@ fn drain(from: &Stream, to: OwnedFd) {
                 if file.write_all(&buffer[..bytes]).is_err() {
                     break;
                 }
+                let bytes = u64::try_from(bytes).expect("a buffer has no more");
+                copied.change(|it| it.bytes += bytes);
             }
         }
     }
     from.stop_reading();
+    // The end is there before it is told.
+    drop(file);
+    copied.change(|it| it.is_all = true);
 }

@@ -29,6 +29,8 @@ pub enum Message {
         process: Process,
         /// 0 to 255, or 128 and the number of the signal that ended it.
         code: u8,
+        /// How much output there is to wait for.
+        written: Written,
     },
     /// The guest's kernel has killed processes of a container for memory; told before their ends.
     OutOfMemory {
@@ -181,6 +183,27 @@ pub enum Io {
     },
     /// One both ways, with a terminal in the guest.
     Terminal(u32),
+}
+
+/// What a process, and who has its streams, had written when it ended, in bytes since its start: others may write
+/// more, for whom nobody waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// To its output; that of a terminal.
+    pub stdout: u64,
+    /// To its errors.
+    pub stderr: u64,
+}
+
+impl Written {
+    /// No number of bytes: what comes until the stream ends, which it has or is about to.
+    pub const TO_THE_END: u64 = u64::MAX;
+
+    /// Both streams end.
+    pub const ALL: Self = Self {
+        stdout: Self::TO_THE_END,
+        stderr: Self::TO_THE_END,
+    };
 }
 
 /// Size of a terminal in characters.

@@ -16,7 +16,7 @@ pub mod wire;
 use network::Mac;
 
 /// Version of these messages; the agent says its own in the answer to [`call::Call::Prepare`].
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Name of the virtio-serial port.
 pub const PORT: &str = "pouch.runv.agent";

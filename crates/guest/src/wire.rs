@@ -76,7 +76,7 @@ pub fn receive<M: DeserializeOwned>(mut stream: impl Read) -> Result<Option<M>, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{Call, Message, Process, Request};
+    use crate::call::{Call, Message, Process, Request, Written};
 
     #[test]
     fn messages_arrive_as_they_were_sent_and_then_the_end() {
@@ -108,7 +108,12 @@ mod tests {
             container: "x".repeat(MESSAGE_BYTES_MAX),
             exec: None,
         };
-        let sent = send(Vec::new(), &Message::Exited { process, code: 0 });
+        let exited = Message::Exited {
+            process,
+            code: 0,
+            written: Written::ALL,
+        };
+        let sent = send(Vec::new(), &exited);
         assert!(matches!(sent, Err(Error::TooLong(_))));
     }
 }

@@ -7,11 +7,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 
-use crate::raw;
+use crate::{ioctl, raw};
 
 /// Reading end and writing end of a new pipe, close-on-exec.
 pub fn pipe_cloexec() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// How many bytes are in a pipe, of which this is the reading end (FIONREAD).
+pub fn unread_bytes(pipe: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD of a pipe writes an int and reads nothing (ioctl(2), pipe_ioctl).
+    unsafe { ioctl::with(pipe, libc::FIONREAD, &mut bytes) }?;
+    Ok(u64::from(bytes.unsigned_abs()))
 }
 
 /// Takes that number for a copy of `fd`, so that nothing else that is opened gets it; none when something has it already.

@@ -54,7 +54,7 @@ mod xattr;
 pub use access::may_execute;
 pub use child::{Child, ExitStatus, announce, reap, watch};
 pub use event_journal::{EventJournal, Owed};
-pub use fd::{memfd_sealed, pipe_cloexec, take_number};
+pub use fd::{memfd_sealed, pipe_cloexec, take_number, unread_bytes};
 pub use fs_context::FsContext;
 pub use fuse_device::{FuseDevice, REQUEST_BYTES, RequestJournal};
 pub use inherited::{close_inherited_from, inherited_numbers, take_inherited_fd};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle::{Bundle, HostFacts, NamespaceKind, Plan, PlanContext, ProcessContext};
 use cgroups::{Cgroup, CgroupPaths, Hierarchies};
-use guest::call::{Create, File, NAMESPACES, Process, container_path, file_path};
+use guest::call::{Create, File, NAMESPACES, Process, Written, container_path, file_path};
 use launch::image_init::style::Style;
 use launch::plan::{CgroupView, ExecPlan, JoinNamespace, RootEntry, SeccompFilter, Toggle};
 use nix::sys::signal::Signal;
@@ -222,16 +222,13 @@ impl Container {
         }
     }
 
-    /// One of its processes was reaped.
-    pub(crate) fn ended(&self, process: &Process) -> Result<()> {
+    /// One of its processes was reaped; says what it has written.
+    pub(crate) fn ended(&self, process: &Process) -> Result<Written> {
         if process.exec.is_none() {
             // With a pid namespace of its own there is nobody left to kill.
             self.cgroup.kill_all(Signal::SIGKILL as i32)?;
         }
-        self.with(process, |running| {
-            running.copying.process_ended();
-            Ok(())
-        })
+        self.with(process, |running| running.copying.process_ended())
     }
 
     /// Its cgroup.

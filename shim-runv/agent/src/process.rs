@@ -2,12 +2,15 @@
 //! them between pipes and the mux.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+use guest::call::Written;
 use mux::Stream;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, fchown};
 use sys::Pid;
 use sys::pty::WindowSize;
@@ -57,11 +60,58 @@ impl Pipes {
     }
 }
 
+/// Our end of a pipe that a process writes, and how much was ever taken out of it, in bytes. What is in it and
+/// what was taken are looked at together: nothing is on its way between the two.
+#[derive(Debug)]
+struct Output {
+    pipe: File,
+    taken: Mutex<u64>,
+}
+
+impl Output {
+    fn of(pipe: OwnedFd) -> Arc<Self> {
+        Arc::new(Self {
+            pipe: File::from(pipe),
+            taken: Mutex::new(0),
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, u64> {
+        // No code panics while it holds the lock.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that was ever written.
+    fn written(&self) -> io::Result<u64> {
+        let taken = self.taken();
+        Ok(*taken + sys::unread_bytes(self.pipe.as_fd())?)
+    }
+}
+
+/// Nobody else reads it: what was seen there is there, and the lock is held for no longer than that takes.
+impl Read for &Output {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
+            if errno != Errno::EINTR {
+                return Err(errno.into());
+            }
+        }
+        let mut taken = self.taken();
+        let bytes = (&self.pipe).read(buffer)?;
+        *taken += u64::try_from(bytes).expect("a buffer has no more");
+        Ok(bytes)
+    }
+}
+
 /// What copies between a process and the mux.
 #[derive(Debug)]
 pub(crate) struct Copying {
     /// Where input comes from: nothing more is taken of it once the process has ended.
     input: Arc<Stream>,
+    /// Output and errors, as long as they are copied: then our ends are closed, and who writes on is told so. None
+    /// with a terminal.
+    outputs: Option<[Weak<Output>; 2]>,
     terminal: Option<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -79,14 +129,16 @@ impl Copying {
                 Some(pipes),
                 None,
             ) => {
+                let [output, errors] = [pipes.stdout, pipes.stderr].map(Output::of);
                 let mut this = Self {
                     input: Arc::clone(&stdin),
+                    outputs: Some([Arc::downgrade(&output), Arc::downgrade(&errors)]),
                     terminal: None,
                     threads: Vec::new(),
                 };
                 this.thread(move || feed(&stdin, pipes.stdin))?;
-                this.thread(move || drain(pipes.stdout, &stdout))?;
-                this.thread(move || drain(pipes.stderr, &stderr))?;
+                this.thread(move || drain(&*output, &stdout))?;
+                this.thread(move || drain(&*errors, &stderr))?;
                 Ok(this)
             }
             (Mux::Terminal(stream), None, Some(master)) => {
@@ -98,12 +150,13 @@ impl Copying {
                 let (input, output) = (duplicate()?, duplicate()?);
                 let mut this = Self {
                     input: Arc::clone(&stream),
+                    outputs: None,
                     terminal: Some(master),
                     threads: Vec::new(),
                 };
                 let typed = Arc::clone(&stream);
                 this.thread(move || feed(&typed, input))?;
-                this.thread(move || drain(output, &stream))?;
+                this.thread(move || drain(&File::from(output), &stream))?;
                 Ok(this)
             }
             _ => Err(Error::Invalid(
@@ -129,14 +182,28 @@ impl Copying {
         }
     }
 
-    /// The process has ended: nobody reads its input any more.
-    pub(crate) fn process_ended(&self) {
+    /// The process has ended: nobody reads its input any more. Says how much it has written; the terminal of one
+    /// that leads a session hangs up with it, so that its stream ends.
+    pub(crate) fn process_ended(&self) -> Result<Written> {
         self.input.stop_reading();
+        let Some([stdout, stderr]) = &self.outputs else {
+            return Ok(Written::ALL);
+        };
+        let written = |output: &Weak<Output>| match output.upgrade() {
+            Some(output) => output
+                .written()
+                .map_err(Error::io("count what a process has written")),
+            None => Ok(Written::TO_THE_END),
+        };
+        Ok(Written {
+            stdout: written(stdout)?,
+            stderr: written(stderr)?,
+        })
     }
 
     /// Waits until all was copied: everybody who has its output open must be gone.
     pub(crate) fn join(self) {
-        self.process_ended();
+        self.input.stop_reading();
         drop(self.terminal);
         for thread in self.threads {
             // It ends by itself and has nothing to say.
@@ -158,8 +225,7 @@ fn feed(from: &Stream, to: OwnedFd) {
 }
 
 /// From a process to the mux. The end is told by a Fin.
-fn drain(from: OwnedFd, to: &Stream) {
-    let mut from = File::from(from);
+fn drain(mut from: impl Read, to: &Stream) {
     copy(&mut from, &mut &*to);
     to.finish();
 }
@@ -176,7 +242,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write) {
                     return;
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_end) => return,
         }
     }
@@ -195,11 +261,36 @@ impl Running {
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         sys::process::pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|error| {
             match error.raw_os_error() {
-                Some(code) if code == nix::errno::Errno::ESRCH as i32 => {
+                Some(code) if code == Errno::ESRCH as i32 => {
                     Error::NotFound(format!("process {}", self.pid))
                 }
                 _ => Error::io(format!("send signal {signal} to process {}", self.pid))(error),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_pipe_and_what_was_taken_is_what_was_written() {
+        let (ours, theirs) = sys::pipe_cloexec().unwrap();
+        let (output, mut theirs) = (Output::of(ours), File::from(theirs));
+        assert_eq!(output.written().unwrap(), 0);
+        theirs.write_all(b"written").unwrap();
+        assert_eq!(output.written().unwrap(), 7);
+        let mut some = [0; 3];
+        (&*output).read_exact(&mut some).unwrap();
+        assert_eq!(output.written().unwrap(), 7);
+        theirs.write_all(b" more").unwrap();
+        drop(theirs);
+        let mut rest = String::new();
+        (&*output).read_to_string(&mut rest).unwrap();
+        assert_eq!(
+            (rest.as_str(), output.written().unwrap()),
+            ("tten more", 12)
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guest::call::{Answer, Call, Connect, Create, Exec, Io, Message, Process, Request, Target};
+use guest::call::{
+    Answer, Call, Connect, Create, Exec, Io, Message, Process, Request, Target, Written,
+};
 use guest::wire;
 use mux::{Endpoint, Link, Stream};
 use nix::sys::signal::{SigSet, Signal};
@@ -277,14 +279,21 @@ impl Agent {
                 let Some(process) = lock(&self.watched).remove(&pid.as_raw()) else {
                     continue;
                 };
+                // Of a container that is being removed all end, and their streams with them.
+                let mut written = Written::ALL;
                 if let Ok(container) = self.container(&process.container) {
                     container.oom.tell(&|| self.out_of_memory(&container.id));
-                    if let Err(error) = container.ended(&process) {
-                        say(&format!("runv-agent: {}", error.chain()));
+                    match container.ended(&process) {
+                        Ok(known) => written = known,
+                        Err(error) => say(&format!("runv-agent: {}", error.chain())),
                     }
                 }
                 let code = u8::try_from(status.code()).unwrap_or(crate::EXIT_FAILED);
-                self.send(&Message::Exited { process, code });
+                self.send(&Message::Exited {
+                    process,
+                    code,
+                    written,
+                });
             }
             if let Err(errno) = child_ended.wait() {
                 say(&format!("runv-agent: wait for SIGCHLD: {errno}"));
