@@ -11,7 +11,7 @@ use integration::{
     runtime::{Runtime, built},
     terminal::{FIRST, Terminal, USES},
     versions::Version,
-    wait::SOON,
+    wait::{SOON, Sources, until},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -99,6 +99,16 @@ fn signals(task: &Task<'_>) -> Result<()> {
         &["sh", "-c", "echo ready; exec sleep 1000"],
     )?)?;
     running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
+    running.signal(Signal::SIGTERM)?;
+    running.finish(SOON)?.with_code(128 + 15)?;
+    // Also when nothing is copied of it any more, and others came after it.
+    let script = "exec >&- 2>&- </dev/null; touch /tmp/closed; exec sleep 1000";
+    let running = Running::start(&mut exec(task, &["sh", "-c", script])?)?;
+    until("it has closed its output", SOON, Sources::none(), || {
+        let seen = task.exec(&["test", "-e", "/tmp/closed"])?;
+        Ok((seen.code() == 0).then_some(()))
+    })?;
+    task.exec(&["true"])?.success()?;
     running.signal(Signal::SIGTERM)?;
     running.finish(SOON)?.with_code(128 + 15)?;
     Ok(())

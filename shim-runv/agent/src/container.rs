@@ -98,6 +98,7 @@ impl Container {
             pid: init,
             pidfd,
             copying,
+            has_ended: false,
         };
         let container = Self {
             id: request.id.clone(),
@@ -183,9 +184,10 @@ impl Container {
             pid,
             pidfd,
             copying,
+            has_ended: false,
         };
         let mut processes = self.lock();
-        processes.retain(|exec, running| exec.is_none() || !running.copying.is_done());
+        processes.retain(|exec, running| exec.is_none() || !running.is_over());
         processes.insert(Some(id.to_owned()), running);
         Ok(child)
     }
@@ -215,11 +217,13 @@ impl Container {
     ) -> Result<T> {
         match self.lock().get(&process.exec) {
             Some(running) => act(running),
-            None => {
-                let exec = process.exec.as_deref().unwrap_or("init");
-                Err(Error::NotFound(format!("process {exec} of {}", self.id)))
-            }
+            None => Err(self.missing(process)),
         }
+    }
+
+    fn missing(&self, process: &Process) -> Error {
+        let exec = process.exec.as_deref().unwrap_or("init");
+        Error::NotFound(format!("process {exec} of {}", self.id))
     }
 
     /// One of its processes was reaped; says what it has written.
@@ -228,7 +232,11 @@ impl Container {
             // With a pid namespace of its own there is nobody left to kill.
             self.cgroup.kill_all(Signal::SIGKILL as i32)?;
         }
-        self.with(process, |running| running.copying.process_ended())
+        let mut processes = self.lock();
+        let running = processes.get_mut(&process.exec);
+        let running = running.ok_or_else(|| self.missing(process))?;
+        running.has_ended = true;
+        running.copying.process_ended()
     }
 
     /// Its cgroup.

@@ -254,9 +254,16 @@ pub(crate) struct Running {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
     pub(crate) copying: Copying,
+    /// It was reaped.
+    pub(crate) has_ended: bool,
 }
 
 impl Running {
+    /// Whether nobody asks for it any more. One that has closed its streams may run on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.has_ended && self.copying.is_done()
+    }
+
     /// Sends a signal by number.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         sys::process::pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|error| {
