@@ -14,7 +14,9 @@ use integration::{
     census::processes,
     cri::{Access, Container, Pod, PodNetwork},
     node::{Node, check, shell},
-    runtime::Runtime,
+    process::{Running, command},
+    runtime::{Runtime, built},
+    terminal::{self, Terminal},
     versions::Version,
     wait::{SOON, Sources, until},
 };
@@ -231,6 +233,32 @@ fn leaves_nothing_when_it_fails(
     cri.remove(&id)
 }
 
+/// The operator's program is in that container, not in its sandbox nor in another of the pod.
+fn is_operated(id: &str, seen: impl Fn(&str, &str) -> Result<String>) -> Result<()> {
+    let exec = |flags: &[&str], script: &str| {
+        let mut runv = command(built("runv")?);
+        runv.args(["exec", "--namespace", "k8s.io"]).args(flags);
+        runv.args([id, "sh", "-c", script]);
+        anyhow::Ok(runv)
+    };
+    let script = "for it in mnt pid cgroup; do readlink /proc/self/ns/$it; done; hostname";
+    let its = seen(id, script)?;
+    let mut program = exec(&[], &format!("{script}; cat; echo oops >&2; exit 5"))?;
+    let ended = Running::start_with_text(&mut program, "typed\n")?.finish(SOON)?;
+    ensure!(ended.stdout() == format!("{its}typed\n"), "{ended}");
+    ensure!(ended.stderr() == "oops\n", "{ended}");
+    ended.with_code(5)?;
+    let mut running = Running::start(&mut exec(&[], "echo ready; exec sleep 1000")?)?;
+    running.wait_for_output(SOON, |text| text.contains("ready").then_some(()))?;
+    running.signal(Signal::SIGTERM)?;
+    running.finish(SOON)?.with_code(128 + 15)?;
+    let mut terminal = Terminal::start(&exec(&["--tty"], terminal::USES)?, terminal::FIRST)?;
+    terminal.is_a_programs()?;
+    let (code, shown) = terminal.finish(SOON)?;
+    ensure!(code == 0, "{code}: {shown}");
+    Ok(())
+}
+
 /// What containers of a pod share, and what not.
 fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Result<()> {
     let cri = &node.cri;
@@ -263,7 +291,7 @@ fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Re
             [server, client].map(|id| seen(id, &format!("readlink /proc/self/ns/{kind}")));
         ensure!((one? == other?) == is_shared, "{kind}");
     }
-    Ok(())
+    is_operated(client, seen)
 }
 
 /// Whether who serves the volumes of this node has a directory open.
