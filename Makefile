@@ -79,7 +79,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60); FUZZ=NAME: that one
 		cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
 	done
 
-bench: setup build ## beside stock runc and overlayfs in one run; prints ratios, draws docs/bench.svg (ONLY=containers or snapshots)
+bench: setup build ## beside stock runc and overlayfs in one run; prints ratios, draws docs/bench.svg (ONLY=containers, snapshots or machines)
 	@cargo build --release --bin bench --locked -p integration
 	$(RELEASE)/bench --plot docs/bench.svg $(if $(ONLY),--only $(ONLY))
 

@@ -35,6 +35,8 @@ pub enum Goal {
     RatioMax(f64),
     /// The most that our median may be.
     OursMax(f64),
+    /// The least that it may be.
+    OursMin(f64),
 }
 
 /// The sample below which `part` (0 to 1) of all lie; nearest rank, 0 of none.
@@ -76,14 +78,15 @@ impl Measure {
     }
 
     fn verdict(&self) -> String {
-        let (value, max, of) = match self.goal {
+        let median = quantile(&self.ours, 0.5);
+        let (is_reached, goal) = match self.goal {
             Goal::None => return String::new(),
-            Goal::RatioMax(max) => (self.ratio(), max, "ratio"),
-            Goal::OursMax(max) => (quantile(&self.ours, 0.5), max, "p50"),
+            Goal::RatioMax(max) => (self.ratio() <= max, format!("ratio ≤ {max}")),
+            Goal::OursMax(max) => (median <= max, format!("p50 ≤ {max}")),
+            Goal::OursMin(min) => (median >= min, format!("p50 ≥ {min}")),
         };
-        let is_reached = value <= max;
         let word = if is_reached { "reached" } else { "MISSED" };
-        format!("{of} ≤ {max}: {word}")
+        format!("{goal}: {word}")
     }
 }
 
@@ -238,6 +241,8 @@ mod tests {
         check(9.0, Goal::RatioMax(0.8), "ratio ≤ 0.8: MISSED");
         check(9.0, Goal::OursMax(9.0), "p50 ≤ 9: reached");
         check(9.1, Goal::OursMax(9.0), "p50 ≤ 9: MISSED");
+        check(9.0, Goal::OursMin(9.0), "p50 ≥ 9: reached");
+        check(8.9, Goal::OursMin(9.0), "p50 ≥ 9: MISSED");
         let alone = Measure {
             stock: Vec::new(),
             ..measure(0.25, Goal::OursMax(1.0))

@@ -98,12 +98,30 @@ pub fn check_on(
     assert!(outcome.is_ok(), "{outcome:?}");
 }
 
+/// With busybox on that containerd.
+///
+/// # Errors
+/// What failed, also that something is left behind.
+pub fn on(
+    installed: &Installed,
+    runtime: Runtime,
+    behaviour: impl FnMut(&Node<'_>) -> Result<()>,
+) -> Result<()> {
+    runtime
+        .binaries()
+        .context("the runtime under test is missing")?;
+    // A pod has one link.
+    let home = runtime.home(1)?;
+    let place = (runtime, home.as_ref());
+    on_one(installed, place, Image::Busybox, None, behaviour)
+}
+
 fn on_one(
     installed: &Installed,
     (runtime, home): (Runtime, Option<&Home>),
     image: Image,
     snapshotter: Option<&Snapshotter>,
-    behaviour: &impl Fn(&Node<'_>) -> Result<()>,
+    mut behaviour: impl FnMut(&Node<'_>) -> Result<()>,
 ) -> Result<()> {
     let network = NetworkNamespace::new()?;
     let temp = tempfile::tempdir()?;

@@ -21,7 +21,7 @@ use integration::{
     wait::Deadline,
 };
 
-use crate::{count, milliseconds};
+use crate::{count, milliseconds, samples};
 
 pub(crate) const NAMES: Names = Names {
     stock: "runc",
@@ -109,13 +109,6 @@ impl Bench<'_> {
             task.kill_and_remove()?;
         }
         Ok(vec![latency, memory, threads, grown])
-    }
-}
-
-fn samples(measure: &mut Measure, runtime: Runtime) -> &mut Vec<f64> {
-    match runtime {
-        Runtime::Runc => &mut measure.stock,
-        Runtime::Runlxc | Runtime::Runv => &mut measure.ours,
     }
 }
 

@@ -1,13 +1,15 @@
 //! Ours and the stock part beside each other, in one run: medians, p99, ratios, goals; draws a plot.
 //!
-//! `bench [--plot FILE] [--only containers|snapshots]`: runlxc beside runc, snapshotter-quota beside
-//! containerd's overlayfs. The plot has the containers.
+//! `bench [--plot FILE] [--only containers|snapshots|machines]`: runlxc beside runc, snapshotter-quota beside
+//! containerd's overlayfs, runv beside runc and a bare QEMU. The plot has the containers.
 
 #![expect(clippy::print_stdout, reason = "this program is its output")]
 
+mod bare;
 mod containers;
 mod crowd;
 mod event_latency;
+mod machines;
 mod scene;
 mod snapshots;
 
@@ -20,10 +22,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use integration::{
     figures::{Measure, plot, table},
+    runtime::Runtime,
     versions::Version,
 };
 
-const USAGE: &str = "usage: bench [--plot FILE] [--only containers|snapshots]";
+const USAGE: &str = "usage: bench [--plot FILE] [--only containers|snapshots|machines]";
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -36,6 +39,7 @@ struct Request {
 enum Part {
     Containers,
     Snapshots,
+    Machines,
 }
 
 impl Request {
@@ -46,6 +50,7 @@ impl Request {
                 ["--plot", file] => request.plot = Some(PathBuf::from(file)),
                 ["--only", "containers"] => request.only = Some(Part::Containers),
                 ["--only", "snapshots"] => request.only = Some(Part::Snapshots),
+                ["--only", "machines"] => request.only = Some(Part::Machines),
                 _ => bail!(USAGE),
             }
         }
@@ -89,6 +94,13 @@ fn main() -> Result<()> {
         let (title, measures) = event_latency::measure()?;
         println!("\n{title}\n{}", table(snapshots::NAMES, &measures));
     }
+    if request.wants(Part::Machines) {
+        let newest = versions.last().context("there is a containerd")?;
+        let (beside_runc, beside_qemu) = machines::measure(newest)?;
+        let title = machines::title(newest)?;
+        println!("\n{title}\n{}", table(machines::BESIDE_RUNC, &beside_runc));
+        println!("{}", table(machines::BESIDE_QEMU, &beside_qemu));
+    }
     println!("load of the last minute: {}", load()?);
     Ok(())
 }
@@ -112,6 +124,14 @@ fn count(name: &str, otherwise: u32) -> Result<u32> {
             .parse()
             .with_context(|| format!("{name}={text} is no count")),
         Err(_) => Ok(otherwise),
+    }
+}
+
+/// Those of a runtime.
+fn samples(measure: &mut Measure, runtime: Runtime) -> &mut Vec<f64> {
+    match runtime {
+        Runtime::Runc => &mut measure.stock,
+        Runtime::Runlxc | Runtime::Runv => &mut measure.ours,
     }
 }
 
