@@ -61,6 +61,9 @@ pub struct CriOptions {
     pub snapshotter: String,
 }
 
+/// The handler of runv's pods that have no sandbox container: containerd 2.x asks the shim for the sandbox.
+pub const RUNV_BY_SHIM: &str = "runv-shim";
+
 /// Plug-ins nobody here uses: other snapshotters, directories outside the instance, tracing.
 const UNUSED: &[&str] = &[
     "io.containerd.snapshotter.v1.aufs",
@@ -185,6 +188,15 @@ impl CriOptions {
                 text,
                 "\n[{table}.runtimes.{runtime}]\n  runtime_type = \"{name}\"\n  \
                  pod_annotations = [\"org.pouch.*\"]\n"
+            );
+            written.expect("a String takes all");
+        }
+        if (version, *default_runtime) == (Version::V2_4, Runtime::Runv) {
+            let name = Runtime::Runv.name();
+            let written = write!(
+                text,
+                "\n[{table}.runtimes.{RUNV_BY_SHIM}]\n  runtime_type = \"{name}\"\n  sandboxer = \"shim\"\n  \
+                 disable_pause_image_pull = true\n"
             );
             written.expect("a String takes all");
         }

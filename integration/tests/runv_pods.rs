@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     census::processes,
-    cri::{Access, Container, Pod, PodNetwork},
+    config::RUNV_BY_SHIM,
+    cri::{Access, Container, Cri, Pod, PodNetwork},
     node::{Node, check, shell},
     process::{Running, command},
     runtime::{Runtime, built},
@@ -39,12 +40,38 @@ fn machines(node: &Node<'_>) -> Result<BTreeSet<i32>> {
 #[test]
 fn a_pod_is_a_machine_whose_containers_come_and_go() {
     check(Runtime::Runv, |node| {
-        shares(node)?;
+        shares(node, &node.pod("shop", PodNetwork::Own)?)?;
         // Which containerd it is makes no difference.
         if node.containerd.installed.version == Version::V2_4 {
             is_shared_until_it_is_lost(node)?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_pod_without_a_sandbox_container_is_one_as_well() {
+    check(Runtime::Runv, |node| {
+        // Those before it have no such service.
+        if node.containerd.installed.version != Version::V2_4 {
+            return Ok(());
+        }
+        let of_shim = |name| {
+            let pod = node.pod(name, PodNetwork::Own)?;
+            let handler = RUNV_BY_SHIM.to_owned();
+            anyhow::Ok(Pod { handler, ..pod })
+        };
+        shares(node, &of_shim("bare")?)?;
+        let cri = &node.cri;
+        let host = Pod {
+            network: PodNetwork::Node,
+            ..of_shim("host")?
+        };
+        let error = cri.run_pod(&host).err().context("it has the host's")?;
+        let error = format!("{error:#}");
+        ensure!(error.contains("network"), "{error}");
+        ensure!(machines(node)?.is_empty(), "its machine is left");
+        outlives_containerd_and_not_its_machine(node, &of_shim("outlives")?)
     });
 }
 
@@ -129,10 +156,37 @@ fn volumes(node: &Node<'_>) -> Result<Vec<(PathBuf, String, Access)>> {
     ])
 }
 
-fn shares(node: &Node<'_>) -> Result<()> {
+/// containerd is killed and finds the pod again; the machine is killed, and what is left goes.
+fn outlives_containerd_and_not_its_machine(node: &Node<'_>, pod: &Pod) -> Result<()> {
+    let pod_id = node.cri.run_pod(pod)?;
+    let start = |cri: &Cri, name: &str| {
+        let id = cri.create(pod, &pod_id, &shell(name, "sleep 100000"))?;
+        cri.start(&id).map(|()| id)
+    };
+    let before = start(&node.cri, "before")?;
+    node.containerd.kill_and_restart()?;
+    // The connection went with it.
+    let cri = &Cri::connect(&node.containerd.address())?;
+    let after = start(cri, "after")?;
+    for id in [&before, &after] {
+        let ran = cri.exec(id, &["hostname"])?;
+        ensure!(ran.stdout == "outlives\n", "{ran:?}");
+    }
+    let machine = machines(node)?.pop_first().context("it has a machine")?;
+    kill(Pid::from_raw(machine), Signal::SIGKILL)?;
+    for id in [&before, &after] {
+        until("its container has exited", SOON, Sources::none(), || {
+            Ok(cri.has_exited(id)?.then_some(()))
+        })?;
+        let status = cri.status(id)?;
+        ensure!(status.exit_code == 255, "{status:?}");
+    }
+    cri.remove_pod(&pod_id)
+}
+
+fn shares(node: &Node<'_>, pod: &Pod) -> Result<()> {
     let cri = &node.cri;
-    let pod = node.pod("shop", PodNetwork::Own)?;
-    let pod_id = cri.run_pod(&pod)?;
+    let pod_id = cri.run_pod(pod)?;
     let address = cri.pod_address(&pod_id)?;
     let volumes = volumes(node)?;
     let start = |name: &str, script: &str| {
@@ -140,7 +194,7 @@ fn shares(node: &Node<'_>) -> Result<()> {
             volumes: volumes.clone(),
             ..shell(name, script)
         };
-        let id = cri.create(&pod, &pod_id, &container)?;
+        let id = cri.create(pod, &pod_id, &container)?;
         cri.start(&id).map(|()| id)
     };
     let server = start("server", SERVER)?;
@@ -159,13 +213,13 @@ fn shares(node: &Node<'_>) -> Result<()> {
             || {
                 let fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"];
                 let ran = cri.exec(&client, &fetch)?;
-                Ok((ran.stdout == "shop\n").then_some(()))
+                Ok((ran.stdout == format!("{}\n", pod.name)).then_some(()))
             },
         )
     };
     reached()?;
 
-    are_shared(node, [&server, &client], &address)?;
+    are_shared(node, &pod.name, [&server, &client], &address)?;
     let stats = cri.stats(&client)?;
     let memory = stats.memory.and_then(|memory| memory.working_set_bytes);
     ensure!(memory.is_some_and(|bytes| bytes.value > 0), "{memory:?}");
@@ -186,7 +240,7 @@ fn shares(node: &Node<'_>) -> Result<()> {
     })?;
     ensure!(cri.status(&job)?.exit_code == 9, "{:?}", cri.status(&job)?);
     cri.remove(&job)?;
-    leaves_nothing_when_it_fails(node, (&pod, &pod_id, &client), &volumes)?;
+    leaves_nothing_when_it_fails(node, (pod, &pod_id, &client), &volumes)?;
     // The guest takes its part of a disk away on its own time, after the monitor's word.
     until(
         "disks of containers that are gone go",
@@ -260,7 +314,12 @@ fn is_operated(id: &str, seen: impl Fn(&str, &str) -> Result<String>) -> Result<
 }
 
 /// What containers of a pod share, and what not.
-fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Result<()> {
+fn are_shared(
+    node: &Node<'_>,
+    name: &str,
+    [server, client]: [&str; 2],
+    address: &str,
+) -> Result<()> {
     let cri = &node.cri;
     let seen = |id: &str, script: &str| {
         Ok::<_, anyhow::Error>(cri.exec(id, &["sh", "-c", script])?.stdout)
@@ -269,7 +328,8 @@ fn are_shared(node: &Node<'_>, [server, client]: [&str; 2], address: &str) -> Re
         client,
         "uname -r; hostname; ip -4 -o address show eth0; cat /dev/shm/shared",
     )?;
-    ensure!(own.contains("-cloud-amd64\nshop\n"), "{own}");
+    let release_and_name = format!("-cloud-amd64\n{name}\n");
+    ensure!(own.contains(&release_and_name), "{own}");
     ensure!(own.contains(address) && own.ends_with("mine\n"), "{own}");
     let volumes = seen(
         server,

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   runtime ──> specification  what of config.json is for the host, what for the guest
+//!      │    ──> pod_config     the config.json of a pod's sandbox that is no container of containerd's
 //!      │    ──> rootfs         the container's root as an EROFS disk, made once for each image
 //!      │    ──> volumes        what of the host goes along
 //!      │    ──> links          those of its network namespace, tied to the machine
@@ -27,6 +28,7 @@ mod listed;
 mod machine;
 mod oom;
 mod pod;
+mod pod_config;
 mod root;
 mod rootfs;
 mod sharing;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -20,8 +20,8 @@ use crate::volumes::Shared;
 use crate::{Error, Result};
 
 /// The annotations of containerd's CRI.
-const TYPE: &str = "io.kubernetes.cri.container-type";
-const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+pub(crate) const TYPE: &str = "io.kubernetes.cri.container-type";
+pub(crate) const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
 
 /// Namespaces of a sandbox that its containers may join, by their names in proc(5). That of the network
 /// is the machine's own.
@@ -102,6 +102,8 @@ pub(crate) struct Sandbox {
     pub(crate) network: Identity,
     /// Its guest image.
     pub(crate) guest: Name,
+    /// Files that its containers are given; none where containerd does that.
+    pub(crate) files: Option<PathBuf>,
     /// Given last.
     units: AtomicU16,
 }
@@ -114,6 +116,7 @@ impl Sandbox {
             machine,
             network,
             guest,
+            files: None,
             units: AtomicU16::new(0),
         }
     }

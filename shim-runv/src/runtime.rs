@@ -11,7 +11,9 @@ use launch::hooks::{self, Stage};
 use launch::image_init::style::Style;
 use launch::plan::{CgroupView, PidOne, RootEntry, Toggle};
 use shim_core::runtime::Result;
-use shim_core::{CreateRequest, Created, DeleteRequest, Features, Identity, Options, Runtime};
+use shim_core::{
+    CreateRequest, Created, DeleteRequest, Features, Identity, Options, Runtime, SandboxRequest,
+};
 use sys::TimeStampCounter;
 
 use crate::contained::{Brought, Contained, Part, Parts, QUICK_LIMIT, poststop};
@@ -25,7 +27,7 @@ use crate::sharing::{Asked, Sharing};
 use crate::size::{self, Limits, Size};
 use crate::template::{self, Key, Kind as TemplateKind, Places};
 use crate::volumes::{DIRECTORY_BYTES_MAX, Directory};
-use crate::{Error, links, rootfs, specification};
+use crate::{Error, links, pod_config, rootfs, specification};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
 pub(crate) const ROOT: &str = "/run/containerd/runv";
@@ -148,7 +150,7 @@ impl Runtime for RunV {
     }
 
     fn create(&self, request: CreateRequest) -> Result<(Contained, Created)> {
-        let wanted = Wanted::load(&request.bundle, &request.id)?;
+        let mut wanted = Wanted::load(&request.bundle, &request.id)?;
         let kind = Kind::of(&wanted.config)?;
         let network = links::Wanted::of(&wanted.plan)?;
         let joined = match &kind {
@@ -168,6 +170,9 @@ impl Runtime for RunV {
             None if kind == Kind::Sandbox => Sharing::pod(asked)?,
             None => Sharing::alone(asked, &wanted.config)?,
         };
+        if let Some(files) = joined.as_ref().and_then(|it| it.files.as_ref()) {
+            pod_config::complete(&mut wanted.config, files);
+        }
         let guest = specification::for_guest(&request.id, &wanted.config, place, sharing)?;
         let wants_volumes = kind == Kind::Sandbox || !guest.volumes.shared.is_empty();
         let volumes = match wants_volumes && sharing == Sharing::Live {
@@ -191,6 +196,10 @@ impl Runtime for RunV {
                 .insert(id, Arc::downgrade(contained.sandbox()));
         }
         Ok((contained, created))
+    }
+
+    fn sandbox(&self, request: &SandboxRequest) -> Result<()> {
+        Ok(pod_config::write(request)?)
     }
 
     fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<()> {
@@ -356,7 +365,8 @@ impl RunV {
                 let (machine, cgroup, network) =
                     self.machine(&wanted, parts, (&mut journal, dir))?;
                 let pid = machine.pid;
-                let sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
+                let mut sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
+                sandbox.files = pod_config::files(&request.bundle);
                 (Part::Owner(Arc::new(sandbox), cgroup), pid)
             }
             Room::Of(sandbox) => {

@@ -21,6 +21,9 @@ pub const VERSION: u32 = 7;
 /// Name of the virtio-serial port.
 pub const PORT: &str = "pouch.runv.agent";
 
+/// What the agent is told that waits as the program of a sandbox.
+pub const PAUSE: &str = "pause";
+
 /// Hardware address that the link at that position has until [`call::Call::Connect`] tells its own: in
 /// all machines the same one, of those that nobody is given.
 #[must_use]

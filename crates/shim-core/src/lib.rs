@@ -5,13 +5,14 @@
 //!
 //! ```text
 //!   containerd ── start ──> run ──> start.rs: bind, spawn ──> serve.rs
-//!              ── ttrpc ──> service.rs ──> shim.rs ──> actor.rs ──> jobs.rs ──> Runtime
+//!              ── ttrpc ──> service.rs, sandbox.rs ──> shim.rs ──> actor.rs ──> jobs.rs ──> Runtime
 //!              <── events ──────────────── events.rs <────┘
 //!              ── delete ─> run ──> delete.rs ────────────────────────────────> Runtime
 //! ```
 
 mod error;
 
+pub mod pod;
 pub mod runtime;
 
 mod actor;
@@ -33,6 +34,7 @@ mod processes;
 mod request;
 mod rootfs;
 mod run;
+mod sandbox;
 mod serve;
 mod service;
 mod shim;
@@ -45,6 +47,7 @@ mod waiters;
 pub use client::{Client, Program, State};
 pub use error::{Code, ShimError, chain};
 pub use logging::{level_word, to_stderr as log_to_stderr};
+pub use pod::{NamespaceMode, Pod, SandboxRequest};
 pub use run::run;
 pub use runtime::{
     CheckpointRequest, Container, CreateRequest, Created, DeleteRequest, ExecRequest, Features,

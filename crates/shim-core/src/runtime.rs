@@ -24,6 +24,7 @@ pub use cgroups::Stats;
 /// Rows and columns of a terminal.
 pub use stdio::WindowSize;
 
+use crate::pod::SandboxRequest;
 use crate::{Code, ShimError};
 
 /// Result with [`ShimError`].
@@ -222,6 +223,21 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// Everything done so far is undone, but for the rootfs mounts, which shim-core takes away.
     fn create(&self, request: CreateRequest) -> Result<(Self::Container, Created)>;
+
+    /// Writes the config.json of the container that is the sandbox of a pod: one whose program does nothing, in a
+    /// root that is empty but for `rootfs` in the bundle. It is made, started and removed as every container is.
+    ///
+    /// # Errors
+    /// [`Code::Unimplemented`] unless the runtime has pods without sandbox containers; what a pod cannot have, by name.
+    fn sandbox(&self, request: &SandboxRequest) -> Result<()> {
+        Err(ShimError::new(
+            Code::Unimplemented,
+            format!(
+                "sandbox {}: this runtime has sandbox containers only: set sandboxer = \"podsandbox\"",
+                request.id
+            ),
+        ))
+    }
 
     /// Kills and removes what is left of a container, from disk alone: processes, cgroups, mounts
     /// inside, the runtime's own state. Idempotent; nothing there is success.

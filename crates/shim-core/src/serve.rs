@@ -24,7 +24,7 @@ use crate::handover::{self, Outcome, Received};
 use crate::runtime::Runtime;
 use crate::service::services;
 use crate::shim::{Shim, State, World};
-use crate::{ShimError, forgotten, logging, socket};
+use crate::{ShimError, forgotten, logging, sandbox, socket};
 
 /// A shim without containers for so long was forgotten: containerd was killed after `start`. Between
 /// `start` and Create, containerd 2.x may have mounts to make.
@@ -213,7 +213,8 @@ fn server<R: Runtime>(listener: UnixListener, shim: &Arc<Shim<R>>) -> Result<Ser
         .map_err(|e| ShimError::failed("serve the socket", &e))?;
     Ok(Server::new()
         .add_listener(Listener::from(listener))
-        .register_service(services(Arc::clone(shim))))
+        .register_service(services(Arc::clone(shim)))
+        .register_service(sandbox::services(Arc::clone(shim))))
 }
 
 /// Reaps, and returns when the shim shall end.

@@ -18,9 +18,10 @@ use crate::command::Command;
 use crate::events::Publisher;
 use crate::exits::Exits;
 use crate::forgotten::Forgotten;
-use crate::request::Create;
+use crate::pod::SandboxRequest;
+use crate::request::{Create, Stdio};
 use crate::runtime::{Container, CreateRequest, Created, Runtime};
-use crate::{Code, ShimError, process_io, rootfs, socket};
+use crate::{Code, Options, ShimError, process_io, rootfs, socket};
 
 /// What every container's actor needs of the shim.
 #[derive(Debug, Clone)]
@@ -167,6 +168,31 @@ impl<R: Runtime> Shim<R> {
         }
     }
 
+    /// containerd's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.world.namespace
+    }
+
+    /// Makes a container of what the runtime writes for a pod; the limit is for the making.
+    pub(crate) async fn create_sandbox(
+        self: &Arc<Self>,
+        request: SandboxRequest,
+        limit: Duration,
+    ) -> Result<i32, ShimError> {
+        let create = Create {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+            options: Options::default(),
+        };
+        let runtime = Arc::clone(&self.runtime);
+        let blocking = self.world.for_container().blocking;
+        let write = move || runtime.sandbox(&request);
+        blocking.run(Kind::Client, "sandbox", write).await?;
+        self.create(create, limit).await
+    }
+
     fn reserve(self: &Arc<Self>, id: &str) -> Result<Reservation<R>, ShimError> {
         let mut containers = self.lock();
         if *self.state.borrow() == State::Ending {
@@ -215,11 +241,13 @@ async fn make<R: Runtime>(
     let world = reservation.shim.world.for_container();
     let runtime = Arc::clone(&reservation.shim.runtime);
     let namespace = Arc::clone(&world.namespace);
+    let socket = reservation.shim.socket.clone();
     let expectation = world.exits.expect();
     let (create, result) = world
         .blocking
         .run(Kind::Client, "create", move || {
-            let result = on_host(&*runtime, &namespace, &create);
+            let result = write_address(&create, &socket)
+                .and_then(|()| on_host(&*runtime, &namespace, &create));
             Ok((create, result))
         })
         .await?;
@@ -318,6 +346,17 @@ fn on_host<R: Runtime>(
         // As above.
         let _left = rootfs::unmount(bundle);
     })
+}
+
+/// Leaves where the container's shim is for those who are not containerd. `start` has done that, but for a container of
+/// a sandbox containerd 2.x starts nothing.
+fn write_address(create: &Create, socket: &Path) -> Result<(), ShimError> {
+    let path = create.bundle.join(names::ADDRESS);
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::write(&path, socket::address(socket))
+        .map_err(|e| ShimError::failed(&format!("write {}", path.display()), &e))
 }
 
 /// Leaves what `delete` needs to know when this process is dead.

@@ -13,6 +13,7 @@ mod containers;
 mod disks;
 mod error;
 mod oom;
+mod pause;
 mod port;
 mod process;
 mod rootfs;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         [stub::INIT, control, start] => stub::become_init(control, start),
         [stub::EXEC, control] => stub::become_exec(control),
+        [pause::PAUSE] => pause::for_ever(),
         // The kernel passes on words of its command line that it does not know.
         _ if std::process::id() == 1 => run(),
         _ => {

@@ -211,7 +211,7 @@ fn json_of<'a>(any: Option<&'a Any>, wanted: &str) -> Result<&'a [u8], ShimError
 }
 
 /// Ids become file names. containerd has its own rules; here they are what cannot be one.
-fn check_id(id: &str) -> Result<(), ShimError> {
+pub(super) fn check_id(id: &str) -> Result<(), ShimError> {
     let bad = |c: char| c == '/' || c.is_control();
     if id.is_empty() || id == "." || id == ".." || id.contains(bad) {
         return Err(invalid(format!("container id {id:?} is no file name")));

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod info;
 pub(crate) mod metrics;
 pub(crate) mod options;
+pub(crate) mod pod;
 
 use std::time::SystemTime;
 
