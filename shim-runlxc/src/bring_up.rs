@@ -33,6 +33,7 @@ use crate::lxc_config::{self, Rendered};
 use crate::lxcfs::View;
 use crate::process::{ProcessId, children_of, parent_of};
 use crate::progress::Progress;
+use crate::scope::{Scope, ScopeState};
 use crate::shared_mounts::{self, SharedMounts};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, inherited, out_of_memory, priority, resctrl, rich_hooks, stub, wait};
@@ -48,6 +49,8 @@ pub(crate) struct Attempt<'a> {
     /// Whose child init becomes.
     pub(crate) parent: Parent,
     pub(crate) plan: &'a Plan,
+    /// The scope of systemd that its cgroup is to be.
+    pub(crate) scope: Option<Scope>,
     pub(crate) view: Option<View>,
     pub(crate) dir: &'a StateDir,
     /// Whether pid 1, which stays then, starts execs and tells its end.
@@ -84,20 +87,20 @@ impl Attempt<'_> {
             view: self.view.clone(),
             resctrl: resctrl::class(self.plan)?,
             shared_mounts: SharedMounts::of(self.plan)?,
+            scope: self.scope.clone(),
             ..Journal::of(self.plan, name, paths)
         });
         journal.write(self.dir)?;
         self.keep_for_later()?;
 
         // Before lxc-start, which speaks on the program's stderr when it is ended early.
-        let cgroup = Cgroup::create_at(journal.cgroup.clone())?;
+        let cgroup = self.cgroup(journal)?;
         let (mut channel, theirs) = Channel::pair("lxc-start", self.limit(LXC_LIMIT))?;
         let coming_up = LockFolders::in_use();
         // These words are runc's, for whoever reads its log.
         tracing::debug!(lxc = %tools.lxc.version, "nsexec container setup by lxc-start");
         let monitor = monitor.insert(self.start_lxc(tools, &journal.lxc_name, theirs)?);
-        cgroup.apply(&self.plan.resources)?;
-        priority::apply(self.plan, &cgroup, journal);
+        self.limit_unless_scope(&cgroup, journal)?;
         let pid = self.hello(&mut channel, monitor)?;
         drop(coming_up);
         tracing::debug!(pid = pid.as_raw(), "child process in init()");
@@ -113,9 +116,9 @@ impl Attempt<'_> {
             .map_err(Error::io("kill lxc-start"))?;
         journal.init = Some(init);
         journal.write(self.dir)?;
+        self.enter_scope(&cgroup, journal, init)?;
         cgroup.attach_unified(init.as_pid())?;
-        let limit = self.plan.resources.memory.limit;
-        let explain = |error| out_of_memory::explain(&cgroup, limit, error);
+        let explain = |error| self.explain(&cgroup, error);
         channel.wait_for(
             "the stub's word that it is in its cgroups",
             self.limit(LXC_LIMIT),
@@ -125,9 +128,7 @@ impl Attempt<'_> {
             .map_err(explain)?;
         self.send_plan(&mut channel, journal, init)
             .map_err(explain)?;
-        // The stub is at work: time to clean up behind LXC.
-        await_end(monitor, self.limit(KILL_LIMIT))?;
-        delete::remove_lxc_cgroups(journal)?;
+        self.clean_up_behind(monitor, journal)?;
         let furnishing = Furnishing {
             plan: self.plan,
             init: init.pid,
@@ -147,6 +148,55 @@ impl Attempt<'_> {
             },
             terminal,
         ))
+    }
+
+    /// LXC, while the stub is at work.
+    fn clean_up_behind(&self, monitor: &mut Child, journal: &Journal) -> Result<()> {
+        await_end(monitor, self.limit(KILL_LIMIT))?;
+        delete::remove_lxc_cgroups(journal)
+    }
+
+    fn explain(&self, cgroup: &Cgroup, error: Error) -> Error {
+        out_of_memory::explain(cgroup, self.plan.resources.memory.limit, error)
+    }
+
+    /// Its cgroup, made; that of a scope is made around init, and must not be another's.
+    fn cgroup(&self, journal: &Journal) -> Result<Cgroup> {
+        let paths = journal.cgroup.clone();
+        if self.scope.is_none() {
+            return Ok(Cgroup::create_at(paths)?);
+        }
+        let cgroup = Cgroup::from_paths(paths);
+        cgroup.check_unused()?;
+        Ok(cgroup)
+    }
+
+    /// The limits of a cgroup that is there; those of a scope are written when it is ([`Self::enter_scope`]).
+    fn limit_unless_scope(&self, cgroup: &Cgroup, journal: &mut Journal) -> Result<()> {
+        match self.scope {
+            None => self.limit_use(cgroup, journal),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn limit_use(&self, cgroup: &Cgroup, journal: &mut Journal) -> Result<()> {
+        cgroup.apply(&self.plan.resources)?;
+        priority::apply(self.plan, cgroup, journal);
+        Ok(())
+    }
+
+    /// Has systemd put init into its scope, if it is to be in one.
+    fn enter_scope(&self, cgroup: &Cgroup, journal: &mut Journal, init: ProcessId) -> Result<()> {
+        let Some(scope) = &mut journal.scope else {
+            return Ok(());
+        };
+        let layout = journal.cgroup.layout;
+        let limits = (&self.plan.resources, layout);
+        scope.start((&journal.id, init), limits, &self.plan.annotations)?;
+        scope.state = ScopeState::Ours;
+        journal.write(self.dir)?;
+        Cgroup::complete_at(cgroup.paths().clone())?;
+        self.limit_use(cgroup, journal)
     }
 
     /// What execs and hooks want of the plan.

@@ -16,6 +16,7 @@ use crate::host::{Host, cgroup_view};
 use crate::id::ContainerId;
 use crate::joined::Joined;
 use crate::lxcfs::{self, Lxcfs};
+use crate::scope::{self, CgroupManager};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, agent, host_scripts, image, inherited, progress, stub};
 
@@ -46,6 +47,8 @@ pub struct Request<'a> {
     pub components: Components,
     /// Whether it may run without what the kernel lacks of no_new_privs and filters.
     pub hardening_optional: Toggle,
+    /// Who makes its cgroups.
+    pub cgroup_manager: CgroupManager,
 }
 
 /// Standard input, output and error.
@@ -82,7 +85,7 @@ pub struct Created {
 /// # Errors
 /// [`Error::Exists`], [`Error::Bundle`], [`Error::Inside`] and others; nothing is left then.
 pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
-    let paths = cgroup_paths(host, request.bundle, request.id)?;
+    let (paths, scope) = scope::place(host, request.bundle, request.id, request.cgroup_manager)?;
     let mut facts = host.facts;
     facts.hardening_optional = request.hardening_optional;
     let inherited_fds = inherited::present(request.inherited_fds)?;
@@ -118,6 +121,7 @@ pub fn create(host: &Host, request: &Request<'_>) -> Result<Created> {
         gaps: inherited::gaps(inherited_fds)?,
         parent: request.parent,
         plan: &plan,
+        scope,
         view,
         dir: &dir,
         deadline: None,
@@ -139,12 +143,6 @@ fn stay_if_needed(pid_one: &mut PidOne, parent: Parent) -> Toggle {
         PidOne::Stub { .. } => needed,
         PidOne::Program | PidOne::Systemd(_) | PidOne::SbinInit(_) => Toggle::Off,
     }
-}
-
-/// Where the container's cgroups are to be.
-pub(crate) fn cgroup_paths(host: &Host, bundle: &Bundle, id: &ContainerId) -> Result<CgroupPaths> {
-    let path = bundle.cgroups_path().unwrap_or_else(|| id.to_string());
-    Ok(CgroupPaths::new(&host.hierarchies, &path)?)
 }
 
 /// A container as its bundle asks for it, when its processes are not to be made anew.

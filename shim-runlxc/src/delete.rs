@@ -137,12 +137,18 @@ fn kill_init(journal: &Journal) -> Result<()> {
 
 fn remove_own(journal: &Journal) -> Result<()> {
     let cgroup = Cgroup::from_paths(journal.cgroup.clone());
-    if journal.init.is_some() {
+    if journal.has_entered() {
         cgroup.kill_all(Signal::SIGKILL as i32)?;
     } else if cgroup.is_in_use()? {
         return Ok(()); // Nobody of ours was ever in it, or froze it: it is somebody else's.
     }
-    Ok(cgroup.delete()?)
+    // Before its directories: systemd takes those of its own away.
+    let ended = match &journal.scope {
+        Some(scope) if journal.init.is_some() => scope.end(),
+        _ => Ok(()),
+    };
+    let deleted = cgroup.delete().map_err(Error::from);
+    ended.and(deleted)
 }
 
 /// Removes the cgroups that LXC made, with a monitor that outlived its maker.

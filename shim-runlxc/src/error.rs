@@ -191,6 +191,14 @@ pub enum Error {
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),
+    /// systemd did not do what a container's scope needs.
+    #[error("systemd: {what}: {why}")]
+    Systemd {
+        /// What it was asked for.
+        what: String,
+        /// What it says, or what became of the connection.
+        why: String,
+    },
     /// Something did not happen in time.
     #[error("{what} took longer than {limit:?}")]
     Timeout {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::CONFIG_ANNOTATION;
 use crate::criu::Criu;
 use crate::host::Host;
+use crate::systemd;
 use crate::{Error, Result};
 
 /// Oldest `ociVersion` of a config.json that is taken.
@@ -48,7 +49,7 @@ pub fn document(host: &Host) -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": capabilities,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": host.facts.seccomp_filter == Toggle::On,
                 "actions": Action::ALL.map(Action::as_str).as_slice(),
@@ -71,7 +72,7 @@ pub fn document(host: &Host) -> Value {
             "org.opencontainers.runc.checkpoint.enabled": checkpoint(&Criu::find_within(CRIU_LIMIT)),
             EXEC: if sys::process::has_setns() { "setns" } else { "agent" },
         },
-        "potentiallyUnsafeConfigAnnotations": [bundle::annotations::PREFIX, CONFIG_ANNOTATION],
+        "potentiallyUnsafeConfigAnnotations": [bundle::annotations::PREFIX, CONFIG_ANNOTATION, systemd::PREFIX],
     })
 }
 

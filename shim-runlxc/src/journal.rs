@@ -22,6 +22,7 @@ use crate::container::START_LIMIT;
 use crate::create::with_hooks;
 use crate::lxcfs::View;
 use crate::process::ProcessId;
+use crate::scope::{Scope, ScopeState};
 use crate::shared_mounts::SharedMounts;
 use crate::state_dir::StateDir;
 use crate::{Error, Result};
@@ -52,6 +53,9 @@ pub struct Journal {
     pub lxc_cgroups: Vec<String>,
     /// The container's own cgroup.
     pub cgroup: CgroupPaths,
+    /// The scope of systemd that this cgroup is; none: we made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Its class of resctrl; none: that of its caller, or one that was there by a priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<Class>,
@@ -141,6 +145,7 @@ impl Journal {
             lxc_name,
             lxc_cgroups: Vec::new(),
             cgroup,
+            scope: None,
             resctrl: None,
             namespaces: plan.namespaces.iter().map(|n| n.kind).collect(),
             network: network_path(&plan.namespaces),
@@ -207,6 +212,13 @@ impl Journal {
         } else {
             Toggle::Off
         }
+    }
+
+    /// Whether whoever is in its cgroup is of the container.
+    #[must_use]
+    pub fn has_entered(&self) -> bool {
+        let scope = self.scope.as_ref();
+        self.init.is_some() && scope.is_none_or(|scope| scope.state == ScopeState::Ours)
     }
 
     /// The directories of LXC's cgroups.

@@ -52,7 +52,9 @@ mod readiness;
 mod resctrl;
 mod restore;
 mod rich_hooks;
+pub mod scope;
 mod start;
+mod systemd;
 mod traffic;
 mod update;
 

@@ -32,6 +32,7 @@ use crate::id::ContainerId;
 use crate::joined::Joined;
 use crate::journal::Journal;
 use crate::process::{Liveness, ProcessId};
+use crate::scope::Scope;
 use crate::state_dir::StateDir;
 use crate::{Error, Result, agent, components, delete, host_scripts, progress, stub, wait};
 
@@ -309,6 +310,10 @@ fn run_poststop(
     // What is above it is the container's to remove.
     paths.dirs.iter_mut().for_each(|dir| dir.made.clear());
     let cgroup = Cgroup::from_paths(paths.clone());
+    if let Some(scope) = &journal.scope {
+        // It ends with its last process, and what is made meanwhile would go with it.
+        scope.end()?;
+    }
     if matches!(plan.init.pid_one, PidOne::Systemd(_)) {
         // Version 2 lets nobody into one whose cgroups below have controllers.
         cgroup.delete()?;
@@ -330,6 +335,7 @@ fn run_poststop(
         gaps: Vec::new(),
         parent: Parent::Us,
         plan: &plan,
+        scope: journal.scope.as_ref().map(Scope::anew),
         view: None,
         dir: &below,
         agent,

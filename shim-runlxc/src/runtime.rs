@@ -27,6 +27,7 @@ use crate::id::ContainerId;
 use crate::journal::PidNamespace;
 use crate::lxcfs::{Lxcfs, Watch};
 use crate::process::ProcessId;
+use crate::scope::CgroupManager;
 use crate::{Error, features};
 
 /// State root of the shim; a folder for each of containerd's namespaces is below it.
@@ -167,6 +168,11 @@ impl Runtime for RunLxc {
                 lxcfs: lxcfs(options),
                 components: components(options),
                 hardening_optional: hardening_optional(options.hardening_optional)?,
+                cgroup_manager: if options.systemd_cgroup {
+                    CgroupManager::Systemd
+                } else {
+                    CgroupManager::Cgroupfs
+                },
             },
         )?;
         let pid = made.container.pid();

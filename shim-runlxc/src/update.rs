@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bundle::{Bundle, Update};
+use cgroups::Resources;
 
 use crate::container::Container;
 use crate::journal::Journal;
@@ -30,7 +31,7 @@ impl Container {
             tracing::warn!("limits of kernel memory are ignored");
         }
         if update.annotations.is_empty() {
-            return Ok(self.cgroup.apply(&update.resources)?);
+            return self.limit_use(&update.resources);
         }
         let alone = self.dir.lock_within(OTHER_LIMIT)?;
         if !alone.is_some_and(|locked| self.dir.is(&locked)) {
@@ -43,12 +44,23 @@ impl Container {
             Some(_) => Some(Bundle::load(&journal.bundle)?.resources()?),
             None => None,
         };
-        self.cgroup.apply(&update.resources)?;
+        self.limit_use(&update.resources)?;
         self.limit_traffic(update.traffic)?;
         if let Some(own) = own {
             priority::change(&update, &own, &self.cgroup, &mut journal)?;
         }
         journal.annotations.extend(update.annotations);
         journal.write(&self.dir)
+    }
+
+    /// In the cgroup first: a value that is refused there is not told to systemd. What that rounds is written
+    /// once more.
+    fn limit_use(&self, resources: &Resources) -> Result<()> {
+        self.cgroup.apply(resources)?;
+        if let Some(scope) = &self.journal.scope {
+            scope.update(resources, self.journal.cgroup.layout)?;
+            self.cgroup.apply(resources)?;
+        }
+        Ok(())
     }
 }

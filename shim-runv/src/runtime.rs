@@ -150,6 +150,10 @@ impl Runtime for RunV {
     }
 
     fn create(&self, request: CreateRequest) -> Result<(Contained, Created)> {
+        if request.options.systemd_cgroup {
+            let why = "runtime option SystemdCgroup is not supported by this runtime";
+            return Err(Error::Usage(why.into()).into());
+        }
         let mut wanted = Wanted::load(&request.bundle, &request.id)?;
         let kind = Kind::of(&wanted.config)?;
         let network = links::Wanted::of(&wanted.plan)?;

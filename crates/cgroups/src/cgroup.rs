@@ -50,10 +50,30 @@ impl Cgroup {
                 Ok(Found::Nothing) => made.push(dir),
                 Ok(Found::Unused) => {}
                 Err(error) => {
-                    // The error of making is the one to report.
-                    made.into_iter()
-                        .rev()
-                        .for_each(|dir| drop(remove::remove_now(dir)));
+                    undo_making(made);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Self { paths })
+    }
+
+    /// What is missing of the cgroup that systemd has made for a scope: the directories of hierarchies that
+    /// it leaves alone. On failure those are removed again.
+    pub fn complete_at(paths: CgroupPaths) -> Result<Self> {
+        let mut made = Vec::new();
+        for dir in &paths.dirs {
+            let is_there = dir.path.exists();
+            let done = if is_there {
+                ready(dir, paths.layout)
+            } else {
+                make(dir, paths.layout).map(drop)
+            };
+            match done {
+                Ok(()) if is_there => {}
+                Ok(()) => made.push(dir),
+                Err(error) => {
+                    undo_making(made);
                     return Err(error);
                 }
             }
@@ -82,14 +102,20 @@ impl Cgroup {
     /// Whether somebody runs in it or it is frozen, in any hierarchy: [`Self::create_at`] does not take
     /// over such a one. One that is not there is not in use.
     pub fn is_in_use(&self) -> Result<bool> {
-        for dir in &self.paths.dirs {
-            match check_unused(&dir.path) {
-                Ok(()) => {}
-                Err(Error::InUse { .. } | Error::Frozen { .. }) => return Ok(true),
-                Err(error) => return Err(error),
-            }
+        match self.check_unused() {
+            Ok(()) => Ok(false),
+            Err(Error::InUse { .. } | Error::Frozen { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
-        Ok(false)
+    }
+
+    /// As [`Self::is_in_use`].
+    ///
+    /// # Errors
+    /// [`Error::InUse`] and [`Error::Frozen`] with the directory.
+    pub fn check_unused(&self) -> Result<()> {
+        let mut dirs = self.paths.dirs.iter();
+        dirs.try_for_each(|dir| check_unused(&dir.path))
     }
 
     /// Writes the limits that are set. A value that cannot be applied is an error that names it;
@@ -327,6 +353,13 @@ enum Found {
     Nothing,
     /// A cgroup without processes; not ours to remove when making another fails.
     Unused,
+}
+
+fn undo_making(made: Vec<&CgroupDir>) {
+    // The error of making is the one to report.
+    made.into_iter()
+        .rev()
+        .for_each(|dir| drop(remove::remove_now(dir)));
 }
 
 /// Makes the directory of one hierarchy, or takes over an unused one.

@@ -8,7 +8,9 @@ mod error;
 
 pub mod hierarchies;
 pub mod paths;
+pub mod scope;
 
+pub mod properties;
 pub mod resources;
 pub mod stats;
 
@@ -38,5 +40,7 @@ pub use hierarchies::{Controller, Hierarchies, Kind, Layout};
 pub use oom::{OomNews, OomWatch};
 pub use paths::{CgroupDir, CgroupPaths};
 pub use priority::{Applied, Priority};
+pub use properties::Property;
 pub use resources::Resources;
+pub use scope::ScopeName;
 pub use stats::Stats;

@@ -41,8 +41,7 @@ impl CgroupPaths {
     ///   version 2, because a cgroup with processes cannot hand controllers on; and the mount
     ///   point of the unified hierarchy of a hybrid host.
     /// - `..` never leads out.
-    /// - `slice:prefix:name` is a name like any other. Whoever has a systemd driver must refuse
-    ///   or translate it before.
+    /// - `slice:prefix:name` is a name like any other; [`crate::ScopeName`] is for who means a scope.
     /// - A path that names no cgroup of its own (`/`, `..`) is refused: deleting it would be
     ///   deleting somebody else's.
     pub fn new(hierarchies: &Hierarchies, cgroups_path: &str) -> Result<Self> {
@@ -121,7 +120,7 @@ fn cleaned(path: &str) -> Vec<&str> {
 }
 
 /// Parents of `path` below `mount_point` that are not there now, outermost first.
-fn missing_parents(path: &Path, mount_point: &Path) -> Vec<PathBuf> {
+pub(crate) fn missing_parents(path: &Path, mount_point: &Path) -> Vec<PathBuf> {
     let mut missing: Vec<PathBuf> = path
         .ancestors()
         .skip(1)

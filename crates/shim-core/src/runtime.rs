@@ -75,6 +75,9 @@ pub struct Options {
     /// Whether a container runs without what its kernel lacks of no_new_privs and filters.
     #[serde(default)]
     pub hardening_optional: bool,
+    /// Have systemd make the cgroup, as a scope.
+    #[serde(default)]
+    pub systemd_cgroup: bool,
 }
 
 /// A process's three descriptors, or the wish for a terminal.
@@ -373,6 +376,7 @@ mod tests {
             "components",
             "hooks_root",
             "hardening_optional",
+            "systemd_cgroup",
         ] {
             assert!(fields.remove(younger).is_some(), "{younger}");
         }

@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Log more
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Not available yet: cgroups are made in cgroupfs
+    /// Have systemd make the cgroup of a container, as a scope
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
     /// Taken for runc's sake; criu is looked for on the PATH

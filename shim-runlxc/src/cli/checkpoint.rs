@@ -14,6 +14,7 @@ use crate::create::{Parent, Stdio};
 use crate::criu::wire::{Options, PageServer};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::scope::CgroupManager;
 use crate::{Error, Result, restore as library};
 
 /// `runlxc checkpoint ID`
@@ -56,7 +57,11 @@ pub(crate) fn checkpoint(root: &Path, arguments: &Checkpoint) -> Result<ExitCode
 }
 
 /// `runlxc restore ID`
-pub(crate) fn restore(root: &Path, arguments: &Restore) -> Result<ExitCode> {
+pub(crate) fn restore(
+    root: &Path,
+    arguments: &Restore,
+    cgroup_manager: CgroupManager,
+) -> Result<ExitCode> {
     let id = ContainerId::parse(&arguments.container_id)?;
     let bundle = Bundle::load(&arguments.bundle)?;
     let process = bundle.spec().process().as_ref();
@@ -93,6 +98,7 @@ pub(crate) fn restore(root: &Path, arguments: &Restore) -> Result<ExitCode> {
                 Toggle::Off => streams.lend(),
             },
             parent,
+            cgroup_manager,
         },
     )?;
     let listeners = Listeners {

@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::id::ContainerId;
 use crate::journal::Phase;
 use crate::lxcfs::{self, Lxcfs};
+use crate::scope::CgroupManager;
 use crate::{Error, Result};
 
 /// How long a `start` waits for a `create` that is at work.
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) components: Components,
     /// Whether they may run without what the kernel lacks of no_new_privs and filters.
     pub(crate) hardening_optional: Toggle,
+    /// Who makes their cgroups.
+    pub(crate) cgroup_manager: CgroupManager,
 }
 
 /// Whether we stay with the process.
@@ -144,6 +147,7 @@ fn make(
             lxcfs: settings.lxcfs,
             components: settings.components,
             hardening_optional: settings.hardening_optional,
+            cgroup_manager: settings.cgroup_manager,
         },
     )
 }

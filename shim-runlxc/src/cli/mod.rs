@@ -35,6 +35,7 @@ use self::log::Target;
 use crate::components::Components;
 use crate::host::{self, Host};
 use crate::lxcfs::Lxcfs;
+use crate::scope::CgroupManager;
 use crate::{Error, Result, features};
 
 /// What a failed exec exits with, as runc's: not to be taken for the program's own 1.
@@ -151,12 +152,6 @@ fn fail_early(text: &str) -> ExitCode {
 }
 
 fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
-    if arguments.systemd_cgroup {
-        return Err(Error::unsupported(
-            "--systemd-cgroup",
-            "cgroups are made in cgroupfs; it is not available yet",
-        ));
-    }
     let root = absolute_root(&arguments.root)?;
     match command {
         Command::Create(create) => lifecycle::create(&root, create, settings(arguments)?),
@@ -172,7 +167,7 @@ fn perform(arguments: &Arguments, command: &Command) -> Result<ExitCode> {
         Command::Ps(ps) => ps::ps(&root, ps),
         Command::Events(events) => events::events(&root, events),
         Command::Checkpoint(checkpoint) => checkpoint::checkpoint(&root, checkpoint),
-        Command::Restore(restore) => checkpoint::restore(&root, restore),
+        Command::Restore(restore) => checkpoint::restore(&root, restore, manager(arguments)),
         Command::RemountLxcfs(id) => lifecycle::remount_lxcfs(&root, id),
         Command::List(list) => list::list(&root, list),
         Command::Spec(spec) => write_spec(spec),
@@ -207,7 +202,16 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
             hooks_root: absolute("--hooks-root", &of_operator.hooks_root)?,
         },
         hardening_optional: host::hardening_optional(arguments.hardening_optional)?,
+        cgroup_manager: manager(arguments),
     })
+}
+
+fn manager(arguments: &Arguments) -> CgroupManager {
+    if arguments.systemd_cgroup {
+        CgroupManager::Systemd
+    } else {
+        CgroupManager::Cgroupfs
+    }
 }
 
 fn print(text: &str) -> Result<()> {

@@ -17,4 +17,5 @@ mod rich;
 mod rich_hooks;
 mod running;
 mod scheduling;
+mod systemd;
 mod terminal;

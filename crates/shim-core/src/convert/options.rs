@@ -49,7 +49,6 @@ fn from_runc(value: &[u8]) -> Result<Parsed, ShimError> {
     // containerd before 2.0 had `criu_path` here.
     let criu_path = options.special_fields.unknown_fields().get(8).is_some();
     refuse("BinaryName", !options.binary_name.is_empty())?;
-    refuse("SystemdCgroup", options.systemd_cgroup)?;
     refuse("CriuPath", criu_path)?;
     refuse("CriuImagePath", !options.criu_image_path.is_empty())?;
     refuse("CriuWorkPath", !options.criu_work_path.is_empty())?;
@@ -61,6 +60,7 @@ fn from_runc(value: &[u8]) -> Result<Parsed, ShimError> {
             io_gid: options.io_gid,
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
             ..Options::default()
         },
         shim_cgroup: (!options.shim_cgroup.is_empty()).then_some(options.shim_cgroup),
@@ -166,7 +166,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
             "components" => parsed.options.components = names(&key, &word(&key, &value)?)?,
             "hooksroot" => parsed.options.hooks_root = path(&key, &word(&key, &value)?)?,
             "hardeningoptional" => parsed.options.hardening_optional = truth(&key, &value)?,
-            "systemdcgroup" => refuse(&key, truth(&key, &value)?)?,
+            "systemdcgroup" => parsed.options.systemd_cgroup = truth(&key, &value)?,
             "binaryname" | "criupath" | "criuimagepath" | "criuworkpath" => {
                 refuse(&key, !word(&key, &value)?.is_empty())?;
             }
@@ -176,7 +176,7 @@ fn from_toml(text: &str) -> Result<Parsed, ShimError> {
     Ok(parsed)
 }
 
-const KNOWN_KEYS: [&str; 12] = [
+const KNOWN_KEYS: [&str; 13] = [
     "NoPivotRoot",
     "NoNewKeyring",
     "ShimCgroup",
@@ -189,6 +189,7 @@ const KNOWN_KEYS: [&str; 12] = [
     "Components",
     "HooksRoot",
     "HardeningOptional",
+    "SystemdCgroup",
 ];
 
 fn unknown_key(key: &str) -> ShimError {
@@ -311,10 +312,11 @@ mod tests {
             io_uid: 5,
             io_gid: 6,
             root: "/run/other".to_owned(),
+            systemd_cgroup: true,
             ..Default::default()
         });
         let body = "NoPivotRoot = true\nno_new_keyring = true\nShimCgroup = \"/shim\"\nIoUid = 5\n\
-                    IoGid = 6\nRoot = \"/run/other\"\nTypeUrl = \"x\"\nSystemdCgroup = false\n\
+                    IoGid = 6\nRoot = \"/run/other\"\nTypeUrl = \"x\"\nSystemdCgroup = true\n\
                     BinaryName = \"\"";
         assert_eq!(parsed, generic(&[(26, body)]));
         let expected = Parsed {
@@ -324,6 +326,7 @@ mod tests {
                 io_gid: 6,
                 no_pivot_root: true,
                 no_new_keyring: true,
+                systemd_cgroup: true,
                 ..Options::default()
             },
             shim_cgroup: Some("/shim".to_owned()),
@@ -435,13 +438,6 @@ mod tests {
         };
         check(
             oci::Options {
-                systemd_cgroup: true,
-                ..Default::default()
-            },
-            "SystemdCgroup",
-        );
-        check(
-            oci::Options {
                 binary_name: text(),
                 ..Default::default()
             },
@@ -463,10 +459,6 @@ mod tests {
         );
         let criu_path = parse(Some(&any(RUNC, vec![0x42, 1, b'x']))).map_err(|e| e.message);
         assert_eq!(criu_path, not_supported("CriuPath"));
-        assert_eq!(
-            generic(&[(26, "SystemdCgroup = true")]),
-            not_supported("SystemdCgroup")
-        );
         assert_eq!(
             generic(&[(26, "CriuPath = \"/x\"")]),
             not_supported("CriuPath")

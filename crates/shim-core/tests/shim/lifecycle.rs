@@ -420,12 +420,12 @@ async fn options_are_refused_by_name() {
     let create = shim.create_with(&bundle, "c", |request| {
         request.options = MessageField::some(Any {
             type_url: "containerd.runc.v1.Options".into(),
-            // systemd_cgroup = true
-            value: vec![0x48, 1],
+            // binary_name = "x"
+            value: vec![0x32, 1, b'x'],
             ..Default::default()
         });
     });
-    let expected = "runtime option SystemdCgroup is not supported by this runtime";
+    let expected = "runtime option BinaryName is not supported by this runtime";
     assert_eq!(
         message(create.await),
         (Code::INVALID_ARGUMENT, expected.to_owned())
