@@ -156,16 +156,15 @@ pub enum Error {
         /// Who that is and how it ends, where that is known.
         way_out: String,
     },
-    /// A bucket could not be told that it is being changed, so others may have changed it.
+    /// A process has lost the right to change a bucket, so others may have changed it.
     #[error(
-        "{store} could not be told for {seconds} seconds that this process changes it, so another may have done so: \
-         nothing more is done, try again"
+        "this process may not change {store} any more, because {why}: nothing more is done, see `store verify` and try again"
     )]
     Lapsed {
         /// The store.
         store: String,
-        /// How long.
-        seconds: u64,
+        /// How it was lost.
+        why: String,
     },
     /// What cannot be read may need anything, so nothing is removed.
     #[error(

@@ -33,6 +33,7 @@ mod waste;
 pub use add::Added;
 pub use bucket::S3Config;
 pub use flat::{FlatDisk, Part};
+pub use lease::{WordName, take_words_back};
 pub use listing::Listed;
 pub use name::Name;
 pub use objects::Objects;

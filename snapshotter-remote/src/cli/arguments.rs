@@ -1,6 +1,6 @@
 //! The command line as values.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand};
 use disk::Digest;
@@ -10,7 +10,7 @@ use crate::{
     host::opener,
     image::{Access, ImageName, Platform, SCHEME},
     signature::digest,
-    store::{BucketName, Place, S3Config},
+    store::{BucketName, Place, S3Config, WordName},
 };
 
 /// What `--version` says; `build.rs` tells the commit.
@@ -219,9 +219,7 @@ impl Where {
     pub(super) fn place_for(&self, wait: &Wait) -> Place {
         let mut place = self.place();
         if let Place::Bucket(_, config) = &mut place {
-            config.grace = wait
-                .grace
-                .map(|seconds| Duration::from_secs(seconds.into()));
+            config.forget.clone_from(&wait.forget);
         }
         place
     }
@@ -379,9 +377,9 @@ pub(super) struct Wait {
     /// How long to wait until nobody adds; without it, a store that is busy is left alone.
     #[arg(long = "wait", value_name = "SECONDS", default_value_t = 0)]
     pub(super) seconds: u32,
-    /// In a bucket: how long who adds counts after the last word of him, where he may have been killed [default: 600].
-    #[arg(long, value_name = "SECONDS", help_heading = S3_HEADING)]
-    grace: Option<u32>,
+    /// In a bucket: one who is in the way by the message that says so, and is dead for certain; who lives loses what he does.
+    #[arg(long, value_name = "WORD", help_heading = S3_HEADING)]
+    forget: Vec<WordName>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -44,7 +44,7 @@ impl Found {
     }
 
     /// Once for each directory.
-    fn sync(&mut self, store: &Store) -> Result<()> {
+    pub(super) fn sync(&mut self, store: &Store) -> Result<()> {
         for name in std::mem::take(&mut self.0).into_values() {
             store.objects.sync_directory_of(name)?;
         }
@@ -97,7 +97,7 @@ impl Store {
             told(chain_id);
         }
         found.sync(self)?;
-        adding.check()?;
+        drop(adding.confirm()?);
         Ok(Added {
             chain_id,
             layers: layers.len(),
@@ -165,7 +165,7 @@ impl Store {
             Error::Setting(what.to_owned())
         })?;
         let signed = key.sign(&manifest)?;
-        adding.check()?;
+        let _step = adding.confirm()?;
         self.objects.put(Name::Disk(chain_id), signed)?;
         Ok(manifest)
     }

@@ -18,7 +18,11 @@ use object_store::{
 use serde::Deserialize;
 use snapshot_core::one_line;
 
-use super::{lease, place::BucketName, s3_credentials::Credentials};
+use super::{
+    lease::{PACE, Pace, WordName},
+    place::BucketName,
+    s3_credentials::Credentials,
+};
 use crate::{
     error::{Error, Result},
     tls,
@@ -60,9 +64,9 @@ pub struct S3Config {
     pub credentials_file: Option<PathBuf>,
     /// The private key of a store in a bucket, for who adds.
     pub key_file: Option<PathBuf>,
-    /// How long who changes the store counts after its last word, where that is not the usual.
+    /// Who has said that he changes the store, and is dead for certain.
     #[serde(skip)]
-    pub grace: Option<Duration>,
+    pub forget: Vec<WordName>,
 }
 
 /// What is known of a bucket.
@@ -72,8 +76,10 @@ pub(super) struct Bucket {
     /// Who answers for it.
     endpoint: String,
     pub(super) key_file: Option<PathBuf>,
-    /// How long who changes the store counts after its last word.
-    pub(super) grace: Duration,
+    /// When who changes the store says so.
+    pub(super) pace: Pace,
+    /// Who does not change it any more.
+    pub(super) forget: Vec<WordName>,
 }
 
 impl Bucket {
@@ -136,12 +142,25 @@ impl Bucket {
             name: name.clone(),
             endpoint: shown,
             key_file: config.key_file.clone(),
-            grace: config.grace.unwrap_or(lease::GRACE),
+            pace: PACE,
+            forget: config.forget.clone(),
         };
         Ok((
             this,
             Arc::new(PrefixStore::new(built, name.prefix.as_str())),
         ))
+    }
+
+    /// One that nobody asks.
+    #[cfg(test)]
+    pub(super) fn nowhere(pace: Pace) -> Self {
+        Self {
+            name: "s3://nowhere".parse().expect("it is one"),
+            endpoint: "nobody".to_owned(),
+            key_file: None,
+            pace,
+            forget: Vec::new(),
+        }
     }
 
     /// A file without a name where this machine keeps what it needs for a while.

@@ -22,7 +22,7 @@ use crate::{
 /// Threads that compress and wait for the disk, and chunks that wait for them.
 const WRITERS: usize = 16;
 
-/// Chunks that are worth a thread to look for them.
+/// Objects that are worth a thread to look for them.
 const LOOKS: usize = 16;
 
 /// What a chunk needs on its way.
@@ -103,34 +103,42 @@ fn put_one(objects: &Objects, id: ChunkId, contents: &[u8]) -> Result<Put> {
     Ok(Put::Made)
 }
 
-/// Whether the store has all of these; several are looked for at once, because a bucket takes its time to answer.
-pub(super) fn are_there(objects: &Objects, ids: &[ChunkId]) -> Result<bool> {
-    let (next, is_missing) = (AtomicUsize::new(0), AtomicBool::new(false));
+/// Does it to each, to several at once, because a bucket takes its time to answer; when one has failed no other is begun.
+pub(super) fn each<T: Sync>(items: &[T], work: &(dyn Fn(&T) -> Result<()> + Sync)) -> Result<()> {
+    let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
-    let look = || {
-        while !is_missing.load(Ordering::Relaxed)
-            && let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed))
+    let go_on = || {
+        while lock(&failure).is_none()
+            && let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed))
         {
-            let found = objects.has(Name::Chunk(*id)).unwrap_or_else(|error| {
+            if let Err(error) = work(item) {
                 lock(&failure).get_or_insert(error);
-                false
-            });
-            if !found {
-                is_missing.store(true, Ordering::Relaxed);
             }
         }
     };
     std::thread::scope(|scope| {
-        let lookers = (ids.len() / LOOKS).min(WRITERS - 1);
-        for _ in 0..lookers {
-            scope.spawn(look);
+        let others = (items.len() / LOOKS).min(WRITERS - 1);
+        for _ in 0..others {
+            scope.spawn(go_on);
         }
-        look();
+        go_on();
     });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(!is_missing.into_inner()),
-    }
+    let failure = failure.into_inner();
+    failure
+        .unwrap_or_else(PoisonError::into_inner)
+        .map_or(Ok(()), Err)
+}
+
+/// Whether the store has all of these.
+pub(super) fn are_there(objects: &Objects, ids: &[ChunkId]) -> Result<bool> {
+    let is_missing = AtomicBool::new(false);
+    each(ids, &|id| {
+        if !is_missing.load(Ordering::Relaxed) && !objects.has(Name::Chunk(*id))? {
+            is_missing.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
+    Ok(!is_missing.into_inner())
 }
 
 /// Waits while another waits: only one at a time is given something.

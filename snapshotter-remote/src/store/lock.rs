@@ -10,7 +10,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    lease::{self, Kind, Lease},
+    lease::{self, Kind, Lease, Step},
     objects::{Ground, Objects},
 };
 use crate::error::{Error, Result};
@@ -34,21 +34,37 @@ pub(super) enum Held {
 }
 
 impl Held {
-    /// Whether it is still ours: asked before each step that others must not undo, or that would undo theirs.
+    /// Whether it is still ours, as far as this machine knows: asked before each step that others must not undo, or that would undo
+    /// theirs. The step is done before what comes back is dropped.
     ///
     /// # Errors
     /// [`Error::Lapsed`].
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<Option<Step<'_>>> {
         match self {
-            Self::Directory { .. } => Ok(()),
-            Self::Bucket(lease) => lease.check(),
+            Self::Directory { .. } => Ok(None),
+            Self::Bucket(lease) => lease.check().map(Some),
+        }
+    }
+
+    /// The same, asking the bucket: before what leads to others, and before the first of many steps.
+    ///
+    /// # Errors
+    /// [`Error::Lapsed`], and what the bucket answers.
+    pub(super) fn confirm(&self) -> Result<Option<Step<'_>>> {
+        match self {
+            Self::Directory { .. } => Ok(None),
+            Self::Bucket(lease) => lease.confirm().map(Some),
         }
     }
 }
 
 /// Objects are put, and what is there is counted upon.
 pub(super) fn adding(objects: &Objects) -> Result<Held> {
-    take(objects, Kind::Adding, ADD_WAIT)
+    let wait = match objects.ground() {
+        Ground::Directory(_) => ADD_WAIT,
+        Ground::Bucket(_) => lease::ADD_WAIT,
+    };
+    take(objects, Kind::Adding, wait)
 }
 
 /// Objects go.

@@ -18,7 +18,6 @@ use super::{
     Traces,
     bucket::{self, Bucket},
     directory::Directory,
-    lease,
     name::Name,
     place::Place,
 };
@@ -74,6 +73,26 @@ impl Objects {
         })
     }
 
+    /// Those of a bucket in this process's memory.
+    #[cfg(test)]
+    pub(super) fn in_memory(pace: super::lease::Pace) -> Self {
+        Self {
+            objects: Arc::new(object_store::memory::InMemory::new()),
+            driver: Arc::new(Driver::start("store-objects").expect("a thread")),
+            ground: Ground::Bucket(Bucket::nowhere(pace)),
+        }
+    }
+
+    /// The same for somebody who knows that one is dead.
+    #[cfg(test)]
+    pub(super) fn forgetting(&self, word: &str) -> Self {
+        let mut this = self.clone();
+        if let Ground::Bucket(bucket) = &mut this.ground {
+            bucket.forget.push(word.parse().expect("a word"));
+        }
+        this
+    }
+
     /// What they stand on.
     pub(super) fn ground(&self) -> &Ground {
         &self.ground
@@ -117,8 +136,8 @@ impl Objects {
     pub(super) fn leftovers(&self) -> Result<Vec<(PathBuf, u64)>> {
         match &self.ground {
             Ground::Directory(directory) => directory.leftovers(),
-            // What is not whole is not there; of who was killed there is only that he added.
-            Ground::Bucket(bucket) => lease::left(self, bucket.grace),
+            // What is not whole is not there; who was killed is forgotten by who has the lease.
+            Ground::Bucket(_) => Ok(Vec::new()),
         }
     }
 
@@ -147,11 +166,16 @@ impl Objects {
     /// # Errors
     /// What the store answers.
     pub fn has(&self, name: Name) -> Result<bool> {
-        let path = name.path();
-        match self.driver.block_on(self.objects.head(&path)) {
-            Ok(_) => Ok(true),
-            Err(error) if bucket::is_absent(&error) => Ok(false),
-            Err(source) => Err(self.failed("looking for", &name, source)),
+        Ok(self.look(&name.to_string())?.is_some())
+    }
+
+    /// What is known of what lies at a path below the store, if something does.
+    pub(super) fn look(&self, path: &str) -> Result<Option<ObjectMeta>> {
+        let at = ObjectPath::from(path);
+        match self.driver.block_on(self.objects.head(&at)) {
+            Ok(meta) => Ok(Some(meta)),
+            Err(error) if bucket::is_absent(&error) => Ok(None),
+            Err(source) => Err(self.failed("looking for", &path, source)),
         }
     }
 
@@ -296,7 +320,7 @@ impl Objects {
         &self.driver
     }
 
-    /// Puts something at a path below the store; says whether it did.
+    /// Puts something at a path below the store; says whether it did, or what is there, or is not, is in the way of it.
     pub(super) fn write(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> Result<bool> {
         let at = ObjectPath::from(path);
         let put = self
@@ -304,7 +328,11 @@ impl Objects {
             .put_opts(&at, PutPayload::from(bytes), PutOptions::from(mode));
         match self.driver.block_on(put) {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            Err(error) if bucket::is_absent(&error) => Ok(false),
             Err(source) => Err(self.failed("writing", &path, source)),
         }
     }

@@ -70,7 +70,7 @@ impl Store {
             }
         }
         for &disk in &gone {
-            alone.check()?;
+            let _step = alone.confirm()?;
             self.objects.remove(Name::Disk(disk))?;
             self.objects.traces().remove(disk)?;
         }

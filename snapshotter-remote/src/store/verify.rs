@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use disk::Digest;
 
 use super::{
-    Store,
+    Store, chunks,
     layer::{self, Kept},
     lock,
     name::Name,
@@ -137,7 +138,7 @@ impl Store {
                 },
             };
             if is_damaged {
-                alone.check()?;
+                let _step = alone.confirm()?;
                 self.objects.remove(damage.object)?;
                 removed += 1;
             }
@@ -194,12 +195,21 @@ impl Store {
     /// All chunks that are there, then those that are not.
     fn verify_chunks(&self, mut used: BTreeSet<ChunkId>, verified: &mut Verified) -> Result<()> {
         for first in 0..=u8::MAX {
-            for (id, _) in self.objects.chunks(first)? {
+            let ids = self.objects.chunks(first)?;
+            let looked = Mutex::new(BTreeMap::new());
+            chunks::each(&ids, &|(id, _)| {
+                let contents = self.chunk(*id);
+                let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+                looked.insert(*id, contents);
+                Ok(())
+            })?;
+            let looked = looked.into_inner();
+            for (id, contents) in looked.unwrap_or_else(PoisonError::into_inner) {
                 verified.chunks += 1;
                 if !used.remove(&id) {
                     verified.chunks_unused += 1;
                 }
-                let bytes = verified.check(Name::Chunk(id), self.chunk(id))?;
+                let bytes = verified.check(Name::Chunk(id), contents)?;
                 verified.chunk_bytes += bytes.unwrap_or_default();
             }
         }

@@ -1,16 +1,19 @@
 //! What no disk needs: layers, tables and chunks that no manifest leads to, traces without a disk, and what an `add` or a server that
 //! was killed left half. It is looked for and removed while nobody adds, so it stays waste.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, mem::discriminant, path::PathBuf, time::Duration};
 
 use disk::Digest;
 
-use super::{Store, layer, lock, name::Name};
+use super::{Store, add::Found, chunks, layer, lock, name::Name};
 use crate::{
     chunk::ChunkId,
     error::{Error, Result},
     table::Table,
 };
+
+/// What is removed before a bucket is asked again whether that may be.
+const CONFIRMED_MAX: usize = 256;
 
 /// Whether waste goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,16 @@ pub enum Waste {
     Object(Name),
     /// A file that was to become an object or a trace, or a trace of a disk that is gone, below the store's directory.
     Leftover(PathBuf),
+}
+
+impl Waste {
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Object(one), Self::Object(other)) => discriminant(one) == discriminant(other),
+            (Self::Leftover(_), Self::Leftover(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// All disks, and what they need.
@@ -83,27 +96,29 @@ impl Store {
 
     /// In that order, each kind on the disk before the next.
     fn sweep(&self, waste: &[(Waste, u64)], alone: &lock::Held) -> Result<()> {
+        let mut gone = Found::default();
         // Who removed a disk may have been killed before that was on the disk.
-        let mut last = Some(Name::Disk(Digest([0; 32])));
-        for (one, _) in waste {
-            alone.check()?;
-            match one {
-                Waste::Leftover(path) => self.objects.remove_leftover(path)?,
-                Waste::Object(name) => {
-                    if let Some(last) = last
-                        && last.directory() != name.directory()
-                    {
-                        self.objects.sync_directory_of(last)?;
+        gone.note(Name::Disk(Digest([0; 32])));
+        gone.sync(self)?;
+        for kind in waste.chunk_by(|(one, _), (other, _)| one.is_like(other)) {
+            for some in kind.chunks(CONFIRMED_MAX) {
+                drop(alone.confirm()?);
+                chunks::each(some, &|(one, _)| {
+                    let _step = alone.check()?;
+                    match one {
+                        Waste::Leftover(path) => self.objects.remove_leftover(path),
+                        Waste::Object(name) => self.objects.remove(*name),
                     }
-                    self.objects.remove(*name)?;
-                    last = Some(*name);
+                })?;
+            }
+            for (one, _) in kind {
+                if let Waste::Object(name) = one {
+                    gone.note(*name);
                 }
             }
+            gone.sync(self)?;
         }
-        match last {
-            Some(last) => self.objects.sync_directory_of(last),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn needed(&self) -> Result<Needed> {
