@@ -260,6 +260,24 @@ fn an_add_that_wakes_up_when_it_was_forgotten_leads_to_nothing_that_is_gone() {
 }
 
 #[test]
+fn an_add_that_is_interrupted_takes_its_word_back() {
+    let Some(server) = server().unwrap() else {
+        return;
+    };
+    let store = Store::in_bucket(&server, "interrupted", &[Image::Busybox]).unwrap();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let adding = stopped_add(&store).unwrap();
+        in_the_way(&store).unwrap();
+        adding.signal(signal).unwrap();
+        adding.signal(Signal::SIGCONT).unwrap();
+        adding.finish(SOON).unwrap().with_code(code).unwrap();
+        assert!(store.objects("adding").unwrap_or_default().is_empty());
+        told(store.place(), &["gc"]).unwrap();
+        is_whole(&store).unwrap();
+    }
+}
+
+#[test]
 fn who_adds_and_who_cleans_up_do_not_harm_each_other() {
     let Some(server) = server().unwrap() else {
         return;

@@ -7,6 +7,7 @@ use disk::Digest;
 use snapshot_core::daemon::MetricsAddress;
 
 use crate::{
+    error::{Error, Result},
     host::opener,
     image::{Access, ImageName, Platform, SCHEME},
     signature::digest,
@@ -206,22 +207,35 @@ pub(super) struct Where {
 
 impl Where {
     /// What was said as one value.
-    pub(super) fn place(&self) -> Place {
+    ///
+    /// # Errors
+    /// Where a directory is named, and how a bucket is reached.
+    pub(super) fn place(&self) -> Result<Place> {
         match (&self.store, &self.dir) {
-            (Some(name), _) => {
-                Place::Bucket(name.clone(), Box::new(self.s3.over(S3Config::default())))
+            (Some(name), _) => Ok(Place::Bucket(
+                name.clone(),
+                Box::new(self.s3.over(S3Config::default())),
+            )),
+            (None, dir) => {
+                self.s3.only_of_a_bucket()?;
+                let dir = dir.clone().expect("one of both is required");
+                Ok(Place::Directory(dir))
             }
-            (None, dir) => Place::Directory(dir.clone().expect("one of both is required")),
         }
     }
 
     /// The same for who waits.
-    pub(super) fn place_for(&self, wait: &Wait) -> Place {
-        let mut place = self.place();
-        if let Place::Bucket(_, config) = &mut place {
-            config.forget.clone_from(&wait.forget);
+    ///
+    /// # Errors
+    /// As [`Where::place`].
+    pub(super) fn place_for(&self, wait: &Wait) -> Result<Place> {
+        let mut place = self.place()?;
+        match &mut place {
+            Place::Bucket(_, config) => config.forget.clone_from(&wait.forget),
+            Place::Directory(_) if wait.forget.is_empty() => {}
+            Place::Directory(_) => return Err(of_a_bucket("--forget")),
         }
-        place
+        Ok(place)
     }
 }
 
@@ -254,7 +268,32 @@ pub(super) struct S3 {
 
 const S3_HEADING: &str = "Options for --store";
 
+/// Whoever says it would be wrong about what it does.
+fn of_a_bucket(flag: &str) -> Error {
+    Error::Setting(format!(
+        "{flag} is for a store in a bucket, and this one is in a directory: leave it out, or say --store s3://BUCKET in place \
+         of --dir"
+    ))
+}
+
 impl S3 {
+    /// Refuses what says nothing of a directory.
+    pub(super) fn only_of_a_bucket(&self) -> Result<()> {
+        let said = [
+            ("--s3-endpoint", self.s3_endpoint.is_some()),
+            ("--s3-region", self.s3_region.is_some()),
+            ("--s3-virtual-hosts", self.s3_virtual_hosts),
+            ("--s3-plain-http", self.s3_plain_http),
+            ("--s3-ca", self.s3_ca.is_some()),
+            ("--s3-credentials", self.s3_credentials.is_some()),
+            ("--key-file", self.key_file.is_some()),
+        ];
+        match said.iter().find(|(_, is_said)| *is_said) {
+            Some((flag, _)) => Err(of_a_bucket(flag)),
+            None => Ok(()),
+        }
+    }
+
     /// Puts what the flags say over a configuration.
     pub(super) fn over(&self, mut config: S3Config) -> S3Config {
         let texts = [

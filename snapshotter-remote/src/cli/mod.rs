@@ -4,6 +4,7 @@
 mod arguments;
 mod care;
 mod daemon;
+mod ending;
 mod host;
 mod store;
 

@@ -6,7 +6,9 @@ use snapshot_core::daemon::Logging;
 
 use super::{
     arguments::{Add, Export, Gc, Image, Rm, Serve, Store as Command, Verify, Wait},
-    bytes, in_one_line, out,
+    bytes,
+    ending::take_back_at_signals,
+    in_one_line, out,
 };
 use crate::{
     Result,
@@ -18,7 +20,7 @@ use crate::{
 pub(super) fn perform(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Add(asked) => add(asked)?,
-        Command::Ls(place) => list(&Store::open(place.place())?)?,
+        Command::Ls(place) => list(&Store::open(place.place()?)?)?,
         Command::Verify(asked) => return verify(asked),
         Command::Rm(asked) => remove(asked)?,
         Command::Gc(asked) => collect(asked)?,
@@ -38,7 +40,9 @@ fn add(asked: &Add) -> Result<()> {
         }
     };
     let images = origin.images(&platform)?;
-    let store = Store::create(asked.place.place())?;
+    let place = asked.place.place()?;
+    take_back_at_signals(&place)?;
+    let store = Store::create(place)?;
     for image in &images {
         let added = store.add(image)?;
         let made = match added.disks_made {
@@ -73,7 +77,9 @@ fn list(store: &Store) -> Result<()> {
 }
 
 fn verify(asked: &Verify) -> Result<ExitCode> {
-    let store = Store::open(asked.place.place_for(&asked.wait))?;
+    let place = asked.place.place_for(&asked.wait)?;
+    take_back_at_signals(&place)?;
+    let store = Store::open(place)?;
     let verified = store.verify()?;
     let mut text = String::new();
     for damage in &verified.damages {
@@ -104,7 +110,9 @@ fn verify(asked: &Verify) -> Result<ExitCode> {
 }
 
 fn remove(asked: &Rm) -> Result<()> {
-    let store = Store::open(asked.place.place_for(&asked.wait))?;
+    let place = asked.place.place_for(&asked.wait)?;
+    take_back_at_signals(&place)?;
+    let store = Store::open(place)?;
     let below = if asked.prefixes {
         Below::Remove
     } else {
@@ -119,7 +127,9 @@ fn remove(asked: &Rm) -> Result<()> {
 }
 
 fn collect(asked: &Gc) -> Result<()> {
-    let store = Store::open(asked.place.place_for(&asked.wait))?;
+    let place = asked.place.place_for(&asked.wait)?;
+    take_back_at_signals(&place)?;
+    let store = Store::open(place)?;
     let (sweep, done) = if asked.dry_run {
         (Sweep::Count, "would be removed")
     } else {
@@ -163,7 +173,7 @@ fn serve(asked: &Serve) -> Result<()> {
     let asked = asked.clone();
     let reread = move || {
         let mut config = Config::read(asked.config.as_deref())?;
-        override_by(&mut config, &asked);
+        override_by(&mut config, &asked)?;
         Ok(config)
     };
     let config = reread()?;
@@ -172,13 +182,16 @@ fn serve(asked: &Serve) -> Result<()> {
 }
 
 /// Puts what the flags say over a configuration.
-fn override_by(config: &mut Config, asked: &Serve) {
+fn override_by(config: &mut Config, asked: &Serve) -> Result<()> {
     if let Some(path) = &asked.path {
         config.dir.clone_from(path);
         config.store = None;
     }
     if asked.store.is_some() {
         config.store.clone_from(&asked.store);
+    }
+    if config.store.is_none() {
+        asked.s3.only_of_a_bucket()?;
     }
     config.s3 = asked.s3.over(std::mem::take(&mut config.s3));
     if let Some(listen) = asked.listen {
@@ -205,9 +218,10 @@ fn override_by(config: &mut Config, asked: &Serve) {
     if let Some(metrics) = &asked.metrics {
         config.metrics.address = Some(metrics.clone());
     }
+    Ok(())
 }
 
 fn export(asked: &Export) -> Result<()> {
-    let store = Store::open(asked.place.place())?;
+    let store = Store::open(asked.place.place()?)?;
     store.export(asked.chain_id.0, &asked.file)
 }

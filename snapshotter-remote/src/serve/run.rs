@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     open_files,
-    store::Reader,
+    store::{self, Reader},
 };
 
 /// Connections that wait in the kernel until they are accepted, as far as it keeps so many.
@@ -58,6 +58,9 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A full table of descriptors stays full for a while; asking at once again would burn a core.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
+
+/// For what says in a bucket that it is being changed: no longer than the service manager waits.
+const TAKE_BACK: Duration = Duration::from_secs(10);
 
 /// Who is refused again and again fills no log.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -196,6 +199,8 @@ impl Server {
             connections.end(config.server.drain(), signals).await;
             Ok(())
         });
+        // Conversions that run are not: who cleans up need not wait until they are taken for dead.
+        store::take_words_back(TAKE_BACK);
         // Reads of a disk that hangs are not waited for.
         runtime.shutdown_background();
         tracing::info!("ended");
