@@ -199,7 +199,12 @@ pub(super) fn is_absent(error: &object_store::Error) -> bool {
         return false;
     };
     let said = source.to_string();
-    code(&said).is_none_or(|code| code == "NoSuchKey")
+    match (code(&said), said.split_once("404 Not Found")) {
+        (Some(code), _) => code == "NoSuchKey",
+        // The answer of HEAD has nothing behind it; that of something that is no S3 may have.
+        (None, Some((_, body))) => body.trim_matches([':', ' ', '\n']).is_empty(),
+        (None, None) => true,
+    }
 }
 
 /// The code of an answer, if it has one.
@@ -312,7 +317,13 @@ fn with_credentials(
 
 /// What to do about what was said.
 fn advice(said: &str) -> Option<&'static str> {
-    const WORDS: [(&[&str], &str); 9] = [
+    const WORDS: [(&[&str], &str); 11] = [
+        (
+            // Where machines of Amazon's ask for theirs.
+            &["//169.254.169.254", "//[fd00:ec2::254]"],
+            "there are no credentials, and this machine has none of Amazon's: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+             name a file of them with --s3-credentials (s3.credentials_file)",
+        ),
         (
             &["NoSuchBucket"],
             "there is no such bucket: make it, or correct its name",
@@ -347,19 +358,28 @@ fn advice(said: &str) -> Option<&'static str> {
         ),
         (
             &["NotImplemented", "501 Not Implemented"],
-            "the server lacks what a store needs (writes with If-None-Match): use one that has it",
+            "the server lacks what a store needs (writes with If-None-Match and If-Match): use one that has it",
         ),
         (
             &["invalid peer certificate", "certificate verify"],
             "its certificate is not trusted: name its authority with --s3-ca (s3.ca_file)",
         ),
         (
-            &["error sending request", "timed out", "connection closed"],
+            &[
+                "error sending request",
+                "timed out",
+                "connection closed",
+                "deadline has elapsed",
+            ],
             "nobody answers there: see whether it is up, and correct --s3-endpoint (s3.endpoint, AWS_ENDPOINT_URL) if not",
         ),
         (
             &["SlowDown", "503 Service Unavailable"],
             "it is too busy: try again later",
+        ),
+        (
+            &["404 Not Found"],
+            "what answers there is no S3: correct --s3-endpoint (s3.endpoint, AWS_ENDPOINT_URL)",
         ),
     ];
     let mut words = WORDS.iter();
@@ -369,18 +389,12 @@ fn advice(said: &str) -> Option<&'static str> {
 
 /// The code of an answer, or the end of a chain of causes.
 fn brief(said: &str) -> String {
-    if let Some(code) = code(said) {
-        return code.to_owned();
-    }
-    let cause = said.rsplit(": ").find(|cause| !cause.trim().is_empty());
-    let cause = cause.unwrap_or(said);
-    cause
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(SAID_MAX)
-        .collect()
+    let causes = || said.rsplit(": ").find(|cause| !cause.trim().is_empty());
+    let cause = code(said).or_else(causes).unwrap_or(said);
+    let words: Vec<_> = cause.split_whitespace().collect();
+    let signs = words.join(" ");
+    let signs = signs.chars().filter(|sign| !sign.is_control());
+    signs.take(SAID_MAX).collect()
 }
 
 #[cfg(test)]
@@ -432,5 +446,27 @@ mod tests {
         assert!(advice(said).unwrap().contains("nobody answers"));
         assert_eq!(advice("something else"), None);
         assert_eq!(brief("a\nb"), "a b");
+        let long = format!("<Code>\u{1b}[2J{}</Code>", "x".repeat(SAID_MAX));
+        assert_eq!(brief(&long), format!("[2J{}", "x".repeat(SAID_MAX - 3)));
+        let said = "Error performing PUT http://169.254.169.254/latest/api/token in 2s: error sending request";
+        assert!(advice(said).unwrap().contains("no credentials"));
+    }
+
+    #[test]
+    fn only_an_object_that_is_missing_is_absent() {
+        let check = |said: &str, expected| {
+            let error = object_store::Error::NotFound {
+                path: "key.pub".to_owned(),
+                source: said.into(),
+            };
+            assert_eq!(is_absent(&error), expected, "{said}");
+        };
+        let http = "Server returned non-2xx status code: 404 Not Found: ";
+        check(http, true);
+        check("No such file or directory", true);
+        let of = |code| format!("{http}<Error><Code>{code}</Code></Error>");
+        check(&of("NoSuchKey"), true);
+        check(&of("NoSuchBucket"), false);
+        check(&format!("{http}<!DOCTYPE HTML>"), false);
     }
 }

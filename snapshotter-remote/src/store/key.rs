@@ -44,6 +44,28 @@ fn private(path: &Path) -> Result<Option<PrivateKey>> {
     parsed.map(Some)
 }
 
+/// The same of a file that is carried from machine to machine.
+fn closed(path: &Path) -> Result<Option<PrivateKey>> {
+    match File::open(path) {
+        Ok(file) => only_ours(&file, path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(path, error)),
+    }
+    private(path)
+}
+
+/// Refuses a file with a secret that everybody may read or write.
+pub(super) fn only_ours(file: &File, path: &Path) -> Result<()> {
+    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
+    if metadata.permissions().mode() & 0o007 == 0 {
+        return Ok(());
+    }
+    Err(Error::Setting(format!(
+        "{}: everybody on this machine can use the secret in it: chmod 0600",
+        path.display()
+    )))
+}
+
 /// The public key of the store in a bucket.
 ///
 /// # Errors
@@ -70,8 +92,12 @@ pub(super) fn private_of_bucket(
     let Some(path) = file else {
         return Ok(None);
     };
-    let key = private(path)?.ok_or_else(|| Error::KeyLost {
-        path: path.to_owned(),
+    let key = closed(path)?.ok_or_else(|| {
+        Error::Setting(format!(
+            "{} is not there, which --key-file (s3.key_file) names: the private key of the store is wanted, which lies where its \
+             first image was added",
+            path.display()
+        ))
     })?;
     if key.public() == *public {
         return Ok(Some(key));
@@ -109,28 +135,59 @@ pub(super) fn load_or_make_for_bucket(
             path: format!("{}/{PUBLIC}", objects.shown()).into(),
         });
     }
-    let key = match private(path)? {
-        Some(key) => key,
-        None => {
-            let key = PrivateKey::of(&random()?);
-            let directory = path.parent().unwrap_or(Path::new("."));
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let placed = place(directory, &name, &key.to_line(), As::Once);
-            placed.map_err(|source| Error::File {
-                doing: "making the key of a store in",
-                path: path.to_owned(),
-                source,
-            })?;
-            key
-        }
+    let (key, is_new) = match closed(path)? {
+        Some(key) => (key, false),
+        None => make_private(path)?,
     };
-    let line = format!("{}\n", key.public());
-    if objects.write(PUBLIC, line.into_bytes(), PutMode::Create)? {
+    let line = format!("{}\n", key.public()).into_bytes();
+    if objects.write(PUBLIC, line.clone(), PutMode::Create)? {
+        if objects.write(PUBLIC, line, PutMode::Create)? {
+            objects.delete(PUBLIC)?;
+            return Err(Error::Setting(format!(
+                "the server of {} writes over what is there although it is told not to (If-None-Match): a store needs one that \
+                 does not",
+                objects.shown()
+            )));
+        }
         return Ok(key);
     }
     // Another one was quicker.
-    let key = private_of_bucket(file, &public_in_bucket(objects)?)?;
-    Ok(key.expect("a file was named"))
+    if public_in_bucket(objects)? == key.public() {
+        return Ok(key);
+    }
+    if is_new {
+        // It would be in the way of the right one.
+        fs::remove_file(path).map_err(|source| making(path, source))?;
+    }
+    Err(Error::Setting(format!(
+        "another has made the store in {} at the same time: carry its private key to {} and add again",
+        objects.shown(),
+        path.display()
+    )))
+}
+
+/// A new private key in a file, or that of another who was quicker; and whether it is new.
+fn make_private(path: &Path) -> Result<(PrivateKey, bool)> {
+    let key = PrivateKey::of(&random()?);
+    let directory = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match place(directory, &name, &key.to_line(), As::Once) {
+        Ok(()) => Ok((key, true)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match closed(path)? {
+            Some(key) => Ok((key, false)),
+            None => Err(making(path, error)),
+        },
+        Err(error) => Err(making(path, error)),
+    }
+}
+
+fn making(path: &Path, source: io::Error) -> Error {
+    Error::File {
+        doing: "making the key of a store in",
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// The public key that is in a file, which was opened at that path.
@@ -219,4 +276,38 @@ fn place(directory: &Path, name: &str, text: &str, how: As) -> io::Result<()> {
         As::Once => file.persist_noclobber(path)?,
     };
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::lease::PACE;
+
+    #[test]
+    fn the_key_of_a_bucket_is_made_once_and_kept_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let objects = Objects::in_memory(PACE);
+        let made = load_or_make_for_bucket(&objects, Some(&path)).unwrap();
+        let again = load_or_make_for_bucket(&objects, Some(&path)).unwrap();
+        assert_eq!(made.public(), again.public());
+        // Who was about to make it, too.
+        let (same, is_new) = make_private(&path).unwrap();
+        assert_eq!((same.public(), is_new), (made.public(), false));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let open = load_or_make_for_bucket(&objects, Some(&path)).unwrap_err();
+        assert!(open.to_string().contains("chmod 0600"), "{open}");
+        fs::remove_file(&path).unwrap();
+        let none = load_or_make_for_bucket(&objects, Some(&path)).unwrap_err();
+        assert!(none.to_string().contains("--key-file"), "{none}");
+    }
+
+    #[test]
+    fn a_key_is_made_in_the_working_directory() {
+        let name = format!("key-of-{}", std::process::id());
+        let path = Path::new(&name);
+        let made = make_private(path);
+        fs::remove_file(path).unwrap();
+        assert!(made.unwrap().1);
+    }
 }

@@ -28,8 +28,12 @@ use crate::{
     signature::digest,
 };
 
-/// How often an object is put that another one puts, and does not get there.
-const PUTS_MAX: u32 = 3;
+/// How often an object is put that another one puts, which may take as long as it may to send it.
+const PUTS_MAX: u32 = 60;
+const PUT_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a server of a bucket waits for the next bytes of an answer: its hosts may turn to another.
+const READ_SILENCE: Duration = Duration::from_secs(20);
 
 /// The objects of a store; copies are of the same.
 #[derive(Debug, Clone)]
@@ -197,7 +201,12 @@ impl Objects {
                     Ground::Directory(directory) => return directory.sync(name),
                     Ground::Bucket(_) if self.has(name)? => return Ok(()),
                     // Another was at it at the same time, and did not get there.
-                    Ground::Bucket(_) if puts < PUTS_MAX => {}
+                    Ground::Bucket(_) if puts < PUTS_MAX => {
+                        self.pause(PUT_PAUSE);
+                        if self.has(name)? {
+                            return Ok(());
+                        }
+                    }
                     Ground::Bucket(_) => return Err(self.failed("writing", &name, source)),
                 },
                 Err(source) => return Err(self.failed("writing", &name, source)),
@@ -307,17 +316,33 @@ impl Objects {
             ..GetOptions::default()
         };
         let location = ObjectPath::from(path);
-        let begun = self.objects.get_opts(&location, options);
-        match self.driver.block_on(begun) {
+        match self.in_time(self.objects.get_opts(&location, options)) {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if bucket::is_absent(&error) => Ok(None),
             Err(source) => Err(self.failed("reading", &path, source)),
         }
     }
 
-    /// The thread that drives what is begun.
-    pub(super) fn driver(&self) -> &Driver {
-        &self.driver
+    /// Waits for a part of an answer, not too long.
+    pub(super) fn in_time<T>(
+        &self,
+        part: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let in_time = async { tokio::time::timeout(READ_SILENCE, part).await };
+        let silent = |elapsed| object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(elapsed),
+        };
+        self.driver.block_on(in_time).map_err(silent).flatten()
+    }
+
+    /// What a broken answer means.
+    pub(super) fn broken(&self, name: Name, source: std::io::Error) -> Error {
+        let source = object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(source),
+        };
+        self.failed("reading", &name, source)
     }
 
     /// Puts something at a path below the store; says whether it did, or what is there, or is not, is in the way of it.
@@ -332,7 +357,6 @@ impl Objects {
                 object_store::Error::AlreadyExists { .. }
                 | object_store::Error::Precondition { .. },
             ) => Ok(false),
-            Err(error) if bucket::is_absent(&error) => Ok(false),
             Err(source) => Err(self.failed("writing", &path, source)),
         }
     }

@@ -159,7 +159,7 @@ fn in_bucket(objects: &Objects, name: Name) -> Result<Option<Opened>> {
                 return Err(Error::damaged(shown, "it is longer than it may be"));
             };
             let whole = streamed.read(0, count);
-            Contents::Whole(whole.map_err(|source| unreadable(Path::new(&shown), source))?)
+            Contents::Whole(whole.map_err(|source| objects.broken(name, source))?)
         }
         Name::Chunk(_) | Name::Table(_) | Name::Layer(_) => {
             Contents::Streamed(Box::new(Mutex::new(streamed)))

@@ -5,10 +5,10 @@ use std::{
     env, fmt,
     fs::File,
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+use super::key::only_ours;
 use crate::error::{Error, Result};
 
 /// Nobody has more profiles than fit.
@@ -36,7 +36,7 @@ impl Credentials {
     /// Of that file; without one of `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`, if it is there.
     ///
     /// # Errors
-    /// A file that was named and cannot be read or that others can, and one without the profile.
+    /// A file that was named and cannot be read, one that others can, and one without the profile where file or profile were named.
     pub(super) fn read(file: Option<&Path>) -> Result<Option<Self>> {
         let named = env::var_os("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
         let home = || Some(Path::new(&env::var_os("HOME")?).join(".aws/credentials"));
@@ -57,17 +57,17 @@ impl Credentials {
             opened => opened.map_err(failed)?,
         };
         let refused = |what: &str| Error::Setting(format!("{}: {what}", path.display()));
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(refused(
-                "everybody on this machine can use the credentials in it: chmod 0600",
-            ));
-        }
+        only_ours(&file, &path)?;
         let mut text = String::new();
         let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
         read.map_err(failed)?;
-        let profile = env::var("AWS_PROFILE").unwrap_or_else(|_unset| PROFILE.to_owned());
-        let found = parse(&text, &profile);
+        let named_profile = env::var("AWS_PROFILE").ok();
+        let profile = named_profile.as_deref().unwrap_or(PROFILE);
+        let found = parse(&text, profile);
+        if found.is_none() && !is_named && named_profile.is_none() {
+            // Nobody has said that they are in it.
+            return Ok(None);
+        }
         found.map(Some).ok_or_else(|| {
             refused(&format!(
                 "it has no [{profile}] with aws_access_key_id and aws_secret_access_key (AWS_PROFILE names another)"
@@ -101,7 +101,10 @@ fn parse(text: &str, profile: &str) -> Option<Credentials> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+    };
 
     use super::*;
 

@@ -88,9 +88,11 @@ impl Streamed {
             if self.rest.is_empty() {
                 let stream = &mut self.stream;
                 let next = poll_fn(|context| stream.as_mut().poll_next(context));
-                let next = self.objects.driver().block_on(next);
-                let next = next.ok_or(io::ErrorKind::UnexpectedEof)?;
-                self.rest = next.map_err(|error| io::Error::other(one_line(&error)))?;
+                let next = self
+                    .objects
+                    .in_time(async { next.await.transpose() })
+                    .map_err(|error| io::Error::other(one_line(&error)))?;
+                self.rest = next.ok_or(io::ErrorKind::UnexpectedEof)?;
             }
             let some = self.rest.len().min(count - read.len());
             read.extend_from_slice(&self.rest.split_to(some));
