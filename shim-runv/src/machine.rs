@@ -122,10 +122,11 @@ impl Processes {
     }
 
     /// The guest says that one has ended. The end is told once what it has written is where shim-core takes it: who
-    /// then has the process deleted has all of it.
+    /// then has the process deleted has all of it. What it says after the first time is nothing: a thread may wait for
+    /// each process, and no guest is to have more of them.
     fn ended(&self, process: &Process, status: ExitStatus, written: Written) {
         let (pid, streams) = match self.lock().get_mut(process) {
-            Some(known) if known.is_running => {
+            Some(known) if known.is_running && known.ended.is_none() => {
                 known.ended = Some(status);
                 (known.pid, Arc::clone(&known.streams))
             }
@@ -146,6 +147,16 @@ impl Processes {
         if let Err(error) = thread.stack_size(256 << 10).spawn(wait) {
             tracing::warn!(pid, %error, "nobody waits for the output of a process that has ended");
             self.tell_end(|known| known.pid == pid);
+        }
+    }
+
+    /// The guest is gone, and all in it: ends that it did not tell. What had come of their output before is copied first,
+    /// as it is for those whose end was told and is held up.
+    fn gone(&self) {
+        let running = |(it, known): (&Process, &Known)| known.is_running.then(|| it.clone());
+        let running: Vec<_> = self.lock().iter().filter_map(running).collect();
+        for process in running {
+            self.ended(&process, LOST, Written::ALL);
         }
     }
 
@@ -260,7 +271,7 @@ impl Machine {
             News::Gone => {
                 // It may be there still, without anybody to talk to.
                 handle.kill();
-                known.tell_end(|_| true);
+                known.gone();
             }
         };
         let machine = Self {
@@ -375,6 +386,64 @@ mod tests {
         assert!(!streams.have(Written::ALL, Duration::ZERO));
         agent.join();
         assert!(streams.have(Written::ALL, Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_guest_that_tells_an_end_again_and_again_changes_nothing() {
+        let (agent, guest) = linked();
+        let _messages = guest.accept().unwrap();
+        let processes = Processes::default();
+        let (process, _outputs) = add(&processes, &agent, 0);
+        let [_stdin, stdout, _stderr] = [(); 3].map(|()| guest.accept().unwrap());
+        let streams = Arc::clone(&processes.lock()[&process].streams);
+        let before = Arc::strong_count(&streams);
+        for code in 7..107 {
+            // More than it ever writes.
+            let written = Written {
+                stdout: u64::MAX - 1,
+                stderr: 0,
+            };
+            processes.ended(&process, ExitStatus::Exited(code), written);
+        }
+        // One who waits has them.
+        assert!(Arc::strong_count(&streams) <= before + 1);
+        let ended = processes.lock()[&process].ended;
+        assert_eq!(ended, Some(ExitStatus::Exited(7)));
+        stdout.finish();
+        agent.join();
+    }
+
+    #[test]
+    fn ends_of_a_guest_that_is_gone_are_told_once_what_has_come_is_taken() {
+        let (agent, guest) = linked();
+        let _messages = guest.accept().unwrap();
+        let processes = Processes::default();
+        let (told, told_outputs) = add(&processes, &agent, 0);
+        let told_streams = [(); 3].map(|()| guest.accept().unwrap());
+        let (lost, lost_outputs) = add(&processes, &agent, 1);
+        let lost_streams = [(); 3].map(|()| guest.accept().unwrap());
+        // More than the pipe of a reader who takes nothing has room for.
+        let text = vec![b'x'; 200 << 10];
+        for [_, stdout, _] in [&told_streams, &lost_streams] {
+            (&mut &*stdout).write_all(&text).unwrap();
+        }
+        let written = Written {
+            stdout: 200 << 10,
+            stderr: 0,
+        };
+        processes.ended(&told, ExitStatus::Exited(7), written);
+        processes.gone();
+        assert_eq!(processes.pids("c").len(), 2, "an end was told");
+        for (process, [stdout, _stderr]) in [(&told, told_outputs), (&lost, lost_outputs)] {
+            let mut got = vec![0; text.len()];
+            File::from(stdout).read_exact(&mut got).unwrap();
+            assert_eq!(got, text, "{process:?}");
+        }
+        drop(guest);
+        agent.join();
+        let ended = |process| processes.lock()[process].ended;
+        assert_eq!(ended(&told), Some(ExitStatus::Exited(7)));
+        assert_eq!(ended(&lost), Some(LOST));
     }
 
     #[test]
