@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use guest::call::Written;
 use mux::Stream;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, fchown};
 use sys::Pid;
@@ -69,11 +70,14 @@ struct Output {
 }
 
 impl Output {
-    fn of(pipe: OwnedFd) -> Arc<Self> {
-        Arc::new(Self {
+    /// Reading it does not wait from now on; who opens the pipe by /proc has a description of their own, which does.
+    fn of(pipe: OwnedFd) -> Result<Arc<Self>> {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(Error::io("set the flags of a pipe"))?;
+        Ok(Arc::new(Self {
             pipe: File::from(pipe),
             taken: Mutex::new(0),
-        })
+        }))
     }
 
     fn taken(&self) -> MutexGuard<'_, u64> {
@@ -81,26 +85,40 @@ impl Output {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that was ever written.
+    /// Takes what is there; none when nothing is.
+    fn take_some(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut taken = self.taken();
+        match (&self.pipe).read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            other => {
+                let bytes = other?;
+                *taken += u64::try_from(bytes).expect("a buffer has no more");
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// All that was ever written, but for what the process has read itself.
     fn written(&self) -> io::Result<u64> {
         let taken = self.taken();
         Ok(*taken + sys::unread_bytes(self.pipe.as_fd())?)
     }
 }
 
-/// Nobody else reads it: what was seen there is there, and the lock is held for no longer than that takes.
+/// The process may open its pipe by /dev/stdout and take what was seen there: the lock is never held while waiting.
 impl Read for &Output {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
-        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
-            if errno != Errno::EINTR {
-                return Err(errno.into());
+        loop {
+            let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            if let Some(bytes) = self.take_some(buffer)? {
+                return Ok(bytes);
             }
         }
-        let mut taken = self.taken();
-        let bytes = (&self.pipe).read(buffer)?;
-        *taken += u64::try_from(bytes).expect("a buffer has no more");
-        Ok(bytes)
     }
 }
 
@@ -129,7 +147,7 @@ impl Copying {
                 Some(pipes),
                 None,
             ) => {
-                let [output, errors] = [pipes.stdout, pipes.stderr].map(Output::of);
+                let (output, errors) = (Output::of(pipes.stdout)?, Output::of(pipes.stderr)?);
                 let mut this = Self {
                     input: Arc::clone(&stdin),
                     outputs: Some([Arc::downgrade(&output), Arc::downgrade(&errors)]),
@@ -279,12 +297,14 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
     fn what_is_in_a_pipe_and_what_was_taken_is_what_was_written() {
         let (ours, theirs) = sys::pipe_cloexec().unwrap();
-        let (output, mut theirs) = (Output::of(ours), File::from(theirs));
+        let (output, mut theirs) = (Output::of(ours).unwrap(), File::from(theirs));
         assert_eq!(output.written().unwrap(), 0);
         theirs.write_all(b"written").unwrap();
         assert_eq!(output.written().unwrap(), 7);
@@ -299,5 +319,24 @@ mod tests {
             (rest.as_str(), output.written().unwrap()),
             ("tten more", 12)
         );
+    }
+
+    #[test]
+    fn what_a_process_takes_out_of_its_own_pipe_is_not_waited_for() {
+        let (ours, theirs) = sys::pipe_cloexec().unwrap();
+        let (output, mut theirs) = (Output::of(ours).unwrap(), File::from(theirs));
+        theirs.write_all(b"w").unwrap();
+        // As by /dev/stdout.
+        let again = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+        let mut other = File::open(again).unwrap();
+        other.read_exact(&mut [0]).unwrap();
+        // A second reader has come between what was seen and what is taken; somebody may write on.
+        assert_eq!(output.take_some(&mut [0; 8]).unwrap(), None);
+        assert_eq!(output.written().unwrap(), 0);
+        theirs.write_all(b"more").unwrap();
+        drop(theirs);
+        let mut rest = String::new();
+        (&*output).read_to_string(&mut rest).unwrap();
+        assert_eq!((rest.as_str(), output.written().unwrap()), ("more", 4));
     }
 }
