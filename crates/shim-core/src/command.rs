@@ -101,6 +101,9 @@ impl<T> Reply<T> {
     }
 }
 
+/// For calls that run hooks, which the specification gives no limit, and make what there is of a container.
+pub(crate) const HOOKS: Duration = Duration::from_secs(300);
+
 /// Asks an actor and waits for the answer; with a limit, not longer than that.
 pub(crate) async fn ask<T>(
     mailbox: &mpsc::UnboundedSender<Command>,

@@ -9,7 +9,7 @@
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use containerd_shim_protos::protobuf::MessageField;
@@ -18,7 +18,7 @@ use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use task::{Exit, ProcessName, Scope, Status};
 use ttrpc::asynchronous::{Service as WireService, TtrpcContext};
 
-use crate::command::{Command, ContainerCommand, Reply, ask};
+use crate::command::{Command, ContainerCommand, HOOKS, Reply, ask};
 use crate::convert::api::pid_to_wire;
 use crate::convert::{metrics, pod, timestamp};
 use crate::runtime::Runtime;
@@ -28,10 +28,10 @@ use crate::{Code, ShimError};
 
 /// Answers that need no more than what is known.
 const QUICK: Duration = Duration::from_secs(10);
-/// Making, starting and removing; as long as those of containers.
+/// Removing; as long as that of containers.
 const SLOW: Duration = Duration::from_secs(60);
-/// A sandbox that is killed is gone in this time.
-const STOP: Duration = Duration::from_secs(30);
+/// A sandbox that is killed is gone in this time, also one that does not hear it and is ended by its runtime.
+const STOP: Duration = Duration::from_secs(60);
 
 /// SIGKILL
 const KILL: i32 = 9;
@@ -74,20 +74,22 @@ impl<R: Runtime> Service<R> {
             .await
     }
 
-    /// Kills it and waits for its end.
+    /// Kills it and waits for its end: the limit is for both, as a kill that is not heard takes its time.
     async fn stop(&self, id: &str, limit: Duration) -> Result<(), ShimError> {
+        let deadline = Instant::now() + limit;
         let kill = |reply| Command::Kill {
             process: ProcessName::Init,
             signal: KILL,
             scope: Scope::Process,
             reply,
         };
-        match self.ask(id, Some(QUICK), kill).await {
+        match self.ask(id, Some(limit), kill).await {
             // It has ended.
             Err(error) if error.kind == Code::NotFound => {}
             other => other?,
         }
-        self.wait(id, Some(limit)).await.map(drop)
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.wait(id, Some(left)).await.map(drop)
     }
 
     fn started(&self) -> std::sync::MutexGuard<'_, Option<SystemTime>> {
@@ -113,7 +115,7 @@ impl<R: Runtime> Sandbox for Service<R> {
     ) -> ttrpc::Result<wire::CreateSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "create sandbox");
         let request = pod::request(self.shim.namespace(), request).map_err(to_wire)?;
-        let created = self.shim.create_sandbox(request, SLOW).await;
+        let created = self.shim.create_sandbox(request, HOOKS).await;
         created.map_err(to_wire)?;
         Ok(wire::CreateSandboxResponse::default())
     }
@@ -126,7 +128,7 @@ impl<R: Runtime> Sandbox for Service<R> {
         tracing::debug!(id = request.sandbox_id, "start sandbox");
         let process = ProcessName::Init;
         let start = |reply| Command::Start { process, reply };
-        let pid = self.ask(&request.sandbox_id, Some(SLOW), start).await;
+        let pid = self.ask(&request.sandbox_id, Some(HOOKS), start).await;
         let pid = pid.map_err(to_wire)?;
         let now = SystemTime::now();
         *self.started() = Some(now);

@@ -11,7 +11,7 @@ use containerd_shim_protos::shim_async::{Task, create_task};
 use task::{ProcessName, Scope};
 use ttrpc::asynchronous::{Service as WireService, TtrpcContext};
 
-use crate::command::{Command, ContainerCommand, Reply, ask};
+use crate::command::{Command, ContainerCommand, HOOKS, Reply, ask};
 use crate::convert::api::{self as convert, pid_to_wire, process_name};
 use crate::convert::{checkpoint, metrics};
 use crate::runtime::Runtime;
@@ -23,9 +23,6 @@ use crate::{Code, ShimError};
 const QUICK: Duration = Duration::from_secs(10);
 /// Calls that the kernel may take its time for.
 const SLOW: Duration = Duration::from_secs(60);
-/// Calls that run hooks, which the specification gives no limit.
-const HOOKS: Duration = Duration::from_secs(300);
-
 /// Memory is written to a disk; the rest of [`HOOKS`] is for the answer.
 const CHECKPOINT: Duration = Duration::from_secs(290);
 

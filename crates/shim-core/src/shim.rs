@@ -156,9 +156,19 @@ impl<R: Runtime> Shim<R> {
         create: Create,
         limit: Duration,
     ) -> Result<i32, ShimError> {
+        self.create_after(|| Ok(()), create, limit).await
+    }
+
+    /// The same with a step before it, for which the id is taken and the limit holds already. Blocking.
+    async fn create_after(
+        self: &Arc<Self>,
+        before: impl FnOnce() -> Result<(), ShimError> + Send + 'static,
+        create: Create,
+        limit: Duration,
+    ) -> Result<i32, ShimError> {
         let reservation = self.reserve(&create.id)?;
         let deadline = Instant::now() + limit;
-        let making = tokio::spawn(make(reservation, create, deadline));
+        let making = tokio::spawn(make(reservation, before, create, deadline));
         match tokio::time::timeout_at(deadline, making).await {
             Ok(made) => made.unwrap_or_else(|e| Err(ShimError::new(Code::Internal, e.to_string()))),
             Err(_elapsed) => Err(ShimError::new(
@@ -173,7 +183,7 @@ impl<R: Runtime> Shim<R> {
         &self.world.namespace
     }
 
-    /// Makes a container of what the runtime writes for a pod; the limit is for the making.
+    /// Makes a container of what the runtime writes for a pod.
     pub(crate) async fn create_sandbox(
         self: &Arc<Self>,
         request: SandboxRequest,
@@ -187,10 +197,8 @@ impl<R: Runtime> Shim<R> {
             options: Options::default(),
         };
         let runtime = Arc::clone(&self.runtime);
-        let blocking = self.world.for_container().blocking;
         let write = move || runtime.sandbox(&request);
-        blocking.run(Kind::Client, "sandbox", write).await?;
-        self.create(create, limit).await
+        self.create_after(write, create, limit).await
     }
 
     fn reserve(self: &Arc<Self>, id: &str) -> Result<Reservation<R>, ShimError> {
@@ -235,6 +243,7 @@ impl<R: Runtime> Drop for Reservation<R> {
 /// Makes a container and starts its actor, which keeps the reservation.
 async fn make<R: Runtime>(
     reservation: Reservation<R>,
+    before: impl FnOnce() -> Result<(), ShimError> + Send + 'static,
     create: Create,
     deadline: Instant,
 ) -> Result<i32, ShimError> {
@@ -246,7 +255,8 @@ async fn make<R: Runtime>(
     let (create, result) = world
         .blocking
         .run(Kind::Client, "create", move || {
-            let result = write_address(&create, &socket)
+            let result = before()
+                .and_then(|()| write_address(&create, &socket))
                 .and_then(|()| on_host(&*runtime, &namespace, &create));
             Ok((create, result))
         })

@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use serde::Deserialize;
 use shim_core::{
     Code, Container, CreateRequest, Created, DeleteRequest, ExecRequest, Features, Identity,
-    Options, ProcessIo, Runtime, ShimError, SignalTarget, Started, Stats, UpdateRequest,
+    Options, ProcessIo, Runtime, SandboxRequest, ShimError, SignalTarget, Started, Stats,
+    UpdateRequest,
 };
 
 /// Waits for a line, then becomes the program: an init that `start` lets go.
@@ -125,6 +126,14 @@ impl Runtime for FakeRuntime {
             },
         };
         Ok((container, Created { pid, terminal }))
+    }
+
+    /// One that waits, and misbehaves as the pod's annotations say.
+    fn sandbox(&self, request: &SandboxRequest) -> Result<(), ShimError> {
+        let args = ["/bin/sleep", "100000"];
+        let annotations = &request.pod.annotations;
+        let config = serde_json::json!({"process": {"args": args}, "annotations": annotations});
+        std::fs::write(request.bundle.join("config.json"), config.to_string()).map_err(internal)
     }
 
     fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<(), ShimError> {

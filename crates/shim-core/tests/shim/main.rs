@@ -10,6 +10,7 @@ mod containerd;
 mod fake;
 mod hangs;
 mod lifecycle;
+mod sandbox;
 mod verbs;
 
 use std::ffi::OsString;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter_map(|a| a.into_string().ok())
         .collect();
-    let tests = [lifecycle::TESTS, hangs::TESTS, verbs::TESTS].concat();
+    let tests = [lifecycle::TESTS, hangs::TESTS, sandbox::TESTS, verbs::TESTS].concat();
     run(&tests, &wanted)
 }
 
