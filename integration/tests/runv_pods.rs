@@ -14,11 +14,11 @@ use integration::{
     census::processes,
     config::RUNV_BY_SHIM,
     cri::{Access, Container, Cri, Pod, PodNetwork},
-    node::{Node, check, shell},
+    node::{self, Node, check, shell},
     process::{Running, command},
     runtime::{Runtime, built},
     terminal::{self, Terminal},
-    versions::Version,
+    versions::{Installed, Version},
     wait::{SOON, Sources, until},
 };
 use nix::{
@@ -49,30 +49,90 @@ fn a_pod_is_a_machine_whose_containers_come_and_go() {
     });
 }
 
+/// Those before it have no such service. One that is not there is told by name, and is no success where all must be.
+fn on_newest(behaviour: impl Fn(&Node<'_>) -> Result<()>) -> Result<()> {
+    let is_it = |it: &Installed| it.version == Version::V2_4;
+    match Version::available()?.into_iter().find(is_it) {
+        Some(installed) => node::on(&installed, Runtime::Runv, behaviour),
+        None => Ok(()),
+    }
+}
+
 #[test]
 fn a_pod_without_a_sandbox_container_is_one_as_well() {
-    check(Runtime::Runv, |node| {
-        // Those before it have no such service.
-        if node.containerd.installed.version != Version::V2_4 {
-            return Ok(());
-        }
+    let outcome = on_newest(|node| {
         let of_shim = |name| {
             let pod = node.pod(name, PodNetwork::Own)?;
             let handler = RUNV_BY_SHIM.to_owned();
             anyhow::Ok(Pod { handler, ..pod })
         };
-        shares(node, &of_shim("bare")?)?;
-        let cri = &node.cri;
         let host = Pod {
             network: PodNetwork::Node,
             ..of_shim("host")?
         };
-        let error = cri.run_pod(&host).err().context("it has the host's")?;
+        let error = node.cri.run_pod(&host).err().context("it has the host's")?;
         let error = format!("{error:#}");
-        ensure!(error.contains("network"), "{error}");
+        let why = "linux.namespaces: none of the kind network is not supported";
+        ensure!(error.contains(why), "{error}");
         ensure!(machines(node)?.is_empty(), "its machine is left");
+        shares_what_it_is_given(node, &of_shim("bare")?)?;
+        leaves_nothing_of_a_killed_shim(node, &of_shim("killed")?)?;
         outlives_containerd_and_not_its_machine(node, &of_shim("outlives")?)
     });
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// What containerd has no part in here: the pod's files, and its memory. The rest is as in every pod.
+fn shares_what_it_is_given(node: &Node<'_>, pod: &Pod) -> Result<()> {
+    let cri = &node.cri;
+    let pod_id = cri.run_pod(pod)?;
+    let start = |name: &str| {
+        let id = cri.create(pod, &pod_id, &shell(name, "sleep 100000"))?;
+        cri.start(&id).map(|()| id)
+    };
+    let (one, other) = (start("one")?, start("other")?);
+    ensure!(machines(node)?.len() == 1, "one machine for a pod");
+    let seen = |id: &str, script: &str| {
+        Ok::<_, anyhow::Error>(cri.exec(id, &["sh", "-c", script])?.stdout)
+    };
+    let own = "cat /etc/hostname; ip -4 -o address show eth0; echo mine > /dev/shm/shared";
+    let own = seen(&one, own)?;
+    ensure!(own.starts_with(&format!("{}\n", pod.name)), "{own}");
+    ensure!(own.contains(&cri.pod_address(&pod_id)?), "{own}");
+    let shared = seen(&other, "cat /dev/shm/shared /etc/resolv.conf /etc/hosts")?;
+    ensure!(shared.starts_with("mine\n"), "{shared}");
+    ensure!(shared.contains("localhost"), "{shared}");
+    is_operated(&other, seen)?;
+    cri.remove_pod(&pod_id)?;
+    ensure!(machines(node)?.is_empty(), "the machine ends with its pod");
+    Ok(())
+}
+
+/// containerd has `delete` called for the sandbox only, which goes for all that was in its machine.
+fn leaves_nothing_of_a_killed_shim(node: &Node<'_>, pod: &Pod) -> Result<()> {
+    let cri = &node.cri;
+    let pod_id = cri.run_pod(pod)?;
+    let id = cri.create(pod, &pod_id, &shell("one", "sleep 100000"))?;
+    cri.start(&id)?;
+    let state = |id: &str| Path::new("/run/containerd/runv/k8s.io").join(id);
+    ensure!(state(&id).exists() && state(&pod_id).exists());
+    let shims = processes()?.into_values().filter(|it| {
+        it.command.contains("containerd-shim-runv-v2") && node.containerd.tag.is_in(&it.owner)
+    });
+    let shims: Vec<_> = shims.map(|it| it.pid).collect();
+    ensure!(!shims.is_empty(), "it has a shim");
+    for shim in shims {
+        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+    }
+    until("its container has exited", SOON, Sources::none(), || {
+        Ok(cri.has_exited(&id)?.then_some(()))
+    })?;
+    cri.remove_pod(&pod_id)?;
+    for left in [state(&id), state(&pod_id)] {
+        ensure!(!left.exists(), "{} is left", left.display());
+    }
+    ensure!(machines(node)?.is_empty(), "the machine is left");
+    Ok(())
 }
 
 #[test]

@@ -338,7 +338,11 @@ impl shim_core::Container for Contained {
         self.end();
         self.machine().processes.forget(&self.id);
         self.machine().oom_kills.forget(&self.id);
-        if self.dir.undo()?.is_some() {
+        let undone = self.dir.undo()?;
+        if let Part::Member(sandbox) = &self.part {
+            sandbox.dir.unlink(&self.dir)?;
+        }
+        if undone.is_some() {
             poststop(&self.journal.hooks_poststop, &self.journal.state_stopped);
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! directory, written before the machine is started.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use bundle::names;
@@ -15,6 +16,9 @@ use crate::{Error, Result};
 
 /// Version of the file.
 const VERSION: u32 = 1;
+
+/// The folder of a sandbox's links to the directories of containers in its machine.
+const MEMBERS: &str = "members";
 
 /// A container, and the machine if it is its own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,20 +117,62 @@ impl StateDir {
     pub(crate) fn undo(&self) -> Result<Option<Journal>> {
         let journal = self.read()?;
         if let Some(journal) = &journal {
-            if let Some(paths) = &journal.cgroup {
-                let cgroup = Cgroup::from_paths(paths.clone());
-                if journal.is_cgroup_own && cgroup.exists() {
-                    cgroup.kill_all(Signal::SIGKILL as i32)?;
-                }
-                // It may have been made just before the journal was to say so.
-                if journal.is_cgroup_own || cgroup.procs()?.is_empty() {
-                    cgroup.delete()?;
-                }
-            }
-            if let Some(links) = &journal.links {
-                links.undo()?;
-            }
+            journal.undo()?;
         }
+        self.remove()?;
+        Ok(journal)
+    }
+
+    /// The same for a sandbox that has died with its shim, and then for the containers in its machine that were
+    /// [linked](Self::link). Gives all journals, those of the containers first.
+    ///
+    /// # Errors
+    /// The first one: the other containers are undone all the same, and the sandbox's directory stays.
+    pub(crate) fn undo_pod(&self) -> Result<Vec<Journal>> {
+        let own = self.read()?;
+        if let Some(own) = &own {
+            own.undo()?;
+        }
+        let undone: Vec<_> = self.members()?.iter().map(Self::undo).collect();
+        let undone: Result<Vec<_>> = undone.into_iter().collect();
+        let mut journals: Vec<_> = undone?.into_iter().flatten().collect();
+        self.remove()?;
+        journals.extend(own);
+        Ok(journals)
+    }
+
+    /// Remembers a container in the machine of this sandbox, of which nobody else will tell that it is to be undone.
+    pub(crate) fn link(&self, member: &Self) -> Result<()> {
+        let folder = self.0.join(MEMBERS);
+        fs::create_dir_all(&folder).map_err(Error::on("create", &folder))?;
+        let link = folder.join(member.0.file_name().unwrap_or_default());
+        symlink(&member.0, &link).map_err(Error::on("create", &link))
+    }
+
+    /// Forgets it; nothing when it was not remembered.
+    pub(crate) fn unlink(&self, member: &Self) -> Result<()> {
+        let name = member.0.file_name().unwrap_or_default();
+        let link = self.0.join(MEMBERS).join(name);
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::on("remove", &link)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn members(&self) -> Result<Vec<Self>> {
+        let folder = self.0.join(MEMBERS);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::on("read", &folder))?,
+        };
+        let target = |entry: std::io::Result<fs::DirEntry>| fs::read_link(entry?.path()).map(Self);
+        let targets: std::io::Result<_> = entries.map(target).collect();
+        targets.map_err(Error::on("read", &folder))
+    }
+
+    fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::on("remove", &self.0)(error));
@@ -137,7 +183,7 @@ impl StateDir {
             // Not empty, or gone already: both are as they should be.
             let _in_use = fs::remove_dir(root);
         }
-        Ok(journal)
+        Ok(())
     }
 }
 
@@ -155,6 +201,24 @@ impl Journal {
             links: None,
             hooks_poststop,
             state_stopped,
+        }
+    }
+
+    /// Ends the machine and what ties it to the host.
+    fn undo(&self) -> Result<()> {
+        if let Some(paths) = &self.cgroup {
+            let cgroup = Cgroup::from_paths(paths.clone());
+            if self.is_cgroup_own && cgroup.exists() {
+                cgroup.kill_all(Signal::SIGKILL as i32)?;
+            }
+            // It may have been made just before the journal was to say so.
+            if self.is_cgroup_own || cgroup.procs()?.is_empty() {
+                cgroup.delete()?;
+            }
+        }
+        match &self.links {
+            Some(links) => links.undo(),
+            None => Ok(()),
         }
     }
 }
@@ -193,6 +257,41 @@ mod tests {
         dir.undo().unwrap();
         other.wait().unwrap();
         assert!(!cgroup.exists());
+    }
+
+    #[test]
+    fn what_is_in_a_dead_sandbox_is_undone_with_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let [root, other_root] = ["root", "other"].map(|it| tmp.path().join(it).join("k8s.io"));
+        let make = |root: &Path, id: &str| {
+            let dir = StateDir::create(root, id).unwrap();
+            let journal = Journal::new(None, Vec::new(), id.to_owned());
+            dir.write(&journal).unwrap();
+            fs::write(dir.path().join("root.erofs"), "").unwrap();
+            dir
+        };
+        let sandbox = make(&root, "sandbox");
+        let (one, other) = (make(&root, "one"), make(&other_root, "other"));
+        let [removed, stranger] = ["removed", "stranger"].map(|id| make(&root, id));
+        for member in [&one, &other, &removed] {
+            sandbox.link(member).unwrap();
+        }
+        sandbox.unlink(&removed).unwrap();
+        sandbox.unlink(&removed).unwrap();
+        // Its directory was made, and nothing more.
+        let begun = StateDir::create(&root, "begun").unwrap();
+        sandbox.link(&begun).unwrap();
+        let undone = sandbox.undo_pod().unwrap();
+        let mut undone: Vec<_> = undone.into_iter().map(|it| it.state_stopped).collect();
+        assert_eq!(undone.pop().as_deref(), Some("sandbox"));
+        undone.sort();
+        assert_eq!(undone, ["one", "other"]);
+        for gone in [&sandbox, &one, &other, &begun] {
+            assert!(!gone.path().exists());
+        }
+        assert!(!other_root.exists());
+        assert!(removed.path().exists() && stranger.path().exists());
+        assert!(sandbox.undo_pod().unwrap().is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use network::Identity;
 use serde_json::{Value, json};
 
 use crate::image::Name;
+use crate::journal::StateDir;
 use crate::machine::Machine;
 use crate::qemu::SCSI;
 use crate::sharing::Sharing;
@@ -96,6 +97,8 @@ impl Place<'_> {
 pub(crate) struct Sandbox {
     /// The container that it ends with.
     pub(crate) id: String,
+    /// The state directory of that.
+    pub(crate) dir: StateDir,
     /// The machine.
     pub(crate) machine: Machine,
     /// Its network namespace on the host.
@@ -110,9 +113,15 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Of this container.
-    pub(crate) fn new(id: String, machine: Machine, network: Identity, guest: Name) -> Self {
+    pub(crate) fn new(
+        (id, dir): (String, StateDir),
+        machine: Machine,
+        network: Identity,
+        guest: Name,
+    ) -> Self {
         Self {
             id,
+            dir,
             machine,
             network,
             guest,

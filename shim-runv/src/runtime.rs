@@ -193,8 +193,14 @@ impl Runtime for RunV {
         };
         let dir = StateDir::create(&root(&request.namespace, &request.options)?, &request.id)?;
         let id = request.id.clone();
-        let made = self.make(request, (wanted, room), guest, &dir);
-        let (contained, created) = made.inspect_err(|_| undo(&dir))?;
+        let of_sandbox = match &room {
+            // There containerd has `delete` called for the sandbox only.
+            Room::Of(sandbox) if sandbox.files.is_some() => Some(sandbox.dir.clone()),
+            Room::Of(_) | Room::New(..) => None,
+        };
+        let linked = of_sandbox.iter().try_for_each(|it| it.link(&dir));
+        let made = linked.and_then(|()| self.make(request, (wanted, room), guest, &dir));
+        let (contained, created) = made.inspect_err(|_| undo(&dir, of_sandbox.as_ref()))?;
         if kind == Kind::Sandbox {
             self.sandboxes()
                 .insert(id, Arc::downgrade(contained.sandbox()));
@@ -208,7 +214,7 @@ impl Runtime for RunV {
 
     fn delete_from_disk(&self, request: DeleteRequest<'_>) -> Result<()> {
         let root = root(request.namespace, request.options)?;
-        if let Some(journal) = StateDir::at(&root, request.id).undo()? {
+        for journal in StateDir::at(&root, request.id).undo_pod()? {
             poststop(&journal.hooks_poststop, &journal.state_stopped);
         }
         Ok(())
@@ -243,9 +249,11 @@ enum Room {
     Of(Arc<Sandbox>),
 }
 
-/// After an error, which is the one to tell.
-fn undo(dir: &StateDir) {
-    match dir.undo() {
+/// After an error, which is the one to tell; of a sandbox that has a link to it.
+fn undo(dir: &StateDir, of_sandbox: Option<&StateDir>) {
+    let undone = dir.undo();
+    let unlinked = of_sandbox.map_or(Ok(()), |it| it.unlink(dir));
+    match undone.and_then(|undone| unlinked.map(|()| undone)) {
         Ok(None) => {}
         // Those of the other stages may have run.
         Ok(Some(journal)) => poststop(&journal.hooks_poststop, &journal.state_stopped),
@@ -369,7 +377,8 @@ impl RunV {
                 let (machine, cgroup, network) =
                     self.machine(&wanted, parts, (&mut journal, dir))?;
                 let pid = machine.pid;
-                let mut sandbox = Sandbox::new(request.id.clone(), machine, network, guest);
+                let of = (request.id.clone(), dir.clone());
+                let mut sandbox = Sandbox::new(of, machine, network, guest);
                 sandbox.files = pod_config::files(&request.bundle);
                 (Part::Owner(Arc::new(sandbox), cgroup), pid)
             }
