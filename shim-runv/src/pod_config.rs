@@ -168,13 +168,18 @@ fn annotations(id: &str, pod: &Pod) -> Map<String, Value> {
 
 /// Gives a container of such a pod what containerd gives those of other pods: the pod's files, and its memory.
 pub(crate) fn complete(config: &mut Value, folder: &Path) {
+    // As containerd: who may not write its root may not write these.
+    let access = match config["root"]["readonly"] == true {
+        true => "ro",
+        false => "rw",
+    };
     let Some(mounts) = config.get_mut("mounts").and_then(Value::as_array_mut) else {
         return;
     };
     for (name, target) in FILES {
         if mounts.iter().all(|mount| mount["destination"] != target) {
             mounts.push(json!({
-                "destination": target, "type": "bind", "source": folder.join(name), "options": ["rbind", "rw"]
+                "destination": target, "type": "bind", "source": folder.join(name), "options": ["rbind", access]
             }));
         }
     }
@@ -282,6 +287,15 @@ mod tests {
             file("hostname"), file("resolv.conf")
         ]});
         assert_eq!(config, expected);
+        let mut config = json!({"root": {"readonly": true}, "mounts": []});
+        complete(&mut config, Path::new("/b/pod"));
+        let mounts = config["mounts"].as_array().unwrap();
+        assert_eq!(mounts.len(), 3);
+        assert!(
+            mounts
+                .iter()
+                .all(|it| it["options"] == json!(["rbind", "ro"]))
+        );
         let own = json!({"mounts": [{"destination": "/dev/shm", "type": "bind", "source": "/x"}]});
         let mut config = own.clone();
         complete(&mut config, Path::new("/b/pod"));
