@@ -1,76 +1,50 @@
 //! A QEMU that boots the guest image's kernel to a first program, without containerd or a shim.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Child, Stdio},
-    time::Instant,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use integration::{
-    process::{command, output_of},
-    runtime::Home,
+    process::{Running, command, output_of},
+    runtime::{BOOT, Home},
     wait::SOON,
 };
+use sys::TimeStampCounter;
 
 use crate::milliseconds;
 
 /// What the first program says.
 const UP: &str = "bare-guest-is-up";
 
-/// A machine; killed when dropped.
-struct Qemu(Child);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// How long that takes, in milliseconds.
 pub(crate) fn boot(home: &Home) -> Result<f64> {
     let directory = tempfile::tempdir()?;
     let initramfs = pack(directory.path())?;
     let kernel = Path::new(&home.variable().1).join("guest/kernel");
-    let khz = fs::read_to_string("/proc/cpuinfo")?;
-    let khz = khz.lines().find_map(|line| line.strip_prefix("cpu MHz"));
-    let khz = khz.and_then(|line| line.trim_matches([' ', '\t', ':']).parse::<f64>().ok());
-    let khz = khz.context("the rate of the processor")? * 1000.0;
+    // As runv has it here.
+    let accelerator = match home.runv(&["doctor"])?.contains("accelerator  kvm:") {
+        true => ["-accel", "kvm", "-cpu", "host"],
+        false => ["-accel", "tcg,thread=single", "-cpu", "max"],
+    };
+    let khz = TimeStampCounter::watch().and_then(TimeStampCounter::khz);
+    let khz = khz.context("the rate of the time stamp counter")?;
     // Without it, some of those that are emulated never come up.
     let words =
-        format!("console=ttyS0 quiet panic=-1 no_timer_check tsc_early_khz={khz:.0} tsc=reliable");
+        format!("console=ttyS0 quiet panic=-1 no_timer_check tsc_early_khz={khz} tsc=reliable");
     let started = Instant::now();
     let mut qemu = command("qemu-system-x86_64");
-    qemu.args([
-        "-M",
-        "microvm",
-        "-accel",
-        "tcg,thread=single",
-        "-cpu",
-        "max",
-    ])
-    .args(["-m", "512", "-smp", "1", "-nodefaults", "-no-reboot"])
-    .args(["-display", "none", "-serial", "stdio"])
-    .arg("-kernel")
-    .arg(kernel)
-    .arg("-initrd")
-    .arg(initramfs)
-    .args(["-append", &words])
-    .stdin(Stdio::null())
-    .stdout(Stdio::piped());
-    let mut qemu = Qemu(qemu.spawn().context("starting qemu-system-x86_64")?);
-    let console = qemu.0.stdout.take().context("its console is a pipe")?;
-    for line in BufReader::new(console).split(b'\n') {
-        if String::from_utf8_lossy(&line?).contains(UP) {
-            return Ok(milliseconds(started));
-        }
-    }
-    bail!("a bare QEMU has ended before its kernel was up")
+    qemu.args(["-M", "microvm"])
+        .args(accelerator)
+        .args(["-m", "512", "-smp", "1", "-nodefaults", "-no-reboot"])
+        .args(["-display", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", &words]);
+    // Killed when dropped.
+    let mut qemu = Running::start(&mut qemu)?;
+    qemu.wait_for_output(BOOT, |text| text.contains(UP).then_some(()))?;
+    Ok(milliseconds(started))
 }
 
 /// An initramfs that says it is up, and turns the machine off.

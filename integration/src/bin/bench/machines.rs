@@ -1,5 +1,6 @@
-//! runv and stock runc in turn on one containerd: what a machine costs beside a process; and beside a bare QEMU that
-//! boots the same kernel.
+//! runv and stock runc: what a machine costs beside a process; and beside a bare QEMU that boots the same kernel.
+//! Containers of both are run in turn on one containerd. Pods are not: first all of runc on a containerd of their own,
+//! then all of runv, so that their figures say something only on a machine with nothing else to do.
 //!
 //! POUCH_BENCH_MACHINES sets the samples of each latency (default 15), POUCH_BENCH_PODS how many pods idle (default 4).
 
