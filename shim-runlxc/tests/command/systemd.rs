@@ -50,9 +50,8 @@ fn checked(place: &Place) -> String {
     output
 }
 
-#[test]
-fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
-    let place = Place::new("sleep 1000");
+/// The configurations that the checks run.
+fn prepare(place: &Place) {
     let limits = json!({
         "memory": {"limit": 64 << 20},
         "pids": {"limit": 44},
@@ -66,11 +65,33 @@ fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
     let seconds = json!({"org.systemd.property.TimeoutStopSec": "7"});
     let unknown = json!({"org.systemd.property.NoSuchThing": "true"});
     let path = Some("pouch-a.slice:lxc:limited");
-    write(&place, "limited", path, (&limits, seconds));
-    write(&place, "plain", None, (&none, json!({})));
-    write(&place, "wrong", Some("/a/b"), (&none, json!({})));
+    write(place, "limited", path, (&limits, seconds));
+    write(place, "plain", None, (&none, json!({})));
+    write(place, "wrong", Some("/a/b"), (&none, json!({})));
     let path = Some("pouch-a.slice:lxc:wrong");
-    write(&place, "property", path, (&none, unknown));
+    write(place, "property", path, (&none, unknown));
+}
+
+/// What names that another has, and names and properties that are none, lead to.
+fn check_refusals(output: &str) {
+    let others = section(output, "== of another");
+    assert!(
+        others[0].contains("lxc-limited.scope has 1 processes"),
+        "{output}"
+    );
+    assert_eq!(others[1..], ["code 1", "ActiveState=active"], "{output}");
+    let wrong = section(output, "== wrong");
+    assert!(wrong[0].contains("of format"), "{output}");
+    let property = "systemd: start lxc-wrong.scope: Cannot set property NoSuchThing";
+    assert!(wrong[2].contains(property), "{output}");
+    assert_eq!([wrong[1], wrong[3]], ["code 1"; 2], "{output}");
+    assert_eq!(wrong.len(), 4, "something is left: {output}");
+}
+
+#[test]
+fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
+    let place = Place::new("sleep 1000");
+    prepare(&place);
     let output = checked(&place);
     let check = |heading: &str, expected: &[&str]| {
         assert_eq!(section(&output, heading), expected, "{output}");
@@ -118,19 +139,8 @@ fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
     check("== paused", &["\"status\": \"paused\""]);
     check("== deleted", &[gone]);
     check("== stopped by systemd", &["\"status\": \"stopped\"", gone]);
-    let others = section(&output, "== of another");
-    assert!(
-        others[0].contains("lxc-limited.scope has 1 processes"),
-        "{output}"
-    );
-    assert_eq!(others[1..], ["code 1", "ActiveState=active"], "{output}");
     check("== without a path", &["/system.slice/runlxc-plain.scope"]);
-    let wrong = section(&output, "== wrong");
-    assert!(wrong[0].contains("of format"), "{output}");
-    let property = "systemd: start lxc-wrong.scope: Cannot set property NoSuchThing";
-    assert!(wrong[2].contains(property), "{output}");
-    assert_eq!([wrong[1], wrong[3]], ["code 1"; 2], "{output}");
-    assert_eq!(wrong.len(), 4, "something is left: {output}");
+    check_refusals(&output);
     place.finish();
 }
 
