@@ -31,6 +31,9 @@ const LINE_BYTES_MAX: usize = 512;
 /// So many signals that nobody waits for yet are kept.
 const SIGNALS_MAX: usize = 256;
 
+/// So long the first socket may take until it lets us in: its listener may be there without its program.
+const FIRST_LIMIT: Duration = Duration::from_secs(3);
+
 /// A peer's refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -62,21 +65,30 @@ impl Bus {
     /// Connects; all that is done on it is over at `deadline`.
     ///
     /// # Errors
-    /// Why neither socket can be used, or `TimedOut`.
+    /// Why neither socket can be used, or `TimedOut` of the second.
     pub(super) fn connect(deadline: Instant) -> Result<Self> {
         Self::connect_to([(SYSTEM, Peer::Bus), (PRIVATE, Peer::Systemd)], deadline)
     }
 
     fn connect_to(sockets: [(&str, Peer); 2], deadline: Instant) -> Result<Self> {
         let mut why = Vec::new();
-        for (path, peer) in sockets {
-            match Self::open(Path::new(path), peer, deadline) {
-                Ok(bus) => return Ok(bus),
-                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error),
-                Err(error) => why.push(format!("{path}: {error}")),
+        let mut kind = ErrorKind::NotFound;
+        let first = FIRST_LIMIT.min(left(deadline)? / 2);
+        let limits = [(Instant::now() + first).min(deadline), deadline];
+        for ((path, peer), limit) in sockets.into_iter().zip(limits) {
+            match Self::open(Path::new(path), peer, limit) {
+                Ok(bus) => return Ok(Self { deadline, ..bus }),
+                Err(error) => {
+                    kind = error.kind();
+                    why.push(format!("{path}: {error}"));
+                }
             }
         }
-        Err(Error::new(ErrorKind::NotFound, why.join("; ")))
+        let kind = match kind {
+            ErrorKind::TimedOut => kind,
+            _ => ErrorKind::NotFound,
+        };
+        Err(Error::new(kind, why.join("; ")))
     }
 
     fn open(path: &Path, peer: Peer, deadline: Instant) -> Result<Self> {
@@ -327,6 +339,22 @@ mod tests {
         let error = connect(&path, Duration::from_millis(30)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_bus_that_says_nothing_leaves_time_for_systemds_own_socket() {
+        let (_silent, bus, first) = served(|mut stream| {
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+        });
+        let (_dir, path, second) = served(|stream| let_in(&stream));
+        let sockets = [(bus.as_str(), Peer::Bus), (path.as_str(), Peer::Systemd)];
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let connected = Bus::connect_to(sockets, deadline).unwrap();
+        assert_eq!(connected.peer, Peer::Systemd);
+        assert_eq!(connected.deadline, deadline);
+        first.join().unwrap();
+        second.join().unwrap();
     }
 
     #[test]
