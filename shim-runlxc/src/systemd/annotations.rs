@@ -11,10 +11,13 @@ use crate::{Error, Result};
 /// Before the name of a property.
 pub(crate) const PREFIX: &str = "org.systemd.property.";
 
+/// What a scope has of its container alone: where it lies, who is in it, and how it is known again.
+const OWN: [&str; 4] = ["Slice", "Delegate", "PIDs", "Description"];
+
 /// The properties that these annotations name. `NAMESec` is a number of seconds for `NAMEUSec`.
 ///
 /// # Errors
-/// [`Error::Usage`] for a name that is none and a value that is no such text.
+/// [`Error::Usage`] for a name that is none or that of a property of [`OWN`], and a value that is no such text.
 pub(crate) fn properties(annotations: &BTreeMap<String, String>) -> Result<Vec<Property>> {
     let named = annotations
         .iter()
@@ -24,6 +27,9 @@ pub(crate) fn properties(annotations: &BTreeMap<String, String>) -> Result<Vec<P
             let wrong = |why: &str| Error::Usage(format!("annotations.{key}={text:?}: {why}"));
             if name.len() < 3 || !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
                 return Err(wrong("a property's name has letters only, at least 3"));
+            }
+            if OWN.contains(&name) {
+                return Err(wrong("the driver sets this property itself"));
             }
             let value = value(text).ok_or_else(|| wrong(EXPECTED))?;
             match name.strip_suffix("Sec") {
@@ -197,6 +203,10 @@ mod tests {
             ("org.systemd.property.A", "1"),
             ("org.systemd.property.Exec-Start", "1"),
             ("org.systemd.property.", "1"),
+            ("org.systemd.property.Slice", "'other.slice'"),
+            ("org.systemd.property.Delegate", "false"),
+            ("org.systemd.property.PIDs", "1"),
+            ("org.systemd.property.Description", "'mine'"),
             ("org.systemd.property.Example", "word"),
             ("org.systemd.property.Example", "'open"),
             ("org.systemd.property.Example", "'a' b"),
