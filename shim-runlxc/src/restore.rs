@@ -30,7 +30,7 @@ use crate::joined::Joined;
 use crate::journal::{Journal, Phase};
 use crate::process::ProcessId;
 use crate::progress::{self, Progress};
-use crate::scope::{self, CgroupManager, Scope, ScopeState};
+use crate::scope::{self, CgroupManager};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, external, lxc_config, membership, mount_namespace, priority, resctrl};
 
@@ -71,7 +71,6 @@ pub(crate) struct Request<'a> {
 struct Attempt<'a> {
     request: &'a Request<'a>,
     plan: Plan,
-    scope: Option<Scope>,
     dir: StateDir,
     criu: Criu,
     /// What init's streams were.
@@ -86,7 +85,12 @@ struct Attempt<'a> {
 pub(crate) fn restore(host: &Host, request: &Request<'_>) -> Result<Created> {
     let criu = Criu::find()?;
     let streams = read_streams(request.images)?;
-    let (paths, scope) = scope::place(host, request.bundle, request.id, request.cgroup_manager)?;
+    if request.cgroup_manager == CgroupManager::Systemd {
+        let why = "it would not get its limits: leave out --systemd-cgroup, and name a directory in cgroupsPath";
+        return Err(Error::unsupported("restoring into a scope of systemd", why));
+    }
+    let (paths, _no_scope) =
+        scope::place(host, request.bundle, request.id, request.cgroup_manager)?;
     let plan = create::plan(host, request.bundle, request.id, &paths)?;
     refuse_stub(&plan.init.pid_one)?;
     refuse_view(plan.view)?;
@@ -98,7 +102,6 @@ pub(crate) fn restore(host: &Host, request: &Request<'_>) -> Result<Created> {
     let attempt = Attempt {
         request,
         plan,
-        scope,
         dir: StateDir::create(request.root, request.id)?,
         criu,
         streams,
@@ -125,7 +128,6 @@ impl Attempt<'_> {
         let name = lxc_config::name_of(self.dir.path());
         let journal = journal.insert(Journal {
             resctrl: resctrl::class(&self.plan)?,
-            scope: self.scope.clone(),
             ..Journal::of(&self.plan, name, paths)
         });
         journal.write(&self.dir)?;
@@ -154,7 +156,6 @@ impl Attempt<'_> {
             on_note: &mut |note| match note {
                 Note::Namespaces(pid) => {
                     self.note_init(journal, init, pid)?;
-                    self.enter_scope(journal)?;
                     create::host_hooks(&self.plan, pid)
                 }
                 Note::Restored => {
@@ -196,17 +197,6 @@ impl Attempt<'_> {
             *init = Some(Joined::Ours(Child::adopt(sys::Pid::from_raw(pid))));
         }
         journal.init = Some(ProcessId::of(pid)?);
-        journal.write(&self.dir)
-    }
-
-    /// Before it forks the others.
-    fn enter_scope(&self, journal: &mut Journal) -> Result<()> {
-        let (Some(scope), Some(init)) = (&mut journal.scope, journal.init) else {
-            return Ok(());
-        };
-        let limits = (&self.plan.resources, journal.cgroup.layout);
-        scope.start((&journal.id, init), limits, &self.plan.annotations)?;
-        scope.state = ScopeState::Ours;
         journal.write(&self.dir)
     }
 
