@@ -10,6 +10,24 @@ if [ "${2-}" != inside ]; then
 	[ -z "$legacy" ] || unified=/sys/fs/cgroup/unified
 	places=$unified
 	[ -z "$legacy" ] || for one in $legacy; do places="$places /sys/fs/cgroup/$one"; done
+	child= enabled=
+	# However this ends: the namespaces' pid 1 dies with unshare, and all in them with it.
+	cleanup() {
+		trap '' TERM INT
+		if [ -n "$child" ]; then
+			inside=$(pgrep -P "$child" || true)
+			kill -KILL "$child" 2>/dev/null || true
+			[ -z "$inside" ] || tail --pid="$inside" -s 0.1 -f /dev/null
+		fi
+		for place in $places; do
+			[ -d "$place/$name" ] || continue
+			echo $$ >"$place/cgroup.procs"
+			find "$place/$name" -depth -type d -exec rmdir {} \; || true
+		done
+		for controller in $enabled; do echo "-$controller" >"$unified/cgroup.subtree_control" || true; done
+	}
+	trap cleanup EXIT
+	trap 'exit 143' TERM INT
 	for place in $places; do
 		[ -d "$place" ] || continue
 		mkdir "$place/$name"
@@ -19,18 +37,21 @@ if [ "${2-}" != inside ]; then
 			cat "$place/cpuset.mems" >"$place/$name/cpuset.mems"
 			;;
 		/sys/fs/cgroup)
-			for controller in $(cat "$place/cgroup.controllers"); do echo "+$controller"; done >"$place/cgroup.subtree_control"
+			for controller in $(cat "$place/cgroup.controllers"); do
+				case " $(cat "$place/cgroup.subtree_control") " in *" $controller "*) continue ;; esac
+				echo "+$controller" >"$place/cgroup.subtree_control"
+				enabled="$enabled $controller"
+			done
 			;;
 		esac
 		echo $$ >"$place/$name/cgroup.procs"
 	done
 	code=0
-	unshare --mount --pid --fork --uts --ipc --net --cgroup --propagation private sh "$0" "$dir" inside || code=$?
-	for place in $places; do
-		[ -d "$place/$name" ] || continue
-		echo $$ >"$place/cgroup.procs"
-		find "$place/$name" -depth -type d -exec rmdir {} \;
-	done
+	# In the background, so that a signal is heeded at once.
+	unshare --mount --pid --fork --kill-child --uts --ipc --net --cgroup --propagation private sh "$0" "$dir" inside &
+	child=$!
+	wait "$child" || code=$?
+	child=
 	exit $code
 fi
 
