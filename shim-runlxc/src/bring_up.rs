@@ -33,7 +33,7 @@ use crate::lxc_config::{self, Rendered};
 use crate::lxcfs::View;
 use crate::process::{ProcessId, children_of, parent_of};
 use crate::progress::Progress;
-use crate::scope::{Scope, ScopeState};
+use crate::scope::{self, Scope};
 use crate::shared_mounts::{self, SharedMounts};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, inherited, out_of_memory, priority, resctrl, rich_hooks, stub, wait};
@@ -81,6 +81,7 @@ impl Attempt<'_> {
             journal,
             monitor,
             init: child,
+            ..
         } = progress;
         let journal = journal.insert(Journal {
             lxc_cgroups: tools.rendered.cgroups.clone(),
@@ -166,6 +167,7 @@ impl Attempt<'_> {
         if self.scope.is_none() {
             return Ok(Cgroup::create_at(paths)?);
         }
+        Scope::check(&self.plan.resources, paths.layout)?;
         let cgroup = Cgroup::from_paths(paths);
         cgroup.check_unused()?;
         Ok(cgroup)
@@ -187,14 +189,20 @@ impl Attempt<'_> {
 
     /// Has systemd put init into its scope, if it is to be in one.
     fn enter_scope(&self, cgroup: &Cgroup, journal: &mut Journal, init: ProcessId) -> Result<()> {
-        let Some(scope) = &mut journal.scope else {
+        let Some(mut scope) = journal.scope.clone() else {
             return Ok(());
         };
         let layout = journal.cgroup.layout;
         let limits = (&self.plan.resources, layout);
-        scope.start((&journal.id, init), limits, &self.plan.annotations)?;
-        scope.state = ScopeState::Ours;
+        let limit = self.limit(scope::LIMIT);
+        let further = &self.plan.annotations;
+        let prepared = scope.prepare((&journal.id, init), limits, further, limit)?;
+        journal.scope = Some(scope.clone());
         journal.write(self.dir)?;
+        let started = scope.start(prepared);
+        journal.scope = Some(scope);
+        let written = journal.write(self.dir);
+        started.and(written)?;
         Cgroup::complete_at(cgroup.paths().clone())?;
         self.limit_use(cgroup, journal)
     }

@@ -11,6 +11,7 @@ use sys::Signal;
 use crate::container::{Container, KILL_LIMIT};
 use crate::id::ContainerId;
 use crate::journal::Journal;
+use crate::scope::{Holder, Scope, ScopeState};
 use crate::state_dir::StateDir;
 use crate::{Error, Result, lxc, rich_hooks, traffic, wait};
 
@@ -90,7 +91,8 @@ pub(crate) fn undo(dir: &StateDir, journal: &Journal) -> Result<()> {
     undo_by(dir, journal, None)
 }
 
-fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Result<()> {
+/// As [`undo`]; what can be cut short is over at `deadline`.
+pub(crate) fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
@@ -106,7 +108,7 @@ fn undo_by(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) -> Resu
         ended => note(ended),
     }
     note(traffic::lift(dir));
-    note(remove_own(journal));
+    note(remove_own(journal, deadline));
     if let Some(class) = &journal.resctrl {
         note(class.remove().map_err(Error::from));
     }
@@ -135,19 +137,32 @@ fn kill_init(journal: &Journal) -> Result<()> {
     wait::until_ended(init, KILL_LIMIT)
 }
 
-fn remove_own(journal: &Journal) -> Result<()> {
+fn remove_own(journal: &Journal, deadline: Option<Instant>) -> Result<()> {
     let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+    if let Some(scope) = &journal.scope {
+        return remove_scope(scope, &cgroup, deadline);
+    }
     if journal.has_entered() {
         cgroup.kill_all(Signal::SIGKILL as i32)?;
     } else if cgroup.is_in_use()? {
         return Ok(()); // Nobody of ours was ever in it, or froze it: it is somebody else's.
     }
-    // Before its directories: systemd takes those of its own away.
-    let ended = match &journal.scope {
-        Some(scope) if journal.init.is_some() => scope.end(),
+    Ok(cgroup.delete()?)
+}
+
+/// The scope before its directories: systemd takes those of its own away.
+fn remove_scope(scope: &Scope, cgroup: &Cgroup, deadline: Option<Instant>) -> Result<()> {
+    let ended = scope.end(cgroup, deadline);
+    let deleted = match (&ended, scope.state) {
+        // What systemd keeps is the other's, also where nobody is in it yet.
+        (Ok(Holder::Another), ScopeState::Ours) => {
+            let own = cgroups::ScopeName::without_systemds(cgroup.paths());
+            Cgroup::from_paths(own).delete().map_err(Error::from)
+        }
+        (_, ScopeState::Ours) | (Ok(Holder::Ours), _) => cgroup.delete().map_err(Error::from),
+        // Nothing was made.
         _ => Ok(()),
     };
-    let deleted = cgroup.delete().map_err(Error::from);
     ended.and(deleted)
 }
 

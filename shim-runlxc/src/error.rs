@@ -194,6 +194,8 @@ pub enum Error {
     /// systemd did not do what a container's scope needs.
     #[error("systemd: {what}: {why}")]
     Systemd {
+        /// Of which kind that is.
+        kind: SystemdFailure,
         /// What it was asked for.
         what: String,
         /// What it says, or what became of the connection.
@@ -230,6 +232,28 @@ pub enum Error {
         /// Each with its reason.
         what: Vec<String>,
     },
+}
+
+/// Why systemd did not do what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemdFailure {
+    /// Another unit has the name.
+    Taken,
+    /// It does not take a property, or its value.
+    Value,
+    /// It said no otherwise.
+    Refused,
+    /// There was no answer in time.
+    Late,
+    /// The connection broke, or a job failed.
+    Broken,
+}
+
+impl SystemdFailure {
+    /// Whether systemd has answered that it will not do it.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, Self::Taken | Self::Value | Self::Refused)
+    }
 }
 
 fn too_small(who: Victim, limit: Option<u64>) -> String {

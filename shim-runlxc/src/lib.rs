@@ -65,7 +65,7 @@ pub mod runtime;
 mod status;
 
 pub use container::Container;
-pub use error::{Error, Result};
+pub use error::{Error, Result, SystemdFailure};
 pub use id::ContainerId;
 pub use joined::Joined;
 

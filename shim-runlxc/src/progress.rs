@@ -1,6 +1,7 @@
 //! How far a try to have a container came, and the way back from there.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use sys::Child;
 
@@ -21,6 +22,8 @@ pub(crate) struct Progress {
     pub(crate) monitor: Option<Child>,
     /// Init, when its parent is us.
     pub(crate) init: Option<Joined>,
+    /// When undoing it is to be over, if it has to.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Makes the container `id` in the directory that was made for it, and locks that meanwhile; gives
@@ -62,11 +65,12 @@ impl Progress {
             journal,
             monitor,
             init,
+            deadline,
         } = self;
         // Killed and waited for; what they started dies by its cgroup or its closed socket.
         drop((monitor, init));
         let undone = match &journal {
-            Some(journal) => delete::undo(dir, journal),
+            Some(journal) => delete::undo_by(dir, journal, deadline),
             None => dir.remove(),
         };
         if let Err(left) = undone {

@@ -273,7 +273,7 @@ pub(crate) fn end(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) 
     if alone.as_ref().is_some_and(|locked| !dir.is(locked)) {
         return Err(Error::NotFound);
     }
-    undo_below(&below)?;
+    undo_below(&below, deadline)?;
     if !note(dir).exists() {
         return Ok(());
     }
@@ -282,18 +282,28 @@ pub(crate) fn end(dir: &StateDir, journal: &Journal, deadline: Option<Instant>) 
         tracing::warn!(%container, "poststop hook does not run: no time is left for it");
         return Ok(());
     }
-    Cgroup::from_paths(journal.cgroup.clone()).kill_all(Signal::SIGKILL as i32)?;
+    end_processes(journal, deadline)?;
     if let Err(error) = run_poststop(dir, journal, command, deadline) {
         let (container, error) = (&journal.id, error.chain());
         tracing::warn!(%container, error, "poststop hook failed");
     }
-    undo_below(&below)
+    undo_below(&below, deadline)
+}
+
+/// What is left of the container's own. A scope ends with its last process, and what is made meanwhile would go
+/// with it: its end is waited for.
+fn end_processes(journal: &Journal, deadline: Option<Instant>) -> Result<()> {
+    let cgroup = Cgroup::from_paths(journal.cgroup.clone());
+    match &journal.scope {
+        Some(scope) => scope.end(&cgroup, deadline).map(drop),
+        None => Ok(cgroup.kill_all(Signal::SIGKILL as i32)?),
+    }
 }
 
 /// Removes the container that a poststop hook ran in, however far it came.
-fn undo_below(below: &StateDir) -> Result<()> {
+fn undo_below(below: &StateDir, deadline: Option<Instant>) -> Result<()> {
     match Journal::read(below) {
-        Ok(left) => delete::undo(below, &left),
+        Ok(left) => delete::undo_by(below, &left, deadline),
         Err(Error::NotFound) => below.remove(),
         Err(error) => Err(error),
     }
@@ -310,16 +320,12 @@ fn run_poststop(
     // What is above it is the container's to remove.
     paths.dirs.iter_mut().for_each(|dir| dir.made.clear());
     let cgroup = Cgroup::from_paths(paths.clone());
-    if let Some(scope) = &journal.scope {
-        // It ends with its last process, and what is made meanwhile would go with it.
-        scope.end()?;
-    }
     if matches!(plan.init.pid_one, PidOne::Systemd(_)) {
         // Version 2 lets nobody into one whose cgroups below have controllers.
         cgroup.delete()?;
     }
-    if cgroup.exists() {
-        // It has its limits, as they were changed meanwhile.
+    if journal.scope.is_none() && cgroup.exists() {
+        // It has its limits, as they were changed meanwhile; a scope is a new one.
         plan.resources = Resources::default();
     }
     leave_view(&mut plan, journal);
@@ -341,7 +347,10 @@ fn run_poststop(
         agent,
         deadline,
     };
-    let made = progress::make_or_undo(&below, &id, |progress| attempt.bring_up(paths, progress));
+    let made = progress::make_or_undo(&below, &id, |progress| {
+        progress.deadline = deadline;
+        attempt.bring_up(paths, progress)
+    });
     let made = made.map_err(stub::explain);
     let cannot = |error: Error| {
         let what = format!("cannot run: {}", error.chain());

@@ -1,26 +1,29 @@
 //! The scope of systemd that a container is in, when its caller has systemd keep cgroups.
 //!
 //! ```text
-//!   journal: asked ─> systemd makes the scope around init ─> journal: ours ─> limits in its cgroup
+//!   planned ─> asked ─> systemd makes the scope around init ─> ours ─> limits in its cgroup
+//!                 └──> systemd will not ─> refused
 //! ```
-//! Until it is ours, another's scope may have its name: nobody in it is killed, and nothing of it removed.
+//! Each state is in the journal before what follows. A unit's name is the host's, so another's scope may have it,
+//! in any slice: what is not known as ours is never stopped, nobody in it is killed, and nothing of it removed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bundle::Bundle;
 use cgroups::properties::{self, Property, Value};
-use cgroups::{CgroupPaths, Layout, Resources, ScopeName};
+use cgroups::{Cgroup, CgroupPaths, Layout, Resources, ScopeName};
 use serde::{Deserialize, Serialize};
+use sys::Signal;
 
-use crate::Result;
 use crate::host::Host;
 use crate::id::ContainerId;
 use crate::process::ProcessId;
-use crate::systemd::{self, Manager};
+use crate::systemd::{self, Manager, Unit};
+use crate::{Error, Result, wait};
 
 /// How long systemd may take to start or stop a scope (runc: 30 s).
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long to change one.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -41,18 +44,43 @@ pub enum CgroupManager {
 pub struct Scope {
     /// Its names.
     pub name: ScopeName,
-    /// Whether systemd has made it for this container.
+    /// How far it has come.
     pub state: ScopeState,
+    /// Its description, from when it is asked for: no other scope has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// systemd's number of this run of the unit, in hexadecimal, once it is ours; none before systemd 232.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation: Option<String>,
 }
 
 /// How far a scope has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScopeState {
-    /// systemd is going to be asked for it, or was.
+    /// Nothing was asked of systemd.
+    Planned,
+    /// systemd is being asked for it; what came of that is not known.
     Asked,
+    /// systemd has said that it will not make it.
+    Refused,
     /// It was made around the container's init.
     Ours,
+}
+
+/// Who has a scope's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Ours,
+    Nobody,
+    Another,
+}
+
+/// What is asked of systemd, all of it checked, on a connection that stands.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    manager: Manager,
+    properties: Vec<Property>,
 }
 
 /// Where a container's cgroups are to be, and in which scope.
@@ -71,42 +99,110 @@ pub(crate) fn place(
         CgroupManager::Systemd => {
             Manager::require()?;
             let name = ScopeName::new(path.as_deref(), id.as_str())?;
-            let state = ScopeState::Asked;
+            // Before anything is made: what no scope can have.
+            systemd::properties(&bundle.annotations())?;
             let paths = name.paths(&host.hierarchies)?;
-            Ok((paths, Some(Scope { name, state })))
+            Ok((paths, Some(Scope::planned(name))))
         }
     }
 }
 
 impl Scope {
-    /// Another of the same name, for when this one has ended.
-    pub(crate) fn anew(&self) -> Self {
+    fn planned(name: ScopeName) -> Self {
         Self {
-            name: self.name.clone(),
-            state: ScopeState::Asked,
+            name,
+            state: ScopeState::Planned,
+            description: String::new(),
+            invocation: None,
         }
     }
 
-    /// Has systemd make the scope around init, with these limits.
+    /// Another of the same name, for when this one has ended.
+    pub(crate) fn anew(&self) -> Self {
+        Self::planned(self.name.clone())
+    }
+
+    /// Refuses limits that no scope can have, before there is anything.
     ///
     /// # Errors
-    /// [`crate::Error::Systemd`], also when another unit has its name.
-    pub(crate) fn start(
-        &self,
+    /// [`Error::Cgroup`].
+    pub(crate) fn check(resources: &Resources, layout: Layout) -> Result<()> {
+        properties::of(resources, layout, u32::MAX)?;
+        Ok(())
+    }
+
+    /// Connects, and gathers what is to be asked of systemd: a scope around init with these limits. All of it
+    /// is over after `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Systemd`], [`Error::Cgroup`] and [`Error::Usage`]; nothing was asked then.
+    pub(crate) fn prepare(
+        &mut self,
         (id, init): (&str, ProcessId),
         (resources, layout): (&Resources, Layout),
         annotations: &BTreeMap<String, String>,
-    ) -> Result<()> {
+        limit: Duration,
+    ) -> Result<Prepared> {
+        self.description = format!("runlxc container {id}, init {}", init.pid);
         let further = systemd::properties(annotations)?;
-        let mut manager = Manager::connect(LIMIT)?;
+        let manager = Manager::connect(limit)?;
         let limits = properties::of(resources, layout, manager.version())?;
-        let mut all = self.own(id, init, layout);
-        all.extend(limits);
-        all.extend(further);
-        manager.start_scope(&self.name.unit, &all)
+        let mut properties = self.own(init, layout);
+        properties.extend(limits);
+        properties.extend(further);
+        self.state = ScopeState::Asked;
+        Ok(Prepared {
+            manager,
+            properties,
+        })
     }
 
-    fn own(&self, id: &str, init: ProcessId, layout: Layout) -> Vec<Property> {
+    /// Has systemd make the scope, and says in its state what came of it.
+    ///
+    /// # Errors
+    /// [`Error::Systemd`], also when another unit has its name.
+    pub(crate) fn start(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared {
+            mut manager,
+            properties,
+        } = prepared;
+        match manager.start_scope(&self.name.unit, &properties) {
+            Ok(()) => {}
+            Err(error) => {
+                if matches!(&error, Error::Systemd { kind, .. } if kind.is_refusal()) {
+                    self.state = ScopeState::Refused;
+                }
+                return Err(error);
+            }
+        }
+        self.state = ScopeState::Ours;
+        // Without it the description tells.
+        let unit = manager.unit(&self.name.unit).ok().flatten();
+        let unit = unit.filter(|unit| self.is(unit) && !unit.invocation.is_empty());
+        self.invocation = unit.map(|unit| unit.invocation);
+        Ok(())
+    }
+
+    /// Whether that unit is this scope.
+    fn is(&self, unit: &Unit) -> bool {
+        if unit.slice != self.name.slice {
+            return false;
+        }
+        match &self.invocation {
+            Some(known) if !unit.invocation.is_empty() => *known == unit.invocation,
+            _ => !self.description.is_empty() && unit.description == self.description,
+        }
+    }
+
+    fn holder(&self, manager: &mut Manager) -> Result<Holder> {
+        Ok(match manager.unit(&self.name.unit)? {
+            Some(unit) if self.is(&unit) => Holder::Ours,
+            Some(unit) if unit.is_active => Holder::Another,
+            Some(_) | None => Holder::Nobody,
+        })
+    }
+
+    fn own(&self, init: ProcessId, layout: Layout) -> Vec<Property> {
         let blocks = match layout {
             Layout::V2 => "IOAccounting",
             Layout::V1 | Layout::Hybrid => "BlockIOAccounting",
@@ -114,7 +210,7 @@ impl Scope {
         let text = |name: &str, text: &str| (name.to_owned(), Value::Text(text.to_owned()));
         let truth = |name: &str, value| (name.to_owned(), Value::Boolean(value));
         vec![
-            text("Description", &format!("runlxc container {id}")),
+            text("Description", &self.description),
             text("Slice", &self.name.slice),
             // Below it, cgroups are the container's own affair.
             truth("Delegate", true),
@@ -142,18 +238,59 @@ impl Scope {
         if limits.is_empty() {
             return Ok(());
         }
+        if self.holder(&mut manager)? != Holder::Ours {
+            let unit = &self.name.unit;
+            return Err(Error::State(format!(
+                "cannot update a container whose scope has ended: {unit}"
+            )));
+        }
         manager.set_properties(&self.name.unit, &limits)
     }
 
-    /// Stops the scope, whose processes are gone, and waits for its end. No error when it is gone.
+    /// Kills whoever is in the scope, stops it and waits for its end, until `deadline` at most; then it ends by
+    /// itself, because nobody is in it. Nothing is done to a unit that is not this scope.
     ///
     /// # Errors
-    /// [`crate::Error::Systemd`].
-    pub(crate) fn end(&self) -> Result<()> {
-        if !Manager::is_there() {
-            return Ok(()); // Its scopes went with it.
+    /// [`Error::Systemd`]; those of killing.
+    pub(crate) fn end(&self, cgroup: &Cgroup, deadline: Option<Instant>) -> Result<Holder> {
+        if matches!(self.state, ScopeState::Planned | ScopeState::Refused) {
+            return Ok(Holder::Nobody);
         }
-        Manager::connect(LIMIT)?.stop(&self.name.unit)
+        let is_ours = self.state == ScopeState::Ours;
+        let kill = || cgroup.kill_all(Signal::SIGKILL as i32);
+        if !Manager::is_there() {
+            // Its scopes went with it.
+            if is_ours {
+                kill()?;
+            }
+            return Ok(Holder::Nobody);
+        }
+        // Its directories are removed afterwards, in the rest.
+        let limit = match deadline {
+            Some(_) => wait::within(deadline, LIMIT) / 2,
+            None => LIMIT,
+        };
+        let found = Manager::connect(limit).and_then(|mut manager| {
+            let holder = self.holder(&mut manager)?;
+            Ok((holder, manager))
+        });
+        if is_ours && !matches!(found, Ok((Holder::Another, _))) {
+            kill()?;
+        }
+        let ended = found.and_then(|(holder, mut manager)| {
+            if holder == Holder::Ours {
+                manager.stop(&self.name.unit)?;
+            }
+            Ok(holder)
+        });
+        match ended {
+            Err(error) if deadline.is_some() && is_ours => {
+                let (unit, error) = (&self.name.unit, error.chain());
+                tracing::warn!(unit, error, "systemd is left to end a scope by itself");
+                Ok(Holder::Ours)
+            }
+            ended => ended,
+        }
     }
 }
 
@@ -161,21 +298,63 @@ impl Scope {
 mod tests {
     use super::*;
 
+    fn scope(description: &str, invocation: Option<&str>) -> Scope {
+        Scope {
+            description: description.to_owned(),
+            invocation: invocation.map(str::to_owned),
+            ..Scope::planned(ScopeName::new(Some("a-b.slice:p:n"), "c").unwrap())
+        }
+    }
+
     #[test]
     fn a_scope_holds_init_and_lets_the_container_have_cgroups() {
-        let scope = Scope {
-            name: ScopeName::new(Some("a-b.slice:p:n"), "c").unwrap(),
-            state: ScopeState::Asked,
-        };
         let init = ProcessId::of(std::process::id().cast_signed()).unwrap();
-        let properties = scope.own("c", init, Layout::V2);
+        let properties = scope("d", None).own(init, Layout::V2);
         let of = |name: &str| {
             let mut all = properties.iter();
             all.find(|(known, _)| known == name).map(|(_, value)| value)
         };
         assert_eq!(of("Slice"), Some(&Value::Text("a-b.slice".into())));
+        assert_eq!(of("Description"), Some(&Value::Text("d".into())));
         assert_eq!(of("Delegate"), Some(&Value::Boolean(true)));
         assert_eq!(of("PIDs"), Some(&Value::Numbers(vec![std::process::id()])));
         assert!(of("IOAccounting").is_some() && of("BlockIOAccounting").is_none());
+    }
+
+    #[test]
+    fn a_unit_is_ours_by_its_slice_and_its_run_or_else_its_description() {
+        let unit = |slice: &str, description: &str, invocation: &str| Unit {
+            slice: slice.to_owned(),
+            description: description.to_owned(),
+            invocation: invocation.to_owned(),
+            is_active: true,
+        };
+        for (ours, unit, expected) in [
+            (scope("d", None), unit("a-b.slice", "d", "12"), true),
+            (scope("d", None), unit("a-b.slice", "e", "12"), false),
+            (scope("d", None), unit("a.slice", "d", "12"), false),
+            (scope("", None), unit("a-b.slice", "", ""), false),
+            (scope("d", Some("12")), unit("a-b.slice", "x", "12"), true),
+            (scope("d", Some("12")), unit("a-b.slice", "d", "34"), false),
+            (scope("d", Some("12")), unit("a.slice", "d", "12"), false),
+            (scope("d", Some("12")), unit("a-b.slice", "d", ""), true),
+        ] {
+            assert_eq!(ours.is(&unit), expected, "{ours:?} {unit:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_was_not_asked_for_nothing_is_ended() {
+        let nowhere = CgroupPaths {
+            layout: Layout::V2,
+            dirs: Vec::new(),
+        };
+        for state in [ScopeState::Planned, ScopeState::Refused] {
+            let mut scope = scope("d", None);
+            scope.state = state;
+            // Killing in no hierarchy at all would be an error.
+            let cgroup = Cgroup::from_paths(nowhere.clone());
+            assert_eq!(scope.end(&cgroup, None).unwrap(), Holder::Nobody);
+        }
     }
 }

@@ -6,6 +6,7 @@ use launch::control::FailureKind;
 use shim_core::{Code, ShimError};
 
 use crate::Error;
+use crate::error::SystemdFailure;
 
 impl From<Error> for ShimError {
     fn from(error: Error) -> Self {
@@ -49,6 +50,12 @@ fn code(error: &Error) -> Code {
         },
         Error::LeftFrozen { failed, .. } | Error::OtherStub { failed, .. } => code(failed),
         Error::Timeout { .. } | Error::NotReady { .. } => Code::DeadlineExceeded,
+        Error::Systemd { kind, .. } => match kind {
+            SystemdFailure::Taken => Code::AlreadyExists,
+            SystemdFailure::Value => Code::InvalidArgument,
+            SystemdFailure::Late => Code::DeadlineExceeded,
+            SystemdFailure::Refused | SystemdFailure::Broken => Code::Internal,
+        },
         Error::LxcMissing | Error::StubMissing { .. } => Code::Unavailable,
         _ => Code::Internal,
     }
@@ -81,6 +88,20 @@ mod tests {
         let source = ErrorKind::Unsupported.into();
         let what = "x".into();
         check(traffic(network::Error::Io { what, source }), Code::Internal);
+        let systemd = |kind| Error::Systemd {
+            kind,
+            what: "x".into(),
+            why: "y".into(),
+        };
+        for (kind, expected) in [
+            (SystemdFailure::Taken, Code::AlreadyExists),
+            (SystemdFailure::Value, Code::InvalidArgument),
+            (SystemdFailure::Late, Code::DeadlineExceeded),
+            (SystemdFailure::Refused, Code::Internal),
+            (SystemdFailure::Broken, Code::Internal),
+        ] {
+            check(systemd(kind), expected);
+        }
         check(Error::LxcMissing, Code::Unavailable);
         check(Error::Leftover { what: vec![] }, Code::Internal);
     }

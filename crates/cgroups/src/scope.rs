@@ -119,6 +119,16 @@ impl ScopeName {
             dirs: dirs.collect(),
         })
     }
+
+    /// Those directories of a scope's cgroup that systemd leaves alone.
+    #[must_use]
+    pub fn without_systemds(paths: &CgroupPaths) -> CgroupPaths {
+        let dirs = paths.dirs.iter().filter(|dir| !is_of_systemd(&dir.kind));
+        CgroupPaths {
+            layout: paths.layout,
+            dirs: dirs.cloned().collect(),
+        }
+    }
 }
 
 /// Whether systemd makes the slices there, and removes them.
@@ -239,5 +249,8 @@ mod tests {
             .map(|(path, made)| (&**path, *made))
             .collect();
         assert_eq!(shown, expected);
+        let ours = ScopeName::without_systemds(&paths);
+        let ours: Vec<_> = ours.dirs.iter().map(|dir| &dir.path).collect();
+        assert_eq!(ours, [&root.path().join(below("freezer"))]);
     }
 }

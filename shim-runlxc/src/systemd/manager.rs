@@ -8,6 +8,7 @@ use cgroups::Property;
 
 use super::bus::{Bus, Refusal};
 use super::message::{Body, Message};
+use crate::error::SystemdFailure;
 use crate::{Error, Result};
 
 /// There while systemd is pid 1 (sd_booted(3)).
@@ -16,10 +17,41 @@ const BOOTED: &str = "/run/systemd/system";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const JOB_REMOVED: &str = "JobRemoved";
+const GET: (&str, &str) = ("org.freedesktop.DBus.Properties", "Get");
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 
 /// Errors with a meaning to us.
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NOT_LOADED: &str = "org.freedesktop.systemd1.NoSuchUnit";
+const NO_OBJECT: &str = "org.freedesktop.DBus.Error.UnknownObject";
+const SUBSCRIBED: &str = "org.freedesktop.systemd1.AlreadySubscribed";
+
+/// Of properties that a unit does not have, or not with such a value.
+const OF_VALUES: [&str; 3] = [
+    "org.freedesktop.DBus.Error.InvalidArgs",
+    "org.freedesktop.DBus.Error.PropertyReadOnly",
+    "org.freedesktop.DBus.Error.UnknownProperty",
+];
+
+/// By which the bus says that it does not know what systemd would say.
+const NO_ANSWERS: [&str; 4] = [
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.Timeout",
+    "org.freedesktop.DBus.Error.TimedOut",
+    "org.freedesktop.DBus.Error.Disconnected",
+];
+
+/// A unit that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub(crate) slice: String,
+    pub(crate) description: String,
+    /// In hexadecimal; empty before systemd 232, and until it has started.
+    pub(crate) invocation: String,
+    /// Whether it runs, or is about to.
+    pub(crate) is_active: bool,
+}
 
 /// A connection to the manager that knows when jobs end.
 #[derive(Debug)]
@@ -67,14 +99,11 @@ impl Manager {
     fn ask_version(&mut self) -> Result<u32> {
         const WHAT: &str = "ask for its version";
         let body = Body::default().text(INTERFACE).text("Version");
-        let method = ("org.freedesktop.DBus.Properties", "Get");
-        let answer = self
-            .bus
-            .call(MANAGER, method, &body)
-            .map_err(failed(WHAT))?;
+        let answer = self.bus.call(MANAGER, GET, &body).map_err(failed(WHAT))?;
         let answer = answer.map_err(refused(WHAT))?;
         let text = answer.single().map_err(failed(WHAT))?;
         version_in(&text).ok_or_else(|| Error::Systemd {
+            kind: SystemdFailure::Broken,
             what: WHAT.to_owned(),
             why: format!("{text:?} is none"),
         })
@@ -87,7 +116,7 @@ impl Manager {
     /// [`Error::Systemd`] with what systemd says.
     pub(crate) fn start_scope(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let what = format!("start {unit}");
-        self.subscribe().map_err(failed(&what))?;
+        self.subscribe(&what)?;
         let start = || {
             let body = Body::default().text(unit).text("replace");
             body.properties(properties).no_further_units()
@@ -103,7 +132,8 @@ impl Manager {
             result => {
                 self.reset_failed(unit)?;
                 let why = format!("its job ended as {result:?}");
-                Err(Error::Systemd { what, why })
+                let kind = SystemdFailure::Broken;
+                Err(Error::Systemd { kind, what, why })
             }
         }
     }
@@ -120,6 +150,48 @@ impl Manager {
         answer.map(drop).map_err(refused(&what))
     }
 
+    /// What there is of a name; none: no unit, or one that is gone meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Systemd`] with what systemd says.
+    pub(crate) fn unit(&mut self, unit: &str) -> Result<Option<Unit>> {
+        let what = format!("look at {unit}");
+        let answer = self.ask("GetUnit", &Body::default().text(unit), &what)?;
+        if is(&answer, NOT_LOADED) {
+            return Ok(None);
+        }
+        let path = answer.map_err(refused(&what))?;
+        let path = path.single().map_err(failed(&what))?;
+        let mut get = |interface, name| {
+            let body = Body::default().text(interface).text(name);
+            self.bus.call(&path, GET, &body).map_err(failed(&what))
+        };
+        let slice = get(SCOPE, "Slice")?;
+        let description = get(UNIT, "Description")?;
+        let state = get(UNIT, "ActiveState")?;
+        let invocation = get(UNIT, "InvocationID")?;
+        if [&slice, &description, &state]
+            .into_iter()
+            .any(|answer| is(answer, NOT_LOADED) || is(answer, NO_OBJECT))
+        {
+            return Ok(None);
+        }
+        let text = |answer: std::result::Result<Message, Refusal>| {
+            let answer = answer.map_err(refused(&what))?;
+            answer.single().map_err(failed(&what))
+        };
+        Ok(Some(Unit {
+            slice: text(slice)?,
+            description: text(description)?,
+            // Refused by a systemd that has no such property.
+            invocation: invocation
+                .ok()
+                .and_then(|answer| answer.single_bytes().ok())
+                .unwrap_or_default(),
+            is_active: !matches!(text(state)?.as_str(), "inactive" | "failed"),
+        }))
+    }
+
     /// Stops a unit and waits for its end; then systemd knows nothing of it any more. No error when it is
     /// gone.
     ///
@@ -127,7 +199,7 @@ impl Manager {
     /// [`Error::Systemd`] with what systemd says.
     pub(crate) fn stop(&mut self, unit: &str) -> Result<()> {
         let what = format!("stop {unit}");
-        self.subscribe().map_err(failed(&what))?;
+        self.subscribe(&what)?;
         let body = Body::default().text(unit).text("replace");
         let answer = self.ask("StopUnit", &body, &what)?;
         if is(&answer, NOT_LOADED) {
@@ -147,13 +219,14 @@ impl Manager {
     }
 
     /// Without it nothing is told of jobs.
-    fn subscribe(&mut self) -> io::Result<()> {
-        self.bus.listen_for(INTERFACE, JOB_REMOVED)?;
-        // The one refusal there is says that we have done so already.
-        let _again = self
-            .bus
-            .call(MANAGER, (INTERFACE, "Subscribe"), &Body::default())?;
-        Ok(())
+    fn subscribe(&mut self, what: &str) -> Result<()> {
+        let listening = self.bus.listen_for(INTERFACE, JOB_REMOVED);
+        listening.map_err(failed(what))?;
+        let answer = self.ask("Subscribe", &Body::default(), what)?;
+        if is(&answer, SUBSCRIBED) {
+            return Ok(());
+        }
+        answer.map(drop).map_err(refused(what))
     }
 
     fn ask(
@@ -196,23 +269,36 @@ fn is(answer: &std::result::Result<Message, Refusal>, name: &str) -> bool {
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Error {
     let what = what.to_owned();
     |error| {
-        let why = match error.kind() {
-            io::ErrorKind::TimedOut => "it did not answer in time".to_owned(),
-            _ => error.to_string(),
+        let (kind, why) = match error.kind() {
+            io::ErrorKind::TimedOut => {
+                let why = "it did not answer in time".to_owned();
+                (SystemdFailure::Late, why)
+            }
+            _ => (SystemdFailure::Broken, error.to_string()),
         };
-        Error::Systemd { what, why }
+        Error::Systemd { kind, what, why }
     }
 }
 
 fn refused(what: &str) -> impl FnOnce(Refusal) -> Error {
     let what = what.to_owned();
     |refusal| Error::Systemd {
+        kind: kind_of(&refusal.name),
         what,
         why: if refusal.text.is_empty() {
             refusal.name
         } else {
             refusal.text
         },
+    }
+}
+
+fn kind_of(name: &str) -> SystemdFailure {
+    match name {
+        EXISTS => SystemdFailure::Taken,
+        name if OF_VALUES.contains(&name) => SystemdFailure::Value,
+        name if NO_ANSWERS.contains(&name) => SystemdFailure::Late,
+        _ => SystemdFailure::Refused,
     }
 }
 
@@ -243,6 +329,26 @@ mod tests {
         assert_eq!(told("It is there."), "systemd: start x.scope: It is there.");
         assert_eq!(told(""), format!("systemd: start x.scope: {EXISTS}"));
         assert!(is(&Err(refusal("")), EXISTS) && !is(&Err(refusal("")), NOT_LOADED));
+    }
+
+    #[test]
+    fn what_the_bus_says_in_systemds_place_is_no_refusal() {
+        for (name, expected) in [
+            (EXISTS, SystemdFailure::Taken),
+            (
+                "org.freedesktop.DBus.Error.PropertyReadOnly",
+                SystemdFailure::Value,
+            ),
+            ("org.freedesktop.DBus.Error.NoReply", SystemdFailure::Late),
+            (
+                "org.freedesktop.DBus.Error.AccessDenied",
+                SystemdFailure::Refused,
+            ),
+        ] {
+            assert_eq!(kind_of(name), expected, "{name}");
+            let is_refusal = expected != SystemdFailure::Late;
+            assert_eq!(expected.is_refusal(), is_refusal, "{name}");
+        }
     }
 
     #[test]

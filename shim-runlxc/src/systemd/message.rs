@@ -287,6 +287,20 @@ impl Message {
         }
     }
 
+    /// The bytes in the only argument, a `v`, in hexadecimal.
+    ///
+    /// # Errors
+    /// `InvalidData` for other arguments.
+    pub(super) fn single_bytes(&self) -> Result<String> {
+        let mut reader = Reader::at(&self.body, 0);
+        if self.signature != "v" || reader.signature()? != "ay" {
+            return Err(invalid("an answer has other arguments than it should"));
+        }
+        let length = reader.u32()? as usize;
+        let bytes = reader.take(length)?;
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The path and the result of a job that has ended: arguments `uoss` of `JobRemoved`.
     ///
     /// # Errors

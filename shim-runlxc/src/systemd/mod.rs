@@ -8,4 +8,4 @@ mod manager;
 mod message;
 
 pub(crate) use annotations::{PREFIX, properties};
-pub(crate) use manager::Manager;
+pub(crate) use manager::{Manager, Unit};

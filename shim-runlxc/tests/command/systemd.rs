@@ -62,7 +62,7 @@ fn prepare(place: &Place) {
         ],
     });
     let none = json!({});
-    let seconds = json!({"org.systemd.property.TimeoutStopSec": "7"});
+    let seconds = json!({"org.systemd.property.TimeoutStopSec": "1"});
     let unknown = json!({"org.systemd.property.NoSuchThing": "true"});
     let path = Some("pouch-a.slice:lxc:limited");
     write(place, "limited", path, (&limits, seconds));
@@ -70,6 +70,8 @@ fn prepare(place: &Place) {
     write(place, "wrong", Some("/a/b"), (&none, json!({})));
     let path = Some("pouch-a.slice:lxc:wrong");
     write(place, "property", path, (&none, unknown));
+    let slice = json!({"org.systemd.property.Slice": "'other.slice'"});
+    write(place, "slice", path, (&none, slice));
 }
 
 /// What names that another has, and names and properties that are none, lead to.
@@ -80,12 +82,22 @@ fn check_refusals(output: &str) {
         "{output}"
     );
     assert_eq!(others[1..], ["code 1", "ActiveState=active"], "{output}");
+    let others = section(output, "== of another in another slice");
+    let taken = "systemd: start lxc-limited.scope: Unit lxc-limited.scope";
+    assert!(others[0].contains(taken), "{output}");
+    let expected = ["code 1", "ActiveState=active", "Slice=pouch-b.slice"];
+    assert_eq!(others[1..], expected, "{output}");
+    let meanwhile = section(output, "== of another meanwhile");
+    assert_eq!(meanwhile[1], "code 1", "{output}");
+    let expected = ["ActiveState=active", "LoadState=not-found"];
+    assert_eq!(meanwhile[2..], expected, "{output}");
     let wrong = section(output, "== wrong");
     assert!(wrong[0].contains("of format"), "{output}");
     let property = "systemd: start lxc-wrong.scope: Cannot set property NoSuchThing";
     assert!(wrong[2].contains(property), "{output}");
-    assert_eq!([wrong[1], wrong[3]], ["code 1"; 2], "{output}");
-    assert_eq!(wrong.len(), 4, "something is left: {output}");
+    assert!(wrong[4].contains("sets this property itself"), "{output}");
+    assert_eq!([wrong[1], wrong[3], wrong[5]], ["code 1"; 3], "{output}");
+    assert_eq!(wrong.len(), 6, "something is left: {output}");
 }
 
 #[test]
@@ -116,12 +128,12 @@ fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
         "CPUQuotaPerSecUSec=200ms".to_owned(),
         weight.to_owned(),
         "Delegate=yes".to_owned(),
-        "Description=runlxc container limited".to_owned(),
+        "Description=runlxc container limited, init PID".to_owned(),
         "DevicePolicy=strict".to_owned(),
         format!("{memory}=67108864"),
         "Slice=pouch-a.slice".to_owned(),
         "TasksMax=44".to_owned(),
-        "TimeoutStopUSec=7s".to_owned(),
+        "TimeoutStopUSec=1s".to_owned(),
         gone.to_owned(),
     ];
     let unit: Vec<_> = unit.iter().map(String::as_str).collect();

@@ -7,7 +7,15 @@ run() {
 	cp "$1.json" bundle/config.json
 	runlxc --systemd-cgroup run --detach --bundle bundle "$1" </dev/null >said 2>&1 || { cat said; return 1; }
 }
-show() { systemctl show -p "$2" "$1" | sort; }
+show() { systemctl show -p "$2" "$1" | sed 's/, init [0-9]*$/, init PID/' | sort; }
+# another SLICE: a scope of the same name that is not a container's.
+mkfifo up
+another() {
+	# A container that did not heed its SIGTERM is a failed unit.
+	systemctl reset-failed lxc-limited.scope 2>/dev/null || true
+	{ systemd-run --quiet --slice "$1" --unit lxc-limited.scope --scope sh -c 'echo >up; exec sleep 1000' || echo >up; } 2>/dev/null &
+	read -r _ <up
+}
 if [ -d /sys/fs/cgroup/pids ]; then
 	files="memory/%/memory.limit_in_bytes pids/%/pids.max cpu/%/cpu.shares cpu/%/cpu.cfs_quota_us cpuset/%/cpuset.cpus freezer/%/freezer.state"
 	words=MemoryLimit,CPUShares
@@ -57,11 +65,24 @@ runlxc state limited | grep -o '"status": *"[a-z]*"'
 runlxc delete limited
 left
 echo '== of another'
-systemd-run --quiet --slice pouch-a.slice --unit lxc-limited.scope --scope sleep 1000 &
-until systemctl is-active --quiet lxc-limited.scope; do sleep 0.1; done
+another pouch-a.slice
 run limited || echo "code $?"
 show lxc-limited.scope ActiveState
 systemctl stop lxc-limited.scope
+echo '== of another in another slice'
+another pouch-b.slice
+run limited || echo "code $?"
+show lxc-limited.scope ActiveState,Slice
+systemctl stop lxc-limited.scope
+echo '== of another meanwhile'
+run limited
+systemctl stop lxc-limited.scope
+another pouch-a.slice
+runlxc update --pids-limit 5 limited || echo "code $?"
+runlxc delete --force limited
+show lxc-limited.scope ActiveState
+systemctl stop lxc-limited.scope
+show lxc-limited.scope LoadState
 echo '== without a path'
 run plain
 runlxc exec plain cat /proc/self/cgroup | grep -o '/system.slice/runlxc-plain.scope' | sort -u
@@ -69,6 +90,7 @@ runlxc delete --force plain
 echo '== wrong'
 run wrong || echo "code $?"
 run property || echo "code $?"
+run slice || echo "code $?"
 find /sys/fs/cgroup -name '*lxc-wrong*'
 ls /run/runlxc
 echo '== end'
