@@ -22,11 +22,11 @@ EXAMPLES := $(DESTDIR)$(PREFIX)/share/pouch-plugins
 
 # What apt has and the build, the tests or the demo use (erofs-utils: fsck.erofs, a second opinion on image disks;
 # podman: runlxc as its runtime; lxcfs: containers that see their limits; ssh: logins over a bridge; qemu-utils, libnbd-bin: NBD
-# clients of a store).
+# clients of a store; systemd, dbus: scopes by a systemd of a test's own).
 PACKAGES := containerd runc lxc busybox-static mmdebstrap debian-archive-keyring \
 	containernetworking-plugins iproute2 iptables xz-utils kmod cpio qemu-system-x86 protobuf-compiler \
 	btrfs-progs xfsprogs e2fsprogs erofs-utils libprotobuf-dev podman lxcfs openssh-client \
-	qemu-utils libnbd-bin
+	qemu-utils libnbd-bin systemd dbus
 
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
