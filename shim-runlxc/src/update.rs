@@ -53,13 +53,18 @@ impl Container {
         journal.write(&self.dir)
     }
 
-    /// In the cgroup first: a value that is refused there is not told to systemd. What that rounds is written
-    /// once more.
+    /// In the cgroup first: a value that is refused there is not told to systemd. That writes all of a
+    /// controller, some of it rounded or by default: what was there is written once more.
     fn limit_use(&self, resources: &Resources) -> Result<()> {
         self.cgroup.apply(resources)?;
         if let Some(scope) = &self.journal.scope {
-            scope.update(resources, self.journal.cgroup.layout)?;
-            self.cgroup.apply(resources)?;
+            let kept = self.cgroup.keep()?;
+            let told = kept.complete(resources);
+            let told = scope.update(&told, self.journal.cgroup.layout);
+            let again = self.cgroup.apply(resources);
+            kept.restore()?;
+            told?;
+            again?;
         }
         Ok(())
     }

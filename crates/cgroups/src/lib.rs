@@ -16,6 +16,7 @@ pub mod stats;
 
 pub mod cgroup;
 pub mod colocation;
+pub mod kept;
 mod kill;
 pub mod oom;
 pub mod priority;

@@ -148,6 +148,7 @@ fn a_scope_of_systemd_holds_a_container_keeps_its_limits_and_goes_with_it() {
     let second: Vec<_> = second.lines().collect();
     let told = [raised, memory.as_str(), "TasksMax=33"];
     check("== updated", &[&told[..], &second].concat());
+    check("== bandwidth", &["20000 50000", "25000 50000"]);
     check("== paused", &["\"status\": \"paused\""]);
     check("== deleted", &[gone]);
     check("== stopped by systemd", &["\"status\": \"stopped\"", gone]);

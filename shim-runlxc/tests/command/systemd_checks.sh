@@ -51,6 +51,17 @@ runlxc update --memory 134217728 --pids-limit 33 --cpu-share 2048 limited
 show lxc-limited.scope "TasksMax,$words"
 systemctl daemon-reload
 limits
+echo '== bandwidth'
+if [ -d /sys/fs/cgroup/pids ]; then
+	bandwidth() { echo $(cat "/sys/fs/cgroup/cpu/$scope/cpu.cfs_quota_us" "/sys/fs/cgroup/cpu/$scope/cpu.cfs_period_us"); }
+else
+	bandwidth() { cat "/sys/fs/cgroup/$scope/cpu.max"; }
+fi
+runlxc update --cpu-period 50000 limited
+bandwidth
+runlxc update --cpu-quota 25000 limited
+systemctl daemon-reload
+bandwidth
 echo '== paused'
 runlxc pause limited
 runlxc state limited | grep -o '"status": *"[a-z]*"'

@@ -49,11 +49,17 @@ fn apply_bandwidth(dir: &Path, cpu: &Cpu) -> Result<()> {
         }
     }
     if quota.is_some() || period.is_some() {
+        // What is not asked for stays.
+        let now = file::read_if_there(dir, "cpu.max")?.unwrap_or_default();
+        let mut now = now.split_whitespace();
+        let (quota_now, period_now) = (now.next(), now.next());
         let quota = match quota {
             Some(quota @ 1..) => quota.to_string(),
-            _ => "max".to_owned(),
+            Some(_) => "max".to_owned(),
+            None => quota_now.unwrap_or("max").to_owned(),
         };
-        let period = period.unwrap_or(PERIOD_DEFAULT_US);
+        let period_now = period_now.and_then(|period| period.parse().ok());
+        let period = period.or(period_now).unwrap_or(PERIOD_DEFAULT_US);
         file::write(dir, "cpu.max", &format!("{quota} {period}"))?;
     }
     match burst_again {
@@ -138,6 +144,25 @@ mod tests {
             ..Cpu::default()
         };
         check(&all, ["", "1 2", "3", "1"]);
+    }
+
+    #[test]
+    fn of_a_quota_and_its_period_the_one_that_is_not_asked_for_stays() {
+        for (quota_us, period_us, expected) in [
+            (None, Some(20_000), "30000 20000"),
+            (Some(10_000), None, "10000 50000"),
+            (Some(-1), None, "max 50000"),
+        ] {
+            let dir = directory(&[("cpu.max", "30000 50000\n")]);
+            let cpu = Cpu {
+                quota_us,
+                period_us,
+                ..Cpu::default()
+            };
+            apply(dir.path(), &cpu).unwrap();
+            let last = written(dir.path(), "cpu.max").pop();
+            assert_eq!(last.as_deref(), Some(expected));
+        }
     }
 
     #[test]
