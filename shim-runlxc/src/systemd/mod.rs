@@ -4,8 +4,8 @@
 
 mod annotations;
 mod bus;
-mod manager;
 mod message;
+mod units;
 
 pub(crate) use annotations::{PREFIX, properties};
-pub(crate) use manager::{Manager, Unit};
+pub(crate) use units::{Manager, Unit};

@@ -474,7 +474,7 @@ mod tests {
             generic(&[(26, "IoUiid = 1")]),
             "unknown runtime option IoUiid; known are NoPivotRoot, NoNewKeyring, ShimCgroup, \
              IoUid, IoGid, Root, LxcfsRoot, LxcfsOptional, ComponentsRoot, Components, \
-             HooksRoot, HardeningOptional",
+             HooksRoot, HardeningOptional, SystemdCgroup",
         );
         check(
             generic(&[(26, "IoUid = \"a\"")]),
