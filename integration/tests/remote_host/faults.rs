@@ -1,13 +1,14 @@
 //! Stores that lie, are another's or are away: nothing is read that was not verified, what is cached goes on,
 //! and what goes wrong is told.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     conformance::{Labels, mount_all},
+    process::command,
     store::Store,
-    wait::{SOON, Sources, until},
+    wait::{SOON, Sources, for_end_of, until},
 };
 
 use super::{
@@ -141,6 +142,70 @@ fn a_store_that_says_nothing_is_given_up_when_its_time_is_over() {
         if by.is_there() {
             check_silence(by).unwrap();
         }
+    }
+}
+
+/// Processes that unmount disks below a root and have not ended.
+fn unmounting(root: &Path) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile has none.
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("unmount-served") && line.contains(&*root.to_string_lossy()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Who read it is gone, a read for it is not: the last of the disk waits for that one, and the daemon does not.
+fn check_removed_while_read() -> Result<()> {
+    let metrics = tempfile::tempdir()?;
+    let metrics = metrics.path().join("metrics");
+    let limits = "deadline_seconds = 600\nobject_seconds = 600\n";
+    let mut host = Host::start(&format!("{limits}{}", only_read(BackEnd::Fuse, &metrics)))?;
+    let layer = host.pull("extract")?.context("it is no disk")?;
+    let mounted = host.mount("a", &layer)?;
+    host.stop_store()?;
+    // Its connections are taken by the kernel, and nothing is said.
+    let silent = TcpListener::bind(&host.address)?;
+    let mut read = command("cat");
+    let read = read.arg(mounted.point().join("bin/busybox"));
+    let mut reader = read.stdout(Stdio::null()).spawn()?;
+    let waits = || metric(&metrics, "fault_waits_total");
+    until("a read waits", SOON, Sources::none(), || {
+        Ok((waits()? > 0).then_some(()))
+    })?;
+    reader.kill()?;
+    reader.wait()?;
+    mounted.unmount()?;
+    host.remove(&["a", &layer])?;
+    let root = host.snapshotter.root();
+    ensure!(unmounting(&root)?.len() == 1, "nothing waits for the read");
+    host.snapshotter.kill9()?;
+    drop(silent);
+    host.start_store()?;
+    host.snapshotter.start_again()?;
+    for pid in unmounting(&root)? {
+        for_end_of(pid, SOON)?;
+    }
+    let layer = host.pull("again")?.context("it is no disk")?;
+    let mounted = host.mount("b", &layer)?;
+    ensure!(program(&mounted)?.starts_with(b"\x7fELF"));
+    mounted.unmount()?;
+    host.remove(&["b", &layer])?;
+    host.finish().map(drop)
+}
+
+#[test]
+fn a_disk_is_removed_while_a_read_of_it_hangs_and_the_daemon_can_be_killed_then() {
+    if BackEnd::Fuse.is_there() {
+        check_removed_while_read().unwrap();
     }
 }
 

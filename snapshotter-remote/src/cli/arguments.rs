@@ -8,7 +8,7 @@ use snapshot_core::daemon::MetricsAddress;
 
 use crate::{
     error::{Error, Result},
-    host::opener,
+    host::{detach, opener},
     image::{Access, ImageName, Platform, SCHEME},
     signature::digest,
     store::{BucketName, Place, S3Config, WordName},
@@ -54,6 +54,9 @@ pub(super) enum Command {
     /// Open files of the daemon's FUSE connection: the daemon starts this, nobody else can.
     #[command(name = opener::WORD, hide = true)]
     OpenServed(OpenServed),
+    /// Unmount a disk, whoever reads it: the daemon starts this.
+    #[command(name = detach::WORD, hide = true)]
+    UnmountServed(UnmountServed),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -73,6 +76,12 @@ pub(super) struct Host {
 pub(super) struct OpenServed {
     /// Their names there.
     pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct UnmountServed {
+    /// Where it is mounted.
+    pub(super) target: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]

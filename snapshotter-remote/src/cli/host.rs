@@ -3,7 +3,7 @@
 use std::{fmt::Write, process::ExitCode};
 
 use super::{
-    arguments::{ChainId, Containerd, Host, HostServe, OpenServed, Pins, PullImage},
+    arguments::{ChainId, Containerd, Host, HostServe, OpenServed, Pins, PullImage, UnmountServed},
     bytes, in_one_line, out,
 };
 use crate::{
@@ -34,6 +34,12 @@ pub(super) fn open_served(asked: &OpenServed) -> Result<ExitCode> {
         source,
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon starts to unmount a disk; the code is the number of an error.
+pub(super) fn unmount_served(asked: &UnmountServed) -> ExitCode {
+    let errno = host::detach::unmount(&asked.target);
+    errno.map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
 /// Puts what the flags say over a configuration.

@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Gc(asked) => care::gc(&asked),
         Command::Doctor(asked) => host::doctor(&asked),
         Command::OpenServed(asked) => host::open_served(&asked),
+        Command::UnmountServed(asked) => Ok(host::unmount_served(&asked)),
     };
     match performed {
         Ok(code) => code,

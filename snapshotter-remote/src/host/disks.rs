@@ -25,6 +25,7 @@ use super::{
     blob::Blob,
     client::Patience,
     conversion::Wanted,
+    detach::Leaving,
     fetcher::{Fetcher, refused},
     files,
     lazy::MountedDisk,
@@ -59,6 +60,9 @@ pub(super) const BLOBS: &str = "blobs";
 /// What the kernel mounts, in a disk's directory.
 pub(super) const METADATA: &str = "metadata";
 
+/// A disk that goes when who reads of it is answered, and its blobs.
+type Left = (Leaving, Vec<[u8; 32]>);
+
 /// The disks below one root.
 #[derive(Debug)]
 pub(super) struct Disks {
@@ -76,8 +80,8 @@ pub(super) struct Disks {
     /// Held while a disk is made ready at a directory, by directory.
     attaching: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
     /// Held from a mount until it is noted, and from an unmount until that is noted: the kernel gives the number of a device that is
-    /// gone to the next at once.
-    opening: Mutex<()>,
+    /// gone to the next at once. With what was unmounted and is not gone yet.
+    opening: Mutex<Vec<Left>>,
     /// Held while files of what is mounted are open here.
     looking: Mutex<()>,
     away_until: Mutex<Option<Instant>>,
@@ -271,7 +275,8 @@ impl Disks {
     fn mount(&self, metadata: &Path, blobs: &[Arc<Blob>], target: &Path) -> CoreResult<()> {
         let _stays: Vec<_> = blobs.iter().map(|blob| blob.begin_mounting()).collect();
         let files = self.attach.open(blobs)?;
-        let _turn = self.opening();
+        let mut leaving = self.opening();
+        self.note_gone(&mut leaving, None)?;
         let reads = self.attach.reads();
         let memory = match reads {
             Reads::Served => Memory::Once,
@@ -279,10 +284,20 @@ impl Disks {
         };
         let how = (self.attach.carrier(), memory);
         attach::mount(how, (metadata, &files), target, |device| {
+            self.note_gone(&mut leaving, Some(device))?;
+            self.note_number_taken(blobs, device)?;
             blobs
                 .iter()
                 .try_for_each(|blob| blob.was_opened(device, reads))
         })
+    }
+
+    /// A new disk has that number, so none that was there before has it any more: also of those whose end was not seen.
+    fn note_number_taken(&self, by: &[Arc<Blob>], device: u64) -> CoreResult<()> {
+        let known: Vec<Arc<Blob>> = self.known_blobs().values().cloned().collect();
+        let is_other = |blob: &&Arc<Blob>| by.iter().all(|new| new.name() != blob.name());
+        let mut others = known.iter().filter(is_other);
+        others.try_for_each(|blob| blob.was_closed(device))
     }
 
     /// A container's snapshot, or a view, has a disk below it.
@@ -486,7 +501,7 @@ impl Disks {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opening(&self) -> MutexGuard<'_, ()> {
+    fn opening(&self) -> MutexGuard<'_, Vec<Left>> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,7 +16,7 @@ mod blob;
 mod client;
 mod config;
 mod conversion;
-mod detach;
+pub(crate) mod detach;
 mod disks;
 mod doctor;
 mod driver;

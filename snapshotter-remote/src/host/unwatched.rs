@@ -3,7 +3,7 @@
 //! fails, and will be for ever.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -13,15 +13,18 @@ use nix::sys::stat::makedev;
 use snapshot_core::{Error, one_line};
 
 use super::{
-    blob,
+    blob, detach,
     disks::{BLOBS, DISKS, METADATA, directories, kept},
+    files,
     opens::{Opens, Reads},
-    probe,
 };
 use crate::{
     error::Result,
-    signature::{PublicKey, digest},
+    signature::{self, PublicKey, digest},
 };
+
+/// Devices, by blob.
+type Served = BTreeMap<[u8; 32], BTreeSet<u64>>;
 
 /// Where mounts of disks are.
 const SNAPSHOTS: &str = "snapshots";
@@ -49,15 +52,16 @@ pub(super) fn take_away(root: &Path, keys: &[PublicKey], taken: TakenOver) -> Re
     for entry in entries {
         let mount_point = PathBuf::from(&entry.mount_point);
         let device = makedev(entry.device.0.into(), entry.device.1.into());
-        // Loop devices do not tell the disk; a number may be that of another's disk by now.
-        if served.contains(&device) && mount_point.starts_with(&snapshots) {
+        if mount_point.starts_with(&snapshots)
+            && is_served(&disks, &served, (&entry.source, device))
+        {
             if !taken.is_serving {
                 let path = mount_point.display();
                 tracing::error!(
                     %path,
                     "fd-holder had ended while nobody served: containers that run on this disk are told of errors, start them anew"
                 );
-                probe::unmount(&mount_point)?;
+                detach::detach(&mount_point)?;
             }
             continue;
         }
@@ -77,21 +81,38 @@ pub(super) fn take_away(root: &Path, keys: &[PublicKey], taken: TakenOver) -> Re
             why,
             "fd-holder had ended while nobody served: containers that run on this disk may have read zeros, start them anew"
         );
-        probe::unmount(&mount_point)?;
+        detach::detach(&mount_point)?;
     }
     Ok(())
 }
 
-/// The devices of all mounts whose readers are given their bytes.
-fn served(root: &Path) -> Result<BTreeSet<u64>> {
+/// Of each blob the devices of those mounts whose readers are given their bytes.
+fn served(root: &Path) -> Result<Served> {
     let blobs = root.join(BLOBS);
-    let mut devices = BTreeSet::new();
+    let mut served = Served::new();
     if blobs.is_dir() {
-        for (directory, _) in directories(&blobs)? {
-            devices.extend(Opens::read(&directory, false)?.devices(Reads::Served));
+        for (directory, name) in directories(&blobs)? {
+            let opens = Opens::read(&directory, false)?;
+            served.insert(name.0, opens.devices(Reads::Served).collect());
         }
     }
-    Ok(devices)
+    Ok(served)
+}
+
+/// Whether readers of what is mounted are given their bytes. The number of a disk whose end nobody saw is another's by now, which then has
+/// not all its blobs served by it; of a loop device, or without a manifest, that is not known.
+fn is_served(disks: &Path, served: &Served, (source, device): (&str, u64)) -> bool {
+    let manifest = disk_of(disks, Path::new(source)).and_then(|chain_id| {
+        let path = disks.join(chain_id.to_string()).join("manifest");
+        let bytes = files::read(&path, signature::BYTES_MAX).ok()??;
+        signature::open_unverified(&bytes, chain_id).ok()
+    });
+    let by_number = || served.values().any(|devices| devices.contains(&device));
+    manifest.map_or_else(by_number, |manifest| {
+        let has = |blob: &[u8; 32]| served.get(blob).is_some_and(|of| of.contains(&device));
+        let mut blobs = manifest.devices.iter().map(|device_of| device_of.table);
+        !manifest.devices.is_empty() && blobs.all(|blob| has(&blob))
+    })
 }
 
 /// The disk whose metadata is mounted.

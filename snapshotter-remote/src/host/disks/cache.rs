@@ -11,11 +11,11 @@ use std::{
 use disk::Digest;
 use snapshot_core::{Error as CoreError, Result as CoreResult, one_line};
 
-use super::{BLOBS, DISKS, Disks, METADATA, directories};
+use super::{BLOBS, DISKS, Disks, Left, METADATA, directories};
 use crate::{
     host::{
         blob::Blob,
-        detach,
+        detach::{self, Detached},
         eviction::{Evicted, Eviction},
         files,
         opens::Opens,
@@ -33,19 +33,56 @@ impl Disks {
     ) -> CoreResult<()> {
         // First: who looks may take long, and mounts wait for the other alone.
         let _nobody_looks = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        let _turn = self.opening();
-        let Some(device) = detach::detach(target)? else {
+        let mut leaving = self.opening();
+        self.note_gone(&mut leaving, None)?;
+        let detached = detach::detach(target)?;
+        if matches!(detached, Detached::Stays) {
             return Ok(());
-        };
+        }
         let manifest = chain_id.map(|chain_id| self.kept(chain_id));
         let Some(Ok(Some((manifest, _)))) = manifest else {
             return Ok(());
         };
-        for device_of in &manifest.devices {
-            let blob = self.known_blobs().get(&device_of.table).cloned();
+        let blobs = manifest.devices.iter().map(|device| device.table);
+        let blobs: Vec<[u8; 32]> = blobs.collect();
+        match detached {
+            Detached::Gone(device) => self.note_closed(&blobs, device)?,
+            Detached::Leaving(disk) => {
+                tracing::warn!(
+                    target = %target.display(),
+                    "a disk is unmounted, and goes when who reads of it is answered"
+                );
+                leaving.push((disk, blobs));
+            }
+            Detached::Stays => {}
+        }
+        Ok(())
+    }
+
+    /// What was unmounted earlier may have gone since; it has when its number is given to another.
+    pub(super) fn note_gone(&self, leaving: &mut Vec<Left>, given: Option<u64>) -> CoreResult<()> {
+        let all = std::mem::take(leaving).into_iter();
+        let mut closed = Ok(());
+        for (mut disk, blobs) in all {
+            let is_gone = match given == Some(disk.device) {
+                true => Some(true),
+                false => disk.is_gone(),
+            };
+            match is_gone {
+                Some(true) => closed = closed.and(self.note_closed(&blobs, disk.device)),
+                Some(false) => {}
+                None => leaving.push((disk, blobs)),
+            }
+        }
+        closed
+    }
+
+    fn note_closed(&self, blobs: &[[u8; 32]], device: u64) -> CoreResult<()> {
+        for name in blobs {
+            let blob = self.known_blobs().get(name).cloned();
             match blob {
                 Some(blob) => blob.was_closed(device)?,
-                None => Opens::close(&self.blobs_directory(), device_of.table, device)?,
+                None => Opens::close(&self.blobs_directory(), *name, device)?,
             }
         }
         Ok(())
@@ -53,6 +90,7 @@ impl Disks {
 
     /// Takes at least so many bytes out of the cache, if that much may go: also from under mounts, and nothing that is pinned.
     pub(in crate::host) fn evict(&self, wanted: u64) -> CoreResult<Evicted> {
+        self.note_gone(&mut self.opening(), None)?;
         let blobs = self.evictable()?;
         let is_ending = || self.fetcher.room.is_ending();
         let gone = Eviction::new(&*self.attach, &self.looking)?.take(&blobs, wanted, is_ending)?;
