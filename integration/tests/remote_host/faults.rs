@@ -1,14 +1,18 @@
 //! Stores that lie, are another's or are away: nothing is read that was not verified, what is cached goes on,
 //! and what goes wrong is told.
 
-use std::{fs, net::TcpListener, path::Path, process::Stdio};
+use std::{fs, net::TcpListener, os::unix::fs::MetadataExt, path::Path, process::Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use integration::{
     conformance::{Labels, mount_all},
     process::command,
     store::Store,
     wait::{SOON, Sources, for_end_of, until},
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::minor,
 };
 
 use super::{
@@ -207,6 +211,55 @@ fn a_disk_is_removed_while_a_read_of_it_hangs_and_the_daemon_can_be_killed_then(
     if BackEnd::Fuse.is_there() {
         check_removed_while_read().unwrap();
     }
+}
+
+/// The kernel's number of the connection by which a daemon has the only blob open.
+fn connection(host: &Host) -> Result<u64> {
+    let blobs = host.cached("blobs")?;
+    let name = blobs[0].file_name().context("it has a name")?;
+    for entry in fs::read_dir(format!("/proc/{}/fd", host.snapshotter.pid()?))? {
+        let path = entry?.path();
+        // One that was closed meanwhile is not it; a file of a mount that is nowhere has its name for a path.
+        let leads = fs::read_link(&path).unwrap_or_default();
+        if leads.parent() == Some(Path::new("/")) && leads.file_name() == Some(name) {
+            return Ok(minor(fs::metadata(&path)?.dev()));
+        }
+    }
+    bail!("the daemon has no blob open by FUSE")
+}
+
+/// A connection that was aborted: the daemon ends, and the next one takes nothing of it over.
+fn check_aborted(control: &Path) -> Result<()> {
+    let host = Host::start("[attach]\nkind = \"fuse\"\n")?;
+    let layer = host.pull("extract")?.context("it is no disk")?;
+    let mounted = host.mount("a", &layer)?;
+    ensure!(program(&mounted)?.starts_with(b"\x7fELF"));
+    let daemon = host.snapshotter.pid()?;
+    fs::write(control.join(format!("{}/abort", connection(&host)?)), "1")?;
+    for_end_of(daemon, SOON)?;
+    host.snapshotter.restart()?;
+    ensure!(host.log()?.contains("was aborted"));
+    let read = read_anew(&mounted.point().join("bin/busybox"), 0, 4 << 20);
+    is_input_output_error(read)?;
+    mounted.unmount()?;
+    let mounted = host.mount("b", &layer)?;
+    ensure!(program(&mounted)?.starts_with(b"\x7fELF"));
+    mounted.unmount()?;
+    host.remove(&["a", "b", &layer])?;
+    host.finish().map(drop)
+}
+
+#[test]
+fn a_connection_that_was_aborted_is_not_taken_over() {
+    if !BackEnd::Fuse.is_there() {
+        return;
+    }
+    let control = tempfile::tempdir().unwrap();
+    let (kind, none) = (Some("fusectl"), None::<&str>);
+    mount(kind, control.path(), kind, MsFlags::empty(), none).unwrap();
+    let checked = check_aborted(control.path());
+    umount2(control.path(), MntFlags::empty()).unwrap();
+    checked.unwrap();
 }
 
 impl Host {

@@ -205,7 +205,8 @@ impl Readers {
 
     fn restart_holder(&self, events: &Events) {
         let mut holder = events.lock_holder();
-        holder.has_ended();
+        let ended = holder.number();
+        holder.has_ended(ended);
         if self.is_ending() {
             return;
         }

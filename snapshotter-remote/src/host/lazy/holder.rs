@@ -12,7 +12,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use snapshot_core::{Error, Result};
@@ -32,6 +32,10 @@ pub(super) struct Holder<const KEPT: usize> {
     directory: PathBuf,
     /// Its end is that of the holder.
     connection: Option<UnixStream>,
+    /// How many there were until that one.
+    number: u64,
+    /// When it was tried to start one.
+    tried: Option<Instant>,
     /// If this process has started it.
     child: Option<Child>,
 }
@@ -52,6 +56,8 @@ impl<const KEPT: usize> Holder<KEPT> {
         Self {
             directory,
             connection: None,
+            number: 0,
+            tried: None,
             child: None,
         }
     }
@@ -66,7 +72,9 @@ impl<const KEPT: usize> Holder<KEPT> {
             return Ok(None);
         };
         let taken = take(&mut connection).map_err(failed())?;
-        self.connection = taken.is_some().then_some(connection);
+        if taken.is_some() {
+            self.connected(connection);
+        }
         Ok(taken)
     }
 
@@ -78,8 +86,25 @@ impl<const KEPT: usize> Holder<KEPT> {
         if self.connection.is_some() {
             return Ok(());
         }
+        self.tried = Some(Instant::now());
         self.start(kept)
             .map_err(Error::io("start fd-holder at", &self.directory))
+    }
+
+    fn connected(&mut self, connection: UnixStream) {
+        self.connection = Some(connection);
+        self.number += 1;
+    }
+
+    /// Which it is of all that there were.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether there is none, and for so long none was tried to be started.
+    pub(super) fn is_due(&self, pause: Duration) -> bool {
+        let is_due = self.tried.is_none_or(|tried| tried.elapsed() >= pause);
+        self.connection.is_none() && is_due
     }
 
     /// What tells of its end.
@@ -87,13 +112,14 @@ impl<const KEPT: usize> Holder<KEPT> {
         self.connection.as_ref().map(AsFd::as_fd)
     }
 
-    /// It has ended.
-    pub(super) fn has_ended(&mut self) {
-        self.connection = None;
+    /// The one of that number has ended. Who saw that late finds another one, which goes on.
+    pub(super) fn has_ended(&mut self, number: u64) {
+        if self.number != number || self.connection.take().is_none() {
+            return;
+        }
         if let Some(mut child) = self.child.take() {
-            // It closes its sockets when it is about to be gone; a status is not missed.
+            // It closes its sockets when it is about to be gone; a status is not missed. One that is not gone after that is of no use.
             drop(child.wait_timeout(PATIENCE));
-            child.release();
         }
     }
 
@@ -144,7 +170,7 @@ impl<const KEPT: usize> Holder<KEPT> {
         let gone = || io::Error::other("it has ended");
         let mut connection = self.connect()?.ok_or_else(gone)?;
         take::<KEPT>(&mut connection)?.ok_or_else(gone)?;
-        self.connection = Some(connection);
+        self.connected(connection);
         Ok(())
     }
 
@@ -194,4 +220,27 @@ fn take<const KEPT: usize>(connection: &mut UnixStream) -> io::Result<Option<[Ow
         io::Error::new(io::ErrorKind::InvalidData, why)
     })?;
     Ok(Some(fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sees_the_end_of_a_holder_late_leaves_the_next_one_alone() {
+        let mut holder = Holder::<3>::at(PathBuf::new());
+        assert!(holder.is_due(Duration::from_secs(3600)));
+        let connection = || UnixStream::pair().unwrap().0;
+        holder.connected(connection());
+        let first = holder.number();
+        holder.has_ended(first);
+        assert!(holder.connection().is_none());
+        holder.connected(connection());
+        holder.has_ended(first);
+        assert!(holder.connection().is_some());
+        assert!(!holder.is_due(Duration::ZERO));
+        holder.has_ended(holder.number());
+        holder.tried = Some(Instant::now());
+        assert!(holder.is_due(Duration::ZERO) && !holder.is_due(Duration::from_secs(3600)));
+    }
 }

@@ -25,13 +25,15 @@ use std::{
     },
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use disk::{BLOCK_BYTES, Digest};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use snapshot_core::{Error, Result};
 use sys::{FileId, FuseDevice, RequestJournal};
@@ -53,6 +55,9 @@ const KEPT: usize = 3;
 
 /// Threads that answer.
 pub(super) const THREADS: usize = 4;
+
+/// Where no holder could be started, it is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Requests that the kernel has on their way at once.
 const WAITING_MAX: u16 = 960;
@@ -98,6 +103,15 @@ impl Served {
         let Some([device, journal, mount]) = holder.take()? else {
             return Ok(None);
         };
+        let failed = || Error::io("take over the FUSE connection of", root);
+        if has_ended(&device).map_err(failed())? {
+            // As if there had been none: nobody can be answered by it.
+            tracing::error!(
+                "the FUSE connection was aborted, by an operator or the kernel: there is a new one"
+            );
+            holder.end();
+            return Ok(None);
+        }
         let journal = RequestJournal::open(journal);
         let journal = journal.map_err(Error::io("take over the journal of", root))?;
         let parts = (FuseDevice::from(device), journal, mount, holder);
@@ -211,8 +225,8 @@ impl Readers {
     pub(super) fn serve(&self, served: &Served) {
         while !self.is_ending() {
             match wait(served) {
-                Ok(true) => self.restart_served_holder(served),
-                Ok(false) => {}
+                Ok(Woken::Ended(number)) => self.restart_served_holder(served, number),
+                Ok(Woken::Asked) => {}
                 Err(errno) => {
                     tracing::error!(%errno, "requests cannot be waited for");
                     return;
@@ -236,11 +250,22 @@ impl Readers {
                     }
                     Err(error) => {
                         served.free(slot);
-                        tracing::error!(%error, "a request cannot be read: who reads is told that it fails");
+                        self.serve_no_more(&error);
                         return;
                     }
                 }
             }
+        }
+    }
+
+    /// The connection was aborted, or cannot be read: who comes after this daemon finds out, and makes another.
+    fn serve_no_more(&self, error: &io::Error) {
+        if self.is_ending() {
+            return;
+        }
+        tracing::error!(%error, "requests of the FUSE connection cannot be read, so this daemon ends: the next one makes another");
+        if let Err(errno) = kill(Pid::this(), Signal::SIGTERM) {
+            tracing::error!(%errno, "it cannot end");
         }
     }
 
@@ -258,15 +283,15 @@ impl Readers {
         }
     }
 
-    fn restart_served_holder(&self, served: &Served) {
+    fn restart_served_holder(&self, served: &Served, ended: u64) {
         // Who is at it already does it.
         let mut holder = match served.holder.try_lock() {
             Ok(holder) => holder,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        holder.has_ended();
-        if self.is_ending() {
+        holder.has_ended(ended);
+        if self.is_ending() || !holder.is_due(AGAIN) {
             return;
         }
         match holder.ensure(served.kept()) {
@@ -418,6 +443,8 @@ impl Readers {
 
     /// Sees to it that these blobs are files of the connection, and opens them.
     pub(super) fn serve_blobs(&self, served: &Served, blobs: &[Arc<Blob>]) -> Result<Vec<File>> {
+        // It may have ended, and none could be started then.
+        served.lock_holder().ensure(served.kept())?;
         for blob in blobs {
             let id = FileId::of(blob.data()).map_err(Error::io("look at", blob.path()))?;
             let mut state = self.lock();
@@ -439,12 +466,32 @@ impl Readers {
     }
 }
 
-/// Until there is something to do: whether the holder has ended.
-fn wait(served: &Served) -> nix::Result<bool> {
-    let connection = {
+/// Why a thread that answers was woken.
+enum Woken {
+    /// By a request, perhaps, or to end.
+    Asked,
+    /// There is no holder: that of this number has ended.
+    Ended(u64),
+}
+
+/// Whether nobody can ask any more: the mount is there, so it was aborted.
+fn has_ended(device: &OwnedFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    let seen = fds[0].revents().unwrap_or(PollFlags::empty());
+    Ok(seen.intersects(PollFlags::POLLERR | PollFlags::POLLHUP))
+}
+
+/// Until there is something to do.
+fn wait(served: &Served) -> nix::Result<Woken> {
+    let (connection, number) = {
         let holder = served.lock_holder();
         let connection = holder.connection().map(|one| one.try_clone_to_owned());
-        connection.and_then(io::Result::ok)
+        (connection.and_then(io::Result::ok), holder.number())
+    };
+    let limit = match &connection {
+        Some(_) => PollTimeout::NONE,
+        None => PollTimeout::try_from(AGAIN).unwrap_or(PollTimeout::MAX),
     };
     let readable = PollFlags::POLLIN;
     let mut fds = vec![
@@ -454,10 +501,14 @@ fn wait(served: &Served) -> nix::Result<bool> {
     if let Some(connection) = &connection {
         fds.push(PollFd::new(connection.as_fd(), readable));
     }
-    match poll(&mut fds, PollTimeout::NONE) {
+    match poll(&mut fds, limit) {
         Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(false),
+        Err(Errno::EINTR) => return Ok(Woken::Asked),
         Err(errno) => return Err(errno),
     }
-    Ok(fds.get(2).is_some_and(|fd| fd.any().unwrap_or_default()))
+    let has_none = fds.get(2).is_none_or(|fd| fd.any().unwrap_or_default());
+    Ok(match has_none {
+        true => Woken::Ended(number),
+        false => Woken::Asked,
+    })
 }
