@@ -99,7 +99,11 @@ pub(super) fn while_read<T>(
 }
 
 /// Kills it that often; the longest read that ended after each.
-fn kill(host: &Host, times: usize, reads: &mpsc::Receiver<Done>) -> Result<Vec<Duration>> {
+pub(super) fn kill(
+    host: &Host,
+    times: usize,
+    reads: &mpsc::Receiver<Done>,
+) -> Result<Vec<Duration>> {
     let next = || reads.recv_timeout(SOON).context("nobody reads any more");
     let mut pauses = Vec::new();
     for _ in 0..READS {

@@ -3,7 +3,7 @@
 //! | back end | needs | a container starts | without the daemon |
 //! |---|---|---|---|
 //! | `lazy` | pre-content events of fanotify (6.14), EROFS from files, fd-holder | at once: what is read is fetched then | readers of what is not here wait |
-//! | `fuse` | FUSE, EROFS from files that go past the kernel's memory of them (6.12) or from loop devices (5.16), fd-holder | the same | all readers wait |
+//! | `fuse` | FUSE, EROFS from files that go past the kernel's memory of them (6.13) or from loop devices (5.16), fd-holder | the same | all readers wait |
 //! | `copy` | EROFS from files (6.12) or loop devices (5.16) | when the whole disk is here | goes on |
 
 mod copy;

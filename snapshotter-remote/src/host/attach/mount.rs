@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString},
     fmt,
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -109,6 +109,11 @@ fn loop_of(memory: Memory, file: &Path) -> io::Result<LoopDevice> {
     if memory == Memory::Twice {
         return LoopDevice::attach(file, LoopAccess::ReadOnly);
     }
+    if scans_partitions() {
+        let why =
+            "loop.max_part is not 0: the kernel would look for partitions in what the daemon gives";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
     let device = LoopDevice::attach_with(
         file,
         &LoopOptions {
@@ -122,6 +127,12 @@ fn loop_of(memory: Memory, file: &Path) -> io::Result<LoopDevice> {
     }
     let why = "the kernel reads its file by way of its memory";
     Err(io::Error::new(io::ErrorKind::Unsupported, why))
+}
+
+/// Whether the kernel reads each new loop device before it says that it is there: this process would wait for itself.
+fn scans_partitions() -> bool {
+    let most = fs::read_to_string("/sys/module/loop/parameters/max_part");
+    most.is_ok_and(|most| most.trim() != "0")
 }
 
 fn path_of(file: &File) -> PathBuf {

@@ -135,6 +135,7 @@ impl Readers {
                 read_by: ReadBy::Killed,
                 since: Instant::now(),
                 bytes: debt.range.map_or(0, |(_, count)| count),
+                rounds: 0,
             };
             let needs = state.needs_of(debt.file, debt.range);
             self.arrive_by_event(events, &mut state, (debt.number, request), needs);
@@ -276,6 +277,7 @@ impl Readers {
             keeps_number: Some(event.file.into()),
             read_by: ReadBy::This,
             since: Instant::now(),
+            rounds: 0,
         };
         self.arrive_by_event(events, state, (number, request), (outcome, pieces));
     }

@@ -116,8 +116,12 @@ impl Faults {
         for blob in &opened {
             let id = FileId::of(blob.data()).map_err(failed())?;
             state.blobs.insert(id, Arc::clone(blob));
-            if served.is_some() && !state.note_node(blob, id) {
-                let blob = Digest(blob.name());
+        }
+        if served.is_some() {
+            let all = state.blobs.iter();
+            let all: Vec<_> = all.map(|(id, blob)| (Arc::clone(blob), *id)).collect();
+            for name in state.note_nodes_of_before(all) {
+                let blob = Digest(name);
                 tracing::error!(%blob, "who reads of a blob is told that it fails: another has its number");
             }
         }
@@ -133,6 +137,7 @@ impl Faults {
             background: Queue::default(),
             jobs: Queue::default(),
             is_ending: AtomicBool::new(false),
+            are_silent: AtomicBool::new(false),
             knows_watched: AtomicBool::new(!is_watching),
         });
         let this = Self {

@@ -16,7 +16,7 @@ use super::{
     background::{Pace, Queue},
     events::Events,
     faults::Options,
-    requests::{Answer, Arrival, Outcome},
+    requests::{Answer, Arrival, Failing, Outcome},
     served::Served,
     state::{Asker, Piece, Request, State},
     traces::Job,
@@ -57,6 +57,8 @@ pub(super) struct Readers {
     pub(super) background: Queue<FileId>,
     pub(super) jobs: Queue<Job>,
     pub(super) is_ending: AtomicBool,
+    /// Whether what was waited for last did not come in time.
+    pub(super) are_silent: AtomicBool,
     /// Whether it is known which blobs an earlier daemon watched.
     pub(super) knows_watched: AtomicBool,
 }
@@ -85,7 +87,12 @@ impl Readers {
         (outcome, pieces): (Outcome, Vec<Piece>),
     ) -> Option<Answer<Asker, Request>> {
         let number = request.number;
-        match state.requests.arrive(number, request, outcome, &pieces) {
+        let failing = match number {
+            Asker::Event(_) => Failing::Late,
+            Asker::Served(_) => Failing::AtOnce,
+        };
+        let how = (outcome, failing);
+        match state.requests.arrive(number, request, how, &pieces) {
             Arrival::Answered(answer) => Some(answer),
             Arrival::Waits(new) => {
                 self.measured.waits();
@@ -127,6 +134,10 @@ impl Readers {
                 Why::Ahead | Why::Trace(_) => Patience::Once,
             };
             let filled = match &blob {
+                Some(_) if self.is_given_up(&why) => Err(Error::Unavailable(
+                    "the stores say nothing, and its time was over before they could be asked"
+                        .to_owned(),
+                )),
                 Some(blob) => blob.fill_piece(piece.1, &*self.source, patience),
                 None => Err(Error::Precondition("its blob has gone".to_owned())),
             };
@@ -135,7 +146,10 @@ impl Readers {
                 return;
             }
             match why {
-                Why::Wanted(_) => self.fetched(piece, filled),
+                Why::Wanted(since) => {
+                    self.note_silence(since, &filled);
+                    self.fetched(piece, filled);
+                }
                 Why::Ahead => {}
                 Why::Trace(disk) => {
                     let bytes = blob.as_ref().map_or(0, |blob| blob.piece_bytes(piece.1));
@@ -145,6 +159,21 @@ impl Readers {
             if let Some(blob) = blob.filter(|blob| blob.is_whole()) {
                 self.completed(&blob);
             }
+        }
+    }
+
+    /// Whether who waits for a piece has waited long enough, and asking would make those behind wait longer for the same.
+    fn is_given_up(&self, why: &Why) -> bool {
+        let Why::Wanted(since) = why else {
+            return false;
+        };
+        self.are_silent.load(Ordering::SeqCst) && since.elapsed() >= self.options.deadline
+    }
+
+    fn note_silence<T>(&self, since: Instant, filled: &Result<T>) {
+        let is_late = since.elapsed() >= self.options.deadline;
+        if filled.is_ok() || is_late {
+            self.are_silent.store(filled.is_err(), Ordering::SeqCst);
         }
     }
 

@@ -21,6 +21,15 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// When a request is answered of which a piece could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// When all its pieces are had or not: another may come with its number, and must not get its answer.
+    Late,
+    /// At once: its number never comes again.
+    AtOnce,
+}
+
 /// To be answered now, as often as there are requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer<N, T> {
@@ -54,6 +63,7 @@ struct Waiting<T> {
     requests: Vec<T>,
     pieces_left: usize,
     outcome: Outcome,
+    failing: Failing,
 }
 
 impl<N: Copy + Debug + Eq + Hash, P: Copy + Eq + Hash, T> Requests<N, P, T> {
@@ -75,18 +85,19 @@ impl<N: Copy + Debug + Eq + Hash, P: Copy + Eq + Hash, T> Requests<N, P, T> {
         &mut self,
         number: N,
         request: T,
-        outcome: Outcome,
+        (outcome, failing): (Outcome, Failing),
         pieces: &[P],
     ) -> Arrival<N, P, T> {
         let waiting = self.waiting.entry(number).or_insert_with(|| Waiting {
             requests: Vec::new(),
             pieces_left: 0,
             outcome: Outcome::Here,
+            failing,
         });
         waiting.requests.push(request);
         waiting.pieces_left += pieces.len();
         waiting.worsen(outcome);
-        if waiting.pieces_left == 0 {
+        if waiting.is_over() {
             return Arrival::Answered(self.leave(number));
         }
         let mut new = Vec::new();
@@ -104,11 +115,13 @@ impl<N: Copy + Debug + Eq + Hash, P: Copy + Eq + Hash, T> Requests<N, P, T> {
     pub(super) fn fetched(&mut self, piece: P, outcome: Outcome) -> Vec<Answer<N, T>> {
         let mut answers = Vec::new();
         for number in self.wanted.remove(&piece).unwrap_or_default() {
-            let waiting = self.waiting.get_mut(&number);
-            let waiting = waiting.expect("who wants a piece waits until it is fetched");
+            // One that has failed at once waits for nothing more.
+            let Some(waiting) = self.waiting.get_mut(&number) else {
+                continue;
+            };
             waiting.pieces_left -= 1;
             waiting.worsen(outcome);
-            if waiting.pieces_left == 0 {
+            if waiting.is_over() {
                 answers.push(self.leave(number));
             }
         }
@@ -126,6 +139,11 @@ impl<N: Copy + Debug + Eq + Hash, P: Copy + Eq + Hash, T> Requests<N, P, T> {
 }
 
 impl<T> Waiting<T> {
+    fn is_over(&self) -> bool {
+        let has_failed = self.outcome == Outcome::Failed && self.failing == Failing::AtOnce;
+        self.pieces_left == 0 || has_failed
+    }
+
     fn worsen(&mut self, outcome: Outcome) {
         if outcome == Outcome::Failed {
             self.outcome = outcome;
@@ -153,16 +171,16 @@ mod tests {
     fn who_needs_nothing_is_answered_at_once_and_others_when_all_their_pieces_are_fetched() {
         use Outcome::{Failed, Here};
         let mut requests = Requests::new();
-        let arrived = requests.arrive(5, 0, Here, &[]);
+        let arrived = requests.arrive(5, 0, (Here, Failing::Late), &[]);
         assert_eq!(arrived, Arrival::Answered(answer(5, Here, &[0])));
-        let arrived = requests.arrive(5, 0, Failed, &[]);
+        let arrived = requests.arrive(5, 0, (Failed, Failing::Late), &[]);
         assert_eq!(arrived, Arrival::Answered(answer(5, Failed, &[0])));
         assert_eq!(
-            requests.arrive(5, 1, Here, &['a', 'b']),
+            requests.arrive(5, 1, (Here, Failing::Late), &['a', 'b']),
             Arrival::Waits(vec!['a', 'b'])
         );
         assert_eq!(
-            requests.arrive(6, 2, Here, &['b', 'c']),
+            requests.arrive(6, 2, (Here, Failing::Late), &['b', 'c']),
             Arrival::Waits(vec!['c'])
         );
         assert_eq!(requests.len(), 2);
@@ -177,13 +195,35 @@ mod tests {
         use Outcome::Here;
         let mut requests = Requests::new();
         assert_eq!(
-            requests.arrive(5, 1, Here, &['a']),
+            requests.arrive(5, 1, (Here, Failing::Late), &['a']),
             Arrival::Waits(vec!['a'])
         );
         // It needs nothing, but an answer to its number may reach the other one.
-        assert_eq!(requests.arrive(5, 2, Here, &[]), Arrival::Waits(vec![]));
-        assert_eq!(requests.arrive(5, 3, Here, &['a']), Arrival::Waits(vec![]));
+        assert_eq!(
+            requests.arrive(5, 2, (Here, Failing::Late), &[]),
+            Arrival::Waits(vec![])
+        );
+        assert_eq!(
+            requests.arrive(5, 3, (Here, Failing::Late), &['a']),
+            Arrival::Waits(vec![])
+        );
         assert_eq!(requests.fetched('a', Here), [answer(5, Here, &[1, 2, 3])]);
+        assert_eq!(requests.len(), 0);
+    }
+
+    #[test]
+    fn whose_number_never_comes_again_is_told_of_a_failure_at_once() {
+        use Outcome::{Failed, Here};
+        let mut requests = Requests::new();
+        for number in [5, 6] {
+            let how = (Here, Failing::AtOnce);
+            requests.arrive(number, 1, how, &['a', 'b']);
+        }
+        requests.arrive(7, 2, (Here, Failing::Late), &['a', 'b']);
+        let told = [answer(5, Failed, &[1]), answer(6, Failed, &[1])];
+        assert_eq!(requests.fetched('a', Failed), told);
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests.fetched('b', Here), [answer(7, Failed, &[2])]);
         assert_eq!(requests.len(), 0);
     }
 
@@ -214,7 +254,7 @@ mod tests {
                     Step::Arrive(number, pieces) => {
                         next += 1;
                         open.insert(next, (pieces.iter().copied().collect(), false));
-                        match requests.arrive(number, next, Outcome::Here, &pieces) {
+                        match requests.arrive(number, next, (Outcome::Here, Failing::Late), &pieces) {
                             Arrival::Answered(answer) => vec![answer],
                             Arrival::Waits(_) => Vec::new(),
                         }

@@ -12,7 +12,7 @@
 //! A read is answered whole or not at all: of less, EROFS would take the rest for zeros.
 //!
 //! This process never waits for itself: names are looked up by another one (opener.rs), opening and closing need no answer from then on, and
-//! what was looked up is known for ever. Else, killed between a request and its answer, it would not end before its successor answers, which waits for its end.
+//! what was looked up is known for ever; another one unmounts disks, too (detach.rs). Else, killed between a request and its answer, it would not end before its successor answers, which waits for its end.
 
 use std::{
     collections::HashMap,
@@ -58,6 +58,9 @@ pub(super) const THREADS: usize = 4;
 
 /// Where no holder could be started, it is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// A request whose pieces go whenever they have come fails after so many rounds: each is a call within the one before.
+const ROUNDS_MAX: u8 = 16;
 
 /// Requests that the kernel has on their way at once.
 const WAITING_MAX: u16 = 960;
@@ -318,6 +321,7 @@ impl Readers {
                 read_by,
                 since: Instant::now(),
                 bytes: 0,
+                rounds: 0,
             };
             return self.read(node, range, request);
         }
@@ -387,11 +391,11 @@ impl Readers {
                     self.measured.served(request.bytes, request.since.elapsed());
                 }
                 // Some of it has gone since it was here.
-                Ok(None) => {
+                Ok(None) if request.rounds < ROUNDS_MAX => {
                     self.read_again(request);
                     continue;
                 }
-                Err(_told_before) => {
+                Ok(None) | Err(_) => {
                     self.tell_asker(served, (&fuse::head(unique, 0, EIO), &[]), request.read_by);
                     self.measured.fault_failed();
                 }
@@ -400,7 +404,8 @@ impl Readers {
         }
     }
 
-    fn read_again(&self, request: Request) {
+    fn read_again(&self, mut request: Request) {
+        request.rounds += 1;
         let node = request.wants.and_then(|(id, at)| {
             let state = self.lock();
             let name = state.blobs.get(&id)?.name();
@@ -454,7 +459,7 @@ impl Readers {
             if !state.note_node(blob, id) {
                 let name = Digest(blob.name());
                 return Err(Error::Precondition(format!(
-                    "blob {name} cannot be told from another one by its number: remove the image of either, or set attach.kind = \"copy\""
+                    "blob {name} cannot be told from another one by its number: remove the image of that, or set attach.kind = \"copy\""
                 )));
             }
             drop(state);

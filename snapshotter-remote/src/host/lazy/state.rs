@@ -48,6 +48,8 @@ pub(super) struct Request {
     pub(super) since: Instant,
     /// How much is read.
     pub(super) bytes: u64,
+    /// How often what it wants was here and has gone before it was given.
+    pub(super) rounds: u8,
 }
 
 /// A process that has read an event.
@@ -62,7 +64,7 @@ pub(super) enum ReadBy {
 pub(super) struct State {
     /// All whose files may be read, also those that are whole.
     pub(super) blobs: HashMap<FileId, Arc<Blob>>,
-    /// Of these, those that are files of the FUSE connection, by their numbers there; none where two blobs would have one.
+    /// Of these, those that are files of the FUSE connection, by their numbers there; none where it is not known which of two has one.
     nodes: HashMap<u64, Option<FileId>>,
     /// Of all, those whose reads are events.
     pub(super) watched: HashSet<FileId>,
@@ -104,8 +106,8 @@ impl State {
         }
     }
 
-    /// The blob becomes a file of the FUSE connection: whether it can. Another may have its number, and then neither is one: nobody
-    /// could tell whose contents are asked for.
+    /// The blob becomes a file of the FUSE connection: whether it can. Not while another has its number: nobody could tell whose
+    /// contents are asked for.
     pub(super) fn note_node(&mut self, blob: &Arc<Blob>, id: FileId) -> bool {
         self.blobs.insert(id, Arc::clone(blob));
         let Some(number) = Node::number_of(blob.name()) else {
@@ -115,9 +117,57 @@ impl State {
             let other = of.and_then(|id| self.blobs.get(&id));
             other.is_none_or(|other| other.name() != blob.name())
         };
-        let is_contested = self.nodes.get(&number).is_some_and(is_other);
-        self.nodes.insert(number, (!is_contested).then_some(id));
-        !is_contested
+        if self.nodes.get(&number).is_some_and(is_other) {
+            return false;
+        }
+        self.nodes.insert(number, Some(id));
+        true
+    }
+
+    /// The same for all blobs of an earlier daemon; those that it served come first. Where it is not known which of two was a file, neither
+    /// is one: its name, if so.
+    pub(super) fn note_nodes_of_before(
+        &mut self,
+        blobs: impl IntoIterator<Item = (Arc<Blob>, FileId)>,
+    ) -> Vec<[u8; 32]> {
+        let mut blobs: Vec<_> = blobs.into_iter().collect();
+        blobs.sort_by_key(|(blob, _)| !blob.is_served());
+        let mut refused = Vec::new();
+        for (blob, id) in blobs {
+            if self.note_node(&blob, id) {
+                continue;
+            }
+            let number = Node::number_of(blob.name()).unwrap_or_default();
+            let first = self.node(number);
+            if blob.is_served() || first.is_none_or(|(_, first)| !first.is_served()) {
+                self.nodes.insert(number, None);
+                refused.push(blob.name());
+            }
+        }
+        refused
+    }
+
+    /// What becomes of the number of a blob that has gone: another that was kept from it has it now.
+    fn free_node(&mut self, blob: &Blob, id: FileId) {
+        let Some(number) = Node::number_of(blob.name()) else {
+            return;
+        };
+        match self.nodes.get(&number) {
+            Some(Some(of)) if *of == id => {
+                self.nodes.remove(&number);
+            }
+            Some(None) => {
+                let of =
+                    |other: &&FileId| Node::number_of(self.blobs[*other].name()) == Some(number);
+                let left: Vec<FileId> = self.blobs.keys().filter(of).copied().collect();
+                match left[..] {
+                    [] => drop(self.nodes.remove(&number)),
+                    [one] => drop(self.nodes.insert(number, Some(one))),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The file of that number.
@@ -223,8 +273,9 @@ impl State {
     /// A blob is not there any more: what was wanted of it and is fetched by nobody yet has failed, and who is answered then.
     /// Its number may be that of another file soon.
     pub(super) fn forget(&mut self, id: FileId) -> Vec<Answer<Asker, Request>> {
-        self.blobs.remove(&id);
-        self.nodes.retain(|_, of| *of != Some(id));
+        if let Some(blob) = self.blobs.remove(&id) {
+            self.free_node(&blob, id);
+        }
         self.last.remove(&id);
         self.failed.retain(|(of, _), _| *of != id);
         self.ahead.retain(|(of, _)| *of != id);
@@ -238,7 +289,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::requests::Failing, *};
     use crate::{
         chunk::ChunkId,
         table::{Piece as Of, Table},
@@ -312,10 +363,18 @@ mod tests {
         let other = Blob::open(directory.path(), table.digest(), || Ok(table.clone()));
         let other = Arc::new(other.unwrap());
         let other_id = FileId::of(other.data()).unwrap();
-        state.blobs.insert(id, other);
-        assert!(!state.note_node(&blob, other_id));
-        assert!(state.node(number).is_none());
-        assert!(!state.note_node(&blob, id), "it stays so");
+        state.nodes.insert(number, Some(other_id));
+        state.blobs.insert(other_id, other);
+        assert!(!state.note_node(&blob, id), "another has it");
+        assert_eq!(state.node(number).unwrap().0, other_id, "which stays");
+        state.nodes.insert(number, Some(id));
+        assert!(state.note_node(&blob, id));
+        state.nodes.insert(number, None);
+        assert!(!state.note_node(&blob, id) && state.node(number).is_none());
+        assert!(state.forget(other_id).is_empty());
+        assert!(!state.note_node(&blob, id), "that one had another number");
+        assert!(state.forget(id).is_empty());
+        assert!(state.note_node(&blob, id), "nobody has it any more");
     }
 
     #[test]
@@ -333,12 +392,13 @@ mod tests {
                 read_by: ReadBy::This,
                 since: now,
                 bytes: 0,
+                rounds: 0,
             };
             // A fetcher has what 7 waits for.
             let piece = (file, usize::from(number == Asker::Event(7)));
             state
                 .requests
-                .arrive(number, request, Outcome::Here, &[piece]);
+                .arrive(number, request, (Outcome::Here, Failing::Late), &[piece]);
             if number != Asker::Event(7) {
                 state.wanted.push_back((piece, now));
             }
