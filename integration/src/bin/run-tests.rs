@@ -114,7 +114,8 @@ fn main() -> Result<ExitCode> {
     sum_up(counts, skips.path())
 }
 
-/// What a whole run writes at most: test programs, images and disks of the tests, in bytes.
+/// What has to be free, in bytes: test programs, and what tests have for a while. A first run writes some 10 GiB
+/// of images and containerds into the cache beside that.
 const ROOM: u64 = ROOM_GIB << 30;
 const ROOM_GIB: u64 = 12;
 
